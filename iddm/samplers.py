@@ -81,7 +81,7 @@ def ddpm(
     schedule: Schedule,
     steps: int | None = None,  # None: every step of the schedule
     *,
-    variance: str = "large",  # or "small"
+    variance: str = "small",  # or "large"
     generator: Generator | list[Generator] | None = None,
 ) -> Iterator[Step]:
     "Denoising diffusion probabilistic models, ancestral sampling (Ho et al. 2020, eq. 7 and algorithm 2)."

@@ -20,10 +20,16 @@ def test_what_is_saved_comes_back_the_same():
             assert find_checkpoint(path) == saved
             weights, got = load_checkpoint(path)
             assert got == meta and all(torch.equal(weights[k], ema[k]) for k in ema)
+
+# %% ../nbs/21_checkpoints.ipynb #be220a25
+def test_raw_weights_and_the_optimizer_come_back_the_same():
+    net = nn.Linear(3, 2)
+    with TemporaryDirectory() as d:
+        saved = save_checkpoint(Path(d) / "epoch_001", net.state_dict(), {k: v + 1 for k, v in net.state_dict().items()}, dict(lr=.1, m=torch.ones(2)), dict(step=1))
         assert torch.equal(load_checkpoint(saved, ema=False)[0]["weight"], net.weight)
         assert torch.equal(load_checkpoint(saved / "model.safetensors")[0]["weight"], net.weight)
         assert load_optim(saved)["lr"] == .1 and load_optim(saved)["m"].tolist() == [1, 1]
-        assert json.loads((saved / "state.json").read_text()) == meta
+        assert json.loads((saved / "state.json").read_text()) == dict(step=1)
 
 # %% ../nbs/21_checkpoints.ipynb #307c39e0
 def test_last_turns_to_the_newest_and_a_half_written_checkpoint_is_not_seen():
@@ -41,13 +47,19 @@ def test_a_path_without_a_checkpoint_is_named():
         for path, say in ((d, "no checkpoint in it"), (d + "/nowhere", "no such file"), (d + "/old.pt", "not a checkpoint of iddm")):
             with pytest.raises(ValueError, match=f"weight_path .*{say}"): find_checkpoint(path)
 
-# %% ../nbs/21_checkpoints.ipynb #07cf2a00
-def test_damaged_weights_and_pickled_objects_are_refused():
+# %% ../nbs/21_checkpoints.ipynb #a8f88153
+def test_damaged_weights_are_refused():
     w = dict(a=torch.zeros(1))
     with TemporaryDirectory() as d:
         saved = save_checkpoint(Path(d) / "epoch_001", w, w, {}, {})
         (saved / "ema_model.safetensors").write_bytes(b"damaged")
         with pytest.raises(ValueError, match="damaged"): load_checkpoint(saved)
+
+# %% ../nbs/21_checkpoints.ipynb #0b061612
+def test_weights_of_others_and_pickled_objects_are_refused():
+    w = dict(a=torch.zeros(1))
+    with TemporaryDirectory() as d:
+        saved = save_checkpoint(Path(d) / "epoch_001", w, w, {}, {})
         write_weights(saved / "model.safetensors", w, dict(a=1))
         flush(saved)
         assert read_weights(saved / "model.safetensors")[1] == dict(a=1)

@@ -20,6 +20,10 @@ def test_classes_are_chosen_by_number_or_name_or_all_in_turn():
     assert choose(names, 1, 2).tolist() == [1, 1] == choose(names, "patches", 2).tolist() and len(choose(names, 2)) == 8
     assert choose(("7", "0"), "7", 1).tolist() == [0]  # a name wins over a number
     assert choose(()).tolist() == [0] * 8
+
+# %% ../nbs/30_generate.ipynb #42daa8cc
+def test_a_class_that_is_not_there_is_named_with_those_that_are():
+    names = ("crazing", "patches", "scratches")
     for bad in (3, "rust", -2):
         with pytest.raises(ValueError, match=f"--class_name {bad}: choose -1 for all, 0 to 2, or one of crazing"): choose(names, bad)
     with pytest.raises(ValueError, match="trained without classes"): choose((), 1)
@@ -55,8 +59,19 @@ def test_pictures_of_each_class_are_written_and_never_over_others():
         files = sorted(o.name for o in (where / "generated/002").iterdir())
         assert files == [f"{i:04}_{i}.png" for i in range(10)] + ["grid.png", "settings.yaml"]
         assert Image.open(where / "generated/001/0003_3.png").size == (8, 8)
+
+# %% ../nbs/30_generate.ipynb #c6f212f5
+def test_the_same_seed_draws_the_same_picture():
+    with TemporaryDirectory() as d:
+        where = moment(d)
+        for _ in range(2): run(f"--weight_path {where} --steps 2")
         same = [(where / f"generated/00{i}/0003_3.png").read_bytes() for i in (1, 2)]
-        assert same[0] == same[1]  # the same seed
+        assert same[0] == same[1]
+
+# %% ../nbs/30_generate.ipynb #de1c817b
+def test_a_drawing_has_the_name_and_place_that_was_asked_for():
+    with TemporaryDirectory() as d:
+        where = moment(d)
         assert run(f"--weight_path {where} --steps 2 --seed 1 --generate_name mine --result_path {d}/out --class_name 7 --num_images 3")[2] == 0
         assert sorted(o.name for o in (Path(d) / "out/mine").iterdir()) == ["0000_7.png", "0001_7.png", "0002_7.png", "grid.png", "settings.yaml"]
         out, err, status = run(f"--weight_path {where} --steps 2 --generate_name mine --result_path {d}/out")
@@ -69,8 +84,13 @@ def test_a_picture_does_not_depend_on_its_batch():
         assert isinstance(model, Model) and model.classes == tuple("0123456789") and model.epoch == 1
         def all_of(**kw): return torch.cat([x for _, x in draw(model, y, GenerateConfig(steps=3, eta=1., **kw)) if x is not None])
         torch.testing.assert_close(all_of(batch_size=2), all_of(batch_size=5))
-        assert [i for i, _ in draw(model, y, GenerateConfig(steps=3, batch_size=2))] == list(range(1, 10))
-        assert steps_of(GenerateConfig(sample="ddpm")) == 1000
+
+# %% ../nbs/30_generate.ipynb #3e47abe4
+def test_a_drawing_reports_each_step():
+    with TemporaryDirectory() as d:
+        model = load_model(moment(d))
+        steps = [i for i, _ in draw(model, torch.arange(5), GenerateConfig(steps=3, batch_size=2))]
+        assert steps == list(range(1, 10)) and steps_of(GenerateConfig(sample="ddpm")) == 1000
 
 # %% ../nbs/30_generate.ipynb #58e3a8d5
 def test_raw_weights_and_averaged_weights_draw_differently():

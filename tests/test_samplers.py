@@ -104,5 +104,5 @@ def test_DDIM_and_DDPM_agree_with_diffusers():
         theirs, x, g = diffusers.DDPMScheduler(variance_type="fixed_large", **kw), start, torch.Generator().manual_seed(1)
         theirs.set_timesteps(steps)
         for t in theirs.timesteps[:-1]: x = theirs.step(gaussian(s, .1, .5)(x, int(t)), t, x, generator=g).prev_sample
-        ours = list(ddpm(gaussian(s, .1, .5), start, s, steps, generator=torch.Generator().manual_seed(1)))
+        ours = list(ddpm(gaussian(s, .1, .5), start, s, steps, variance="large", generator=torch.Generator().manual_seed(1)))
         torch.testing.assert_close(ours[-2].x, x, rtol=0, atol=1e-4)

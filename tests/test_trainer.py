@@ -12,7 +12,12 @@ from iddm.samplers import last
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import Event, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, ema_update, fit, has_bf16, lr_factor, pick_device, progress, record, samples, save, train_step, walk
+from iddm.trainer import Event, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, ema_update, fit, has_bf16, lr_factor, pick_device, plain_config, progress, record, samples, save, train_step, walk
+
+# %% ../nbs/22_trainer.ipynb #cc878a4f
+def test_remembered_settings_do_not_resume_or_overwrite():
+    again = plain_config(TrainConfig(overwrite=True, epochs=3))
+    assert again["overwrite"] is False and again["epochs"] == 3 and again["channels"] == [32, 32, 64]
 
 # %% ../nbs/22_trainer.ipynb #7468c324
 def test_settings_that_cannot_be_are_refused_by_name():
@@ -93,14 +98,18 @@ def test_the_log_counts_steps_and_the_settings_are_ready_to_use_again():
         assert [o["step"] for o in lines if o["kind"] == "step"] == [1, 2, 3, 4]
         assert parse(TrainConfig, "", ["--config", str(trainer.run / "config.yaml")]) == trainer.config
 
-# %% ../nbs/22_trainer.ipynb #b049bf90
-def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_run():
+# %% ../nbs/22_trainer.ipynb #24975c2f
+def test_training_lowers_the_loss():
     with TemporaryDirectory() as d:
-        config = tiny(d, epochs=4, batch_size=64, sample_interval=0)
-        losses = [e.loss for e in Trainer(config).fit() if e.kind == "epoch"]
+        losses = [e.loss for e in Trainer(tiny(d, epochs=4, batch_size=64, sample_interval=0)).fit() if e.kind == "epoch"]
         assert losses[0] > .5 and losses[-1] < .7 * losses[0]
-        again = Trainer(tiny(d, run_name="again", batch_size=128, lr=4e-3))
-        assert train_step(again) == train_step(Trainer(tiny(d, run_name="third", batch_size=128, lr=4e-3)))
+
+# %% ../nbs/22_trainer.ipynb #b02d6888
+def test_the_same_seed_gives_the_same_run():
+    def first_losses(seed):
+        trainer = Trainer(tiny("nowhere", batch_size=128, seed=seed))
+        return [train_step(trainer) for _ in range(3)]
+    assert first_losses(1) == first_losses(1) != first_losses(2)
 
 # %% ../nbs/22_trainer.ipynb #2aa43130
 def test_a_run_that_is_resumed_ends_in_the_same_bits():
@@ -118,18 +127,28 @@ def test_a_run_that_is_resumed_ends_in_the_same_bits():
         mine, theirs = load_optim(whole.run), load_optim(resumed.run)
         assert all(torch.equal(mine["optim"]["state"][k]["exp_avg"], v["exp_avg"]) for k, v in theirs["optim"]["state"].items())
 
-# %% ../nbs/22_trainer.ipynb #9121574d
-def test_a_run_in_the_way_is_not_touched():
+# %% ../nbs/22_trainer.ipynb #153d82b2
+def test_a_run_in_the_way_is_not_touched_and_another_run_is_not_resumed():
     with TemporaryDirectory() as d:
         for _ in Trainer(tiny(d, epochs=1)).fit(): pass
-        with pytest.raises(ValueError, match="already holds a run: .*--resume True.*--run_name.*--overwrite True"): Trainer(tiny(d))
-        with pytest.raises(ValueError, match="was started with 600"): Trainer(tiny(d, resume=True, batch_size=128))
-        with pytest.raises(ValueError, match="choose one"): check_run(Path(d), tiny(d, resume=True, overwrite=True))
+        for kw, say in ((dict(), "already holds a run: .*--resume True.*--run_name.*--overwrite True"), (dict(resume=True, batch_size=128), "was started with 600"),
+                        (dict(resume=True, epochs=1), "--epochs 1: the run in .* has 1 already"), (dict(resume=True, overwrite=True), "choose one")):
+            with pytest.raises(ValueError, match=say): Trainer(tiny(d, **kw))
+
+# %% ../nbs/22_trainer.ipynb #453fa069
+def test_overwriting_deletes_a_run_and_nothing_else():
+    with TemporaryDirectory() as d:
+        for _ in Trainer(tiny(d)).fit(): pass
         trainer = Trainer(tiny(d, overwrite=True, epochs=1, save_model_interval=True))
         for _ in trainer.fit(): pass
         assert save(trainer).name == "epoch_001" and [o.name for o in (Path(d) / "df/checkpoints").glob("epoch*")] == ["epoch_001"]
+
+# %% ../nbs/22_trainer.ipynb #bcb3b520
+def test_a_folder_that_is_no_run_is_never_deleted():
+    with TemporaryDirectory() as d:
         (Path(d) / "mine").mkdir()
         (Path(d) / "mine" / "thesis.txt").write_text("years of work")
+        with pytest.raises(ValueError, match="already holds a run"): check_run(Path(d) / "mine", tiny(d))
         with pytest.raises(ValueError, match="will not delete it"): Trainer(tiny(d, run_name="mine", overwrite=True))
 
 # %% ../nbs/22_trainer.ipynb #ffddedd0
