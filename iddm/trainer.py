@@ -59,7 +59,7 @@ class TrainConfig:
     noise_schedule: Literal[tuple(SCHEDULES)] = setting("cosine", "how noise grows with time")
     prediction: Literal[tuple(TO_X0)] = setting("v", "what the network predicts")
     channels: tuple[int, ...] = setting((32, 32, 64), "width of each stage of the network")
-    attention: tuple[int, ...] = setting((4,), "sizes of the feature map with attention")
+    attention: tuple[int, ...] = setting((4,), "sizes of the feature map, in pixels, that get attention too; the smallest always has it in the middle")
     layers: int = setting(1, "blocks in a stage")
     patch: int = setting(1, "cut pictures in patches of so many pixels a side: 1 draws finest, 2 is cheaper")
     act: Literal[tuple(ACTIVATIONS)] = setting("silu", "activation")

@@ -79,7 +79,7 @@ class UNet(nn.Module):
     def __init__(
         self, image_size: int = 16, in_channels: int = 1,
         channels: tuple[int, ...] = (32, 64, 64),  # width of each stage; the size halves from one to the next
-        attention: tuple[int, ...] = (4,),  # at which sizes, in pixels of the feature map
+        attention: tuple[int, ...] = (4,),  # at which sizes of the feature map, in pixels; the middle always has it
         layers: int = 2,  # residual blocks in a stage
         n_classes: int | None = None,  # None: no labels
         act: str = "silu",  # a key of `ACTIVATIONS`
