@@ -30,7 +30,7 @@ def farewell(
 ) -> str:
     "Where the results of a finished run lie, and the next command."
     grids = sorted((trainer.run / "vis").glob("*_ema.png"))
-    look = f"samples, one row per class: {grids[-1]}\n" if grids else ""
+    look = f"samples{', one row per class' * bool(trainer.n_classes)}: {grids[-1]}\n" if grids else ""
     return f"{look}draw more of them:\n    iddm-generate --weight_path {trainer.run}"
 
 # %% ../nbs/24_train.ipynb #f05a1e6f
