@@ -4,42 +4,86 @@
 import math
 import torch
 import pytest
-from iddm.schedules import SCHEDULES, add_noise, cosine, from_beta, linear, per_image, timesteps
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from iddm.schedules import SCHEDULES, SPACINGS, Schedule, add_noise, cosine, edm, flow, from_beta, linear, per_image, sigmoid, sqrt, sqrt_linear, time_of, timesteps, zero_terminal_snr
 
 # %% ../nbs/00_schedules.ipynb #caadbdc3
 def test_two_steps_of_noise_add_up_as_the_equation_says():
     s = from_beta(torch.tensor([.1, .5]))
     torch.testing.assert_close(s.abar, torch.tensor([.9, .45], dtype=torch.float64), rtol=0, atol=1e-8)
+    torch.testing.assert_close(s.beta, torch.tensor([.1, .5], dtype=torch.float64), rtol=0, atol=1e-8)
+    torch.testing.assert_close(s.logsnr, s.snr.log())
+    torch.testing.assert_close(s.spread, torch.ones(2, dtype=torch.float64))
     assert s.T == 2 and s.at(None) == (1., 0.)
     assert s.at(1) == pytest.approx((.45**.5, .55**.5))
 
-# %% ../nbs/00_schedules.ipynb #06026c0a
-def test_linear_agrees_with_the_paper():
+# %% ../nbs/00_schedules.ipynb #10e5bb6b
+def test_tables_that_are_no_process_are_refused():
+    one = torch.ones(3)
+    with pytest.raises(ValueError, match="noisier with every step"): Schedule(one, one)
+    with pytest.raises(ValueError, match="T=0: a schedule needs at least 1 step"): Schedule(one[:0], one[:0])
+    with pytest.raises(ValueError, match=r"T=3: variances per step from -1 to 1, where \(0, 1\) is allowed"): from_beta(torch.tensor([-1, .5, 1]))
+
+# %% ../nbs/00_schedules.ipynb #eabb0f9c
+def test_linear_and_its_roots_agree_with_their_papers():
     s = linear()
     assert s.abar[0].item() == pytest.approx(1 - 1e-4)
     assert s.abar[-1].item() == pytest.approx(4.0358e-5, rel=1e-4)
     assert linear(250).abar[-1].item() == pytest.approx(s.abar[-1].item(), rel=.2)
+    assert sqrt_linear().beta[[0, 999]].tolist() == pytest.approx([1e-4, .02]) and sqrt().beta[[0, 999]].tolist() == pytest.approx([.01, .02**.5])
+    assert sqrt_linear().beta[500].item() == pytest.approx((.01 + 500 / 999 * (.02**.5 - .01))**2)
+    assert sqrt().abar[250] < 4e-6 < .5 < linear().abar[250]
 
-# %% ../nbs/00_schedules.ipynb #fee210be
-def test_cosine_follows_its_curve():
+# %% ../nbs/00_schedules.ipynb #8ab66407
+def test_cosine_and_sigmoid_follow_their_curves():
     T = 1000
     f = lambda t: math.cos((t / T + .008) / 1.008 * math.pi / 2)**2  # noqa: E731
-    s = cosine(T)
-    for t in (0, 250, 500, 900): assert s.abar[t].item() == pytest.approx(f(t + 1) / f(0), rel=1e-9)
-    assert 0 < s.abar[-1] < 1e-4
+    g = lambda t: 1 / (1 + math.exp(-3)) - 1 / (1 + math.exp(3 - 6 * t / T))  # noqa: E731
+    for t in (0, 250, 500, 900):
+        assert cosine(T).abar[t].item() == pytest.approx(f(t + 1) / f(0), rel=1e-9)
+        assert sigmoid(T).abar[t].item() == pytest.approx(g(t + 1) / g(0), rel=1e-9)
+    assert 0 < cosine(T).abar[-1] < 1e-4 and 0 < sigmoid(T).abar[-1] < 1e-4
 
-# %% ../nbs/00_schedules.ipynb #e009044a
-def test_every_schedule_is_variance_preserving_and_only_ever_adds_noise():
-    for make in SCHEDULES.values():
-        for T in (21, 100, 1000):
-            s = make(T)
+# %% ../nbs/00_schedules.ipynb #ba21bb3f
+def test_the_straight_path_and_the_Karras_grid_are_what_their_equations_say():
+    s = flow(4)
+    assert s.alpha.tolist() == [.75, .5, .25, 0] and s.sigma.tolist() == [.25, .5, .75, 1]
+    s = edm(18)
+    assert s.at(0) == pytest.approx((1, .002)) and s.at(17) == pytest.approx((1, 80)) and edm(1).at(0) == pytest.approx((1, 80))
+    assert s.sigma[12].item() == pytest.approx((80**(1/7) + 5/17 * (.002**(1/7) - 80**(1/7)))**7)
+    torch.testing.assert_close(edm(18 * 3 - 2).sigma[::3], s.sigma, rtol=1e-12, atol=0)
+
+# %% ../nbs/00_schedules.ipynb #329aa6cf
+def test_no_signal_is_left_and_the_first_step_is_kept():
+    for make in (linear, sqrt_linear, cosine, sigmoid):
+        s, z = make(), zero_terminal_snr(make())
+        assert z.at(999) == (0, 1) and z.at(0) == pytest.approx(s.at(0))
+        torch.testing.assert_close(zero_terminal_snr(z).alpha, z.alpha)
+    for make in (flow, edm):
+        with pytest.raises(ValueError, match="takes variance preserving"): zero_terminal_snr(make())
+
+# %% ../nbs/00_schedules.ipynb #b6055002
+def test_every_schedule_only_ever_adds_noise_for_any_number_of_steps():
+    @settings(max_examples=60, deadline=None)
+    @given(st.sampled_from(sorted(SCHEDULES)), st.integers(142, 3000))
+    def check(name, T):
+        s = SCHEDULES[name](T)
+        assert s.T == T and (s.snr.diff() < 0).all() and s.snr.isfinite().all()
+        assert s.beta.min() > 0 and (name == "edm" or s.beta.max() <= 1)
+        if name not in ("flow", "edm"):
+            assert s.beta.max() < 1
             torch.testing.assert_close(s.alpha**2 + s.sigma**2, torch.ones(T, dtype=torch.float64))
-            assert (s.snr.diff() < 0).all() and s.snr.isfinite().all()
+            z = zero_terminal_snr(s)
+            torch.testing.assert_close(z.spread, torch.ones(T, dtype=torch.float64))
+            assert z.snr[-1] == 0 and (z.snr.diff() < 0).all()
+    check()
 
 # %% ../nbs/00_schedules.ipynb #3d9266ae
 def test_impossible_lengths_are_refused():
-    for make, T in ((linear, 20), (cosine, 0)):
+    for make, T in ((linear, 20), (sqrt_linear, 20), (sqrt, 141), (cosine, 0), (sigmoid, 0), (flow, 0), (edm, 0)):
         with pytest.raises(ValueError, match=f"T={T}"): make(T)
+    for make, T in ((linear, 21), (sqrt, 142), (cosine, 1), (sigmoid, 1), (flow, 1), (edm, 1)): assert make(T).T == T
 
 # %% ../nbs/00_schedules.ipynb #c33bb08b
 def test_noise_and_picture_come_in_the_promised_shares():
@@ -56,31 +100,69 @@ def test_unit_variance_stays_unit_variance():
     for t in (0, 300, 999):
         assert add_noise(cosine(), x0, torch.tensor([t]), eps).var().item() == pytest.approx(1, abs=.02)
 
-# %% ../nbs/00_schedules.ipynb #14436e34
+# %% ../nbs/00_schedules.ipynb #9ea2d114
 def test_grids_fall_strictly_for_every_number_of_steps():
-    for spacing in ("trailing", "leading"):
-        for T in (1, 7, 100):
+    for spacing in SPACINGS:
+        for T in (1, 2, 7, 100, 127):
             for steps in range(1, T + 1):
                 ts = timesteps(T, steps, spacing)
                 assert len(ts) == steps and all(a > b for a, b in zip(ts, ts[1:]))
                 assert T > ts[0] and ts[-1] >= 0
-                assert (ts[0] == T - 1) if spacing == "trailing" else (ts[-1] == 0)
+                if spacing != "leading": assert ts[0] == T - 1
+                if spacing != "trailing" and steps > 1: assert ts[-1] == 0
+            assert timesteps(T, T, spacing) == list(range(T - 1, -1, -1))
+
+# %% ../nbs/00_schedules.ipynb #75c03512
+def test_grids_fall_strictly_for_any_T():
+    @settings(max_examples=300, deadline=None)
+    @given(st.sampled_from(sorted(SPACINGS)), st.integers(1, 5000), st.floats(0, 1))
+    def check(spacing, T, share):
+        steps = max(1, round(share * T))
+        ts = timesteps(T, steps, spacing)
+        assert len(ts) == steps and T > ts[0] and ts[-1] >= 0 and all(a > b for a, b in zip(ts, ts[1:]))
+    check()
+
+# %% ../nbs/00_schedules.ipynb #07f1c11f
+def test_each_grid_is_spaced_as_its_name_says():
+    assert timesteps(1000, 5, "trailing") == [999, 799, 599, 399, 199]
+    assert timesteps(1000, 5, "leading") == [800, 600, 400, 200, 0]
+    assert timesteps(1000, 5, "linspace") == [999, 749, 500, 250, 0]
+    assert timesteps(1000, 5, "quadratic") == [999, 562, 250, 62, 0]
 
 # %% ../nbs/00_schedules.ipynb #1a946871
 def test_a_grid_of_no_steps_or_too_many_is_refused():
     for steps in (0, -1, 1001):
         with pytest.raises(ValueError, match=f"steps={steps}: choose from 1 to 1000"): timesteps(1000, steps)
-    with pytest.raises(ValueError, match="spacing='nope'"): timesteps(10, 5, "nope")
+    with pytest.raises(ValueError, match="spacing='nope': choose trailing, leading, linspace, quadratic"): timesteps(10, 5, "nope")
 
-# %% ../nbs/00_schedules.ipynb #52994754
-def test_schedules_and_grids_agree_with_diffusers():
+# %% ../nbs/00_schedules.ipynb #b9b3b164
+def test_a_level_of_noise_is_found_again():
+    for make in SCHEDULES.values():
+        s = make()
+        for t in (0, 10, 500, 998): assert time_of(s, (s.sigma[t] / s.alpha[t]).item()) == t
+    assert time_of(edm(), 1e9) == 999 and time_of(edm(), 1e-9) == 0
+
+# %% ../nbs/00_schedules.ipynb #5c1ae99f
+def test_schedules_agree_with_diffusers():
+    import diffusers
+    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+    for ours, theirs in ((linear(), "linear"), (sqrt_linear(), "scaled_linear"), (cosine(), "squaredcos_cap_v2")):
+        s = diffusers.DDIMScheduler(beta_schedule=theirs, beta_end=.02, beta_start=1e-4)
+        torch.testing.assert_close(ours.abar.float(), s.alphas_cumprod, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours.beta.float(), s.betas, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(zero_terminal_snr(ours).beta.float(), rescale_zero_terminal_snr(s.betas), rtol=0, atol=1e-5)
+    torch.testing.assert_close(flow().sigma.flip(0).float(), diffusers.FlowMatchEulerDiscreteScheduler().sigmas, rtol=0, atol=1e-6)
+    s = diffusers.EDMEulerScheduler()
+    s.set_timesteps(18)
+    torch.testing.assert_close(edm(18).sigma.flip(0).float(), s.sigmas[:18], rtol=1e-5, atol=0)
+
+# %% ../nbs/00_schedules.ipynb #3dc33ce1
+def test_grids_agree_with_diffusers():
     import diffusers
 
-    for ours, theirs in ((linear(), "linear"), (cosine(), "squaredcos_cap_v2")):
-        s = diffusers.DDIMScheduler(beta_schedule=theirs, beta_end=.02, beta_start=1e-4)
-        torch.testing.assert_close(ours.abar.float(), s.alphas_cumprod, rtol=1e-4, atol=1e-6)
-    for spacing in ("trailing", "leading"):
-        for steps in (1, 10, 30, 50, 333, 1000):
+    for spacing in ("trailing", "leading", "linspace"):
+        for steps in (2, 10, 30, 50, 333, 1000):
             s = diffusers.DDIMScheduler(timestep_spacing=spacing)
             s.set_timesteps(steps)
             assert s.timesteps.tolist()[:steps] == timesteps(1000, steps, spacing)
