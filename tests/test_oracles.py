@@ -2,25 +2,59 @@
 
 # %% ../nbs/02_oracles.ipynb #auto
 import torch
-from iddm.schedules import linear
+from iddm.schedules import SCHEDULES, edm, flow, linear
 import pytest
-from iddm.oracles import finite, gaussian
+from iddm.oracles import finite, gaussian, gaussian_log_density, mixture, mixture_log_density, score, transport
 
 # %% ../nbs/02_oracles.ipynb #bb3c62e5
 def test_no_straight_line_guesses_better_than_the_Gaussian_oracle():
     s, t, g = linear(), 300, torch.Generator().manual_seed(0)
-    x0, eps = torch.randn(2, 200_000, generator=g, dtype=torch.float64)
+    x0, eps = torch.randn(2, 200_000, 1, generator=g, dtype=torch.float64)
     x0 = 1 + .5 * x0
     x = s.alpha[t] * x0 + s.sigma[t] * eps
     slope = ((x - x.mean()) * (x0 - x0.mean())).mean() / x.var()  # least squares
     fit = x0.mean() + slope * (x - x.mean())
     torch.testing.assert_close(gaussian(s, 1, .5)(x, t), fit, rtol=0, atol=.02)
 
-# %% ../nbs/02_oracles.ipynb #71edacab
+# %% ../nbs/02_oracles.ipynb #42ad7eab
 def test_the_Gaussian_oracle_trusts_clean_pictures_and_ignores_noise():
-    s, x = linear(), torch.tensor([2., -3.])
+    s, x = linear(), torch.tensor([[2.], [-3.]])
     torch.testing.assert_close(gaussian(s, 1, .5)(x, 0), x, rtol=0, atol=.01)
-    torch.testing.assert_close(gaussian(s, 1, .5)(x, 999), torch.ones(2), rtol=0, atol=.01)
+    torch.testing.assert_close(gaussian(s, 1, .5)(x, 999), torch.ones(2, 1), rtol=0, atol=.01)
+
+# %% ../nbs/02_oracles.ipynb #337079f8
+def test_any_covariance_is_handled_by_its_eigenbasis():
+    g, d = torch.Generator().manual_seed(0), 6
+    root = torch.randn(d, d, generator=g, dtype=torch.float64)
+    cov, mean, x = root @ root.T, torch.randn(d, generator=g, dtype=torch.float64), torch.randn(3, d, generator=g, dtype=torch.float64)
+    var, basis = torch.linalg.eigh(cov)
+    for s in (linear(), flow(), edm()):
+        for t in (0, 400, 999):
+            alpha, sigma = s.at(t)
+            gain = alpha * cov @ torch.linalg.inv(alpha**2 * cov + sigma**2 * torch.eye(d))  # Bishop, eq. 2.81
+            torch.testing.assert_close(gaussian(s, mean, var.sqrt(), basis)(x, t), mean + (x - alpha * mean) @ gain.T)
+
+# %% ../nbs/02_oracles.ipynb #bbee625e
+def test_a_mixture_of_one_is_a_Gaussian_and_of_clusters_far_apart_each_for_itself():
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    far = torch.tensor([[-50.] * 3, [50.] * 3], dtype=torch.float64)
+    for s in (linear(), edm()):
+        for t in (0, 300, 500):
+            torch.testing.assert_close(mixture(s, torch.ones(1, 3), .5)(x, t), gaussian(s, 1, .5)(x, t))
+            alpha, _ = s.at(t)
+            near = x + 50 * alpha
+            torch.testing.assert_close(mixture(s, far, torch.tensor([.3, .5]))(near, t), gaussian(s, 50, .5)(near, t))
+
+# %% ../nbs/02_oracles.ipynb #63ffb7c4
+def test_the_mixture_oracle_is_the_mean_of_data_that_looks_like_x():
+    g, s, t = torch.Generator().manual_seed(0), flow(), 400
+    means, stds, weights = torch.tensor([-1., .5]), torch.tensor([.3, .2]), torch.tensor([.3, .7])
+    k = torch.multinomial(weights, 1_000_000, True, generator=g)
+    x0 = means[k] + stds[k] * torch.randn(len(k), generator=g)
+    x = s.alpha[t] * x0 + s.sigma[t] * torch.randn(len(k), generator=g)
+    for at in (-.8, 0., .5):
+        alike = x0[(x - at).abs() < .01]
+        assert mixture(s, means, stds, weights)(torch.tensor([[at]]), t).item() == pytest.approx(alike.mean().item(), abs=4 * alike.std().item() / len(alike)**.5 + .005)
 
 # %% ../nbs/02_oracles.ipynb #4a6a4bea
 def test_the_finite_oracle_of_one_picture_always_answers_it():
@@ -34,3 +68,54 @@ def test_the_finite_oracle_weighs_two_pictures_as_Bayes_does():
     want = torch.tanh(alpha * x / sigma**2)  # the posterior mean of a fair coin of -1 and 1
     torch.testing.assert_close(finite(s, data)(x, 500), want)
     assert finite(s, data)(x, 0).item() == pytest.approx(1)
+
+# %% ../nbs/02_oracles.ipynb #c62dff92
+def test_the_score_is_the_gradient_of_the_log_density():
+    g = torch.Generator().manual_seed(0)
+    x, means = torch.randn(4, 5, generator=g, dtype=torch.float64).requires_grad_(), torch.randn(3, 5, generator=g, dtype=torch.float64)
+    var, basis = torch.linalg.eigh(means.T @ means + torch.eye(5))
+    stds, weights = torch.tensor([.2, .5, .9]), torch.tensor([.5, .2, .3])
+    for s in (linear(), flow(), edm()):
+        for t in (20, 500, 900):
+            for oracle, density, kw in ((gaussian, gaussian_log_density, dict(mean=means[0], std=var.sqrt(), basis=basis)),
+                                        (mixture, mixture_log_density, dict(means=means, stds=stds, weights=weights)), (mixture, mixture_log_density, dict(means=means))):
+                want, = torch.autograd.grad(density(s, **kw)(x, t).sum(), x)
+                torch.testing.assert_close(score(oracle(s, **kw), s)(x, t), want, rtol=1e-6, atol=1e-6)
+
+# %% ../nbs/02_oracles.ipynb #9ca3eced
+def test_densities_are_those_of_torch_and_sum_up_to_one():
+    s, d = linear(), torch.distributions
+    x = torch.linspace(-12, 12, 4001, dtype=torch.float64)[:, None]  # (4001, 1)
+    means, stds, weights = torch.tensor([-1., .5]), torch.tensor([.3, .2]), torch.tensor([3., 7.])
+    for t in (None, 200, 999):
+        alpha, sigma = s.at(t)
+        want = d.MixtureSameFamily(d.Categorical(weights), d.Normal(alpha * means, (alpha**2 * stds**2 + sigma**2).sqrt())).log_prob(x[:, 0])
+        got = mixture_log_density(s, means, stds, weights)(x, t)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        assert torch.trapezoid(got.exp(), x[:, 0]).item() == pytest.approx(1, abs=1e-5)
+    want = d.MultivariateNormal(torch.zeros(2).double(), torch.tensor([[2., 1], [1, 2]]).double()).log_prob(x[:9].expand(9, 2))
+    var, basis = torch.linalg.eigh(torch.tensor([[2., 1], [1, 2]]).double())
+    torch.testing.assert_close(gaussian_log_density(s, 0., var.sqrt(), basis)(x[:9].expand(9, 2), None), want)
+
+# %% ../nbs/02_oracles.ipynb #73a23dba
+three = dict(means=torch.tensor([-1.2, .3, 1.]), stds=torch.tensor([.2, .1, .15]), weights=torch.tensor([.3, .5, .2]))
+
+# %% ../nbs/02_oracles.ipynb #4aedd339
+def test_the_quantile_map_of_a_Gaussian_is_a_straight_line():
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64)[:, None]
+    for make in SCHEDULES.values():
+        s, one = make(), dict(means=torch.tensor([.3]), stds=torch.tensor([.5]), weights=torch.ones(1))
+        for t in (300, 999):
+            (alpha, sigma), std = s.at(t), one["stds"].double().item()
+            spread, mean = (alpha**2 * std**2 + sigma**2)**.5, one["means"].double().item()
+            got = transport(s, alpha * mean + spread * x, **one, start=t)
+            torch.testing.assert_close(got, mean + std * x, rtol=0, atol=1e-10)
+            torch.testing.assert_close(transport(s, got, **one, start=None, end=t), alpha * mean + spread * x, rtol=1e-9, atol=1e-9)
+
+# %% ../nbs/02_oracles.ipynb #c33b2a46
+def test_the_quantile_map_moves_along_the_score_as_the_flow_s_equation_says():
+    s, x, t = flow(10_000), torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None], 5000
+    moved = transport(s, x, **three, start=t, end=t - 1)
+    x0 = mixture(s, **three)(x, t)
+    eps = (x - s.alpha[t] * x0) / s.sigma[t]
+    torch.testing.assert_close((moved - x) / (s.sigma[t - 1] - s.sigma[t]), eps - x0, rtol=0, atol=2e-3)
