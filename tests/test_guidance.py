@@ -2,9 +2,12 @@
 
 # %% ../nbs/04_guidance.ipynb #auto
 import torch
+from iddm.oracles import mixture, mixture_log_density
 from iddm.predictions import denoiser
-from iddm.schedules import cosine
-from iddm.guidance import guided
+from iddm.samplers import heun, last
+from iddm.schedules import cosine, flow
+import pytest
+from iddm.guidance import autoguided, guided, rescaled
 
 # %% ../nbs/04_guidance.ipynb #930ef0c7
 def test_guidance_goes_beyond_the_difference_by_its_scale():
@@ -23,20 +26,74 @@ def test_one_batched_forward_equals_two():
     two = toy(x, 0, y * 0 + 3) + 2.5 * (toy(x, 0, y) - toy(x, 0, y * 0 + 3))
     torch.testing.assert_close(guided(toy, y, 3, 2.5)(x, 0), two)
 
-# %% ../nbs/04_guidance.ipynb #0137df79
-def test_guidance_calls_the_network_once_and_at_scale_0_or_1_with_half_the_batch():
+# %% ../nbs/04_guidance.ipynb #38c3fef3
+def test_guidance_calls_the_network_once_and_where_it_isn_t_guided_with_half_the_batch():
     sizes = []
     def toy(x, t, y):
         sizes.append(len(x))
         return x
     for scale in (0, 1, 2): guided(toy, torch.tensor([1, 2]), 3, scale)(torch.zeros(2, 1), 0)
-    assert sizes == [2, 2, 4]
+    for t in (99, 100, 200, 201): guided(toy, torch.tensor([1, 2]), 3, 2., interval=(100, 200))(torch.zeros(2, 1), t)
+    assert sizes == [2, 2, 4, 2, 4, 4, 2]
+
+# %% ../nbs/04_guidance.ipynb #ea09ee91
+def test_outside_of_its_interval_guidance_is_plain_conditional():
+    toy = lambda x, t, y: torch.where(y == 9, 1., 3.)[:, None].expand_as(x)  # noqa: E731
+    g = guided(toy, torch.tensor([0]), 9, 2., interval=(100, 200))
+    assert [g(torch.zeros(1, 1), t).item() for t in (99, 100, 200, 201)] == [3, 5, 5, 3]
+
+# %% ../nbs/04_guidance.ipynb #9539f7ac
+def test_rescaling_brings_the_contrast_back_by_its_share():
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    toy = lambda x, t, y: x * torch.where(y == 9, 1., 2.)[:, None, None, None]  # with label twice the contrast  # noqa: E731
+    spread = [guided(toy, torch.tensor([0, 1]), 9, 3., rescale=r)(x, 0).std((1, 2, 3)) / x.std((1, 2, 3)) for r in (0., .5, 1.)]
+    torch.testing.assert_close(torch.stack(spread), torch.tensor([[4., 4], [3, 3], [2, 2]]))
+    assert rescaled(torch.zeros(1, 4), torch.ones(1, 4)).isfinite().all()
+
+# %% ../nbs/04_guidance.ipynb #709aef92
+def test_nonsense_is_refused():
+    for kw, match in ((dict(rescale=1.5), "rescale=1.5: give a share from 0 to 1"), (dict(interval=(9, 3)), "give the lower t first")):
+        with pytest.raises(ValueError, match=match): guided(None, torch.tensor([0]), 1, 2., **kw)
 
 # %% ../nbs/04_guidance.ipynb #e7914627
 def test_guidance_of_the_picture_is_guidance_of_the_noise_and_of_v():
     s, t, x = cosine(), 400, torch.randn(2, 1, 4, 4, dtype=torch.float64)
     out = torch.randn(2, 2, 1, 4, 4, dtype=torch.float64)  # the network's answer without and with label
-    for prediction in ("eps", "v"):
+    for prediction in ("eps", "v", "flow"):
         den = denoiser(lambda x, t, y: out[y, torch.arange(len(y)) % 2], s, prediction)
         mixed = denoiser(lambda x, t, y: out[0] + 2.5 * (out[1] - out[0]), s, prediction)
         torch.testing.assert_close(guided(den, torch.tensor([1, 1]), 0, 2.5)(x, t), mixed(x, t))
+
+# %% ../nbs/04_guidance.ipynb #29900a74
+def test_autoguidance_goes_away_from_the_bad_model_and_may_come_nearer_to_the_data_than_the_good_one():
+    assert autoguided(lambda x, t: x + 1, lambda x, t: x, 3.)(torch.zeros(1), 0).item() == 3
+    s, q = flow(), torch.special.ndtri((torch.arange(500, dtype=torch.float64) + .5) / 500)[:, None]
+    narrow, good, bad = (mixture(s, torch.tensor([-1., 1.]), k) for k in (.1, .2, .4))
+    spread = [(last(heun(d, q, s, 50)).abs() - 1).std().item() for d in (narrow, autoguided(good, bad), good, bad)]
+    assert spread == sorted(spread) and spread[1] - spread[0] < (spread[2] - spread[0]) / 2
+
+# %% ../nbs/04_guidance.ipynb #2e54176b
+pair, spreads = torch.tensor([-1., 1.]), torch.tensor([.7, .7])
+
+def guided_samples(scale: float, n: int = 2000, steps: int = 100):
+    "Where guidance to the right one of two peaks carries evenly likely starts."
+    s, q = flow(), torch.special.ndtri((torch.arange(n, dtype=torch.float64) + .5) / n)[:, None]  # (n, 1)
+    right, both = mixture(s, pair[1:], spreads[1:]), mixture(s, pair, spreads)
+    return last(heun(lambda x, t: both(x, t) + scale * (right(x, t) - both(x, t)), q, s, steps))  # (n, 1)
+
+# %% ../nbs/04_guidance.ipynb #4d72505f
+def sharpened(scale: float, x: torch.Tensor):
+    "The density `p(x|c)^s p(x)^(1-s)` on a grid, brought to an area of 1."
+    right, both = (mixture_log_density(flow(), *p)(x, None) for p in ((pair[1:], spreads[1:]), (pair, spreads)))
+    p = (scale * right + (1 - scale) * both).exp()
+    return p / torch.trapezoid(p, x[:, 0])
+
+# %% ../nbs/04_guidance.ipynb #d048cdf5
+def test_guidance_does_not_sample_the_sharpened_density():
+    x = torch.linspace(-4, 12, 8001, dtype=torch.float64)[:, None]
+    for scale in (1., 3., 8.):
+        p, out = sharpened(scale, x), guided_samples(scale, 500, 200)
+        mean = torch.trapezoid(p * x[:, 0], x[:, 0]).item()
+        std = torch.trapezoid(p * (x[:, 0] - mean)**2, x[:, 0]).sqrt().item()
+        if scale == 1: assert out.mean().item() == pytest.approx(mean, abs=1e-3) and out.std().item() == pytest.approx(std, abs=5e-3)
+        else: assert out.mean() > mean + .2 * std and out.std() < .9 * std

@@ -145,7 +145,7 @@ def test_the_SDE_form_of_DPM_Solver_matches_its_recursion_on_Gaussian_data():
     std = .5
     for s in (linear(), flow(), edm()):
         for steps in (10, 50, 100):
-            first, rows = s.spread[-1].item(), []  # rows: how x depends on the start and on each noise, with the guess before
+            first = s.spread[-1].item()  # x: how the picture depends on the start and on each noise
             x, before, h_before, unit = torch.zeros(steps + 1, dtype=torch.float64), None, math.inf, 0
             x[0] = first
             for t, u in hops(s, steps):
