@@ -22,6 +22,7 @@ from .checkpoints import fit_weights, load_checkpoint
 from .flags import parse, setting, stop
 from .images import grid, to_pil_image, to_uint8
 from .samplers import SAMPLERS
+from .schedules import SPACINGS, timesteps
 from .trainer import TrainConfig, build, pick_device, walk
 from .unet import UNet
 
@@ -73,8 +74,9 @@ class GenerateConfig:
     class_name: int | str = setting(-1, "number or name of a class; -1: all in turn")
     cfg_scale: float | None = setting(None, "guidance: 0 ignores the class, 1 is plain, above 1 clearer; default: as trained with")
     sample: Literal[tuple(SAMPLERS)] = setting("ddim", "sampler")
-    steps: int | None = setting(None, "its steps; default: 50 for ddim, all for ddpm")
-    eta: float | None = setting(None, "share of fresh noise in ddim: 0 none, 1 as ddpm")
+    steps: int | None = setting(None, "its steps; default: 50, 25 for heun and dpmpp, all for ddpm")
+    spacing: Literal[tuple(SPACINGS)] = setting("trailing", "which times the steps visit: equal strides, or quadratic, dense near the picture")
+    eta: float | None = setting(None, "share of fresh noise, of samplers that have it: 0 none, 1 as ddpm")
     seed: int = setting(0, "the same seed gives the same pictures")
     result_path: str | None = setting(None, "where to make the folder; default: generated/ in the run")
     generate_name: str | None = setting(None, "name of the folder; default: 001, 002, ...")
@@ -86,7 +88,7 @@ class GenerateConfig:
         for name, low, high in (("num_images", 1, 10**6), ("steps", 1, 1000), ("eta", 0, 1), ("cfg_scale", -100, 100), ("seed", 0, 2**63 - 1), ("batch_size", 1, 10**6)):
             value = getattr(self, name)
             if value is not None and not low <= value <= high: raise ValueError(f"--{name} {value}: give a number from {low} to {high}")
-        if self.eta is not None and "eta" not in inspect.signature(SAMPLERS[self.sample]).parameters: raise ValueError(f"--eta {self.eta}: {self.sample} has no eta; use --sample ddim")
+        if self.eta is not None and "eta" not in inspect.signature(SAMPLERS[self.sample]).parameters: raise ValueError(f"--eta {self.eta}: {self.sample} has no eta; use --sample " + " or ".join(o for o in SAMPLERS if "eta" in inspect.signature(SAMPLERS[o]).parameters))
         if self.generate_name is not None and (Path(self.generate_name).name != self.generate_name or self.generate_name in ("", ".", "..")):
             raise ValueError(f"--generate_name {self.generate_name!r}: give a plain name, it becomes a folder")
 
@@ -102,14 +104,14 @@ def draw(
     for i in range(0, len(y), config.batch_size):
         own = y[i:i + config.batch_size]
         for step in walk(model.net, model.config, model.in_channels, len(model.classes), own, sample=config.sample,
-                         steps=steps_of(config), cfg_scale=scale, seed=config.seed, start=i, **kw):
+                         steps=timesteps(1000, steps_of(config), config.spacing), cfg_scale=scale, seed=config.seed, start=i, **kw):
             done += 1
             yield done, step.x.cpu() if (step.i + 1) == steps_of(config) else None
 
 # %% ../nbs/30_generate.ipynb #d5997966
 def steps_of(config: GenerateConfig) -> int:
     "How many steps each batch takes."
-    return config.steps or dict(ddim=50, ddpm=1000)[config.sample]
+    return config.steps or inspect.signature(SAMPLERS[config.sample]).parameters["steps"].default or 1000
 
 # %% ../nbs/30_generate.ipynb #a82fe539
 def new_folder(

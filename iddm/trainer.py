@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -31,8 +31,8 @@ from .flags import setting
 from .guidance import guided
 from .images import grid
 from .modules import ACTIVATIONS
-from .predictions import TO_X0, clipped, denoiser, diffusion_loss
-from .samplers import SAMPLERS, Step, generators, last, noise
+from .predictions import TO_X0, check_prediction, clipped, denoiser, diffusion_loss
+from .samplers import SAMPLERS, Step, begin, generators, last, noise
 from .schedules import SCHEDULES
 from .unet import UNet, check_shape
 
@@ -91,6 +91,8 @@ def check_config(config: TrainConfig) -> None:
         raise ValueError(f"--run_name {config.run_name!r}: give a plain name, it becomes a folder in --result_path")
     if config.tensorboard and not find_spec("tensorboard"): raise ValueError("--tensorboard True: needs one package more, pip install tensorboard")
     check_shape(config.image_size, config.channels, config.patch)
+    try: check_prediction(config.prediction, SCHEDULES[config.noise_schedule]())
+    except ValueError as e: raise ValueError(f"--prediction {config.prediction} with --noise_schedule {config.noise_schedule}: {e}") from None
 
 # %% ../nbs/22_trainer.ipynb #b5572791
 def plain_config(config: TrainConfig) -> dict:
@@ -154,7 +156,7 @@ def walk(
     y: Tensor,  # (B,) classes to draw; only its length counts without labels
     *,
     sample: str = "ddim",
-    steps: int | None = 50,
+    steps: int | Sequence[int] | None = 50,  # how many, or the times to visit; None: all of the schedule
     cfg_scale: float = 1.,
     seed: int = 0,
     start: int = 0,  # number of the first picture: each has noise of its own, keyed by (seed, number)
@@ -165,8 +167,8 @@ def walk(
     denoise = denoiser(net, schedule, config.prediction)
     if n_classes: denoise = guided(denoise, y.to(device), n_classes, cfg_scale)
     own = generators(seed, len(y), start)
-    x = noise((len(y), in_channels, config.image_size, config.image_size), own, device)
-    return SAMPLERS[sample](clipped(denoise), x, schedule, steps, generator=own, **kw)
+    x = begin(schedule, noise((len(y), in_channels, config.image_size, config.image_size), own, device))
+    return SAMPLERS[sample](clipped(denoise), x, schedule, schedule.T if steps is None else steps, generator=own, **kw)
 
 # %% ../nbs/22_trainer.ipynb #6fee5c62
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@
 import torch
 from iddm.samplers import noise
 from iddm.oracles import finite, gaussian, mixture, transport
-from iddm.samplers import SAMPLERS, ddim, ddpm, generators, heun, last, start
+from iddm.samplers import SAMPLERS, begin, ddim, ddpm, generators, heun, last
 from iddm.schedules import add_noise, cosine, edm, flow, linear, timesteps
 import pytest
 from iddm.editing import img2img, inpainted, invert, repaint, slerp
@@ -75,7 +75,7 @@ def test_the_known_part_comes_out_as_it_is_with_every_sampler_on_every_path():
     known, mask = torch.tanh(noise((2, 1, 4, 4), generators(0, 2))), torch.tensor([1., 1, 0, 0])
     for make in (linear, cosine, flow, edm):
         s = make()
-        x, data = start(s, noise((2, 1, 4, 4), generators(1, 2))), torch.tanh(noise((5, 1, 4, 4), generators(2, 5)))
+        x, data = begin(s, noise((2, 1, 4, 4), generators(1, 2))), torch.tanh(noise((5, 1, 4, 4), generators(2, 5)))
         for sampler in SAMPLERS.values():
             out = last(sampler(inpainted(finite(s, data), known, mask), x, s, 12, generator=generators(3, 2)))
             torch.testing.assert_close(out[..., :2], known[..., :2], rtol=0, atol=2e-3)

@@ -31,7 +31,7 @@ def test_a_class_that_is_not_there_is_named_with_those_that_are():
 # %% ../nbs/30_generate.ipynb #c5f7e1fd
 def test_settings_of_a_drawing_that_cannot_be_are_refused_by_name():
     for kw, say in ((dict(num_images=0), "--num_images 0: give a number from 1"), (dict(steps=0), "--steps 0"), (dict(eta=2.), "--eta 2.0"), (dict(seed=-3), "--seed -3"),
-                    (dict(sample="ddpm", eta=.5), "--eta 0.5: ddpm has no eta"), (dict(generate_name="a/b"), "--generate_name 'a/b'")):
+                    (dict(sample="ddpm", eta=.5), "--eta 0.5: ddpm has no eta; use --sample ddim or euler_ancestral or dpmpp_2m"), (dict(generate_name="a/b"), "--generate_name 'a/b'")):
         with pytest.raises(ValueError, match=say): GenerateConfig(**kw)
 
 # %% ../nbs/30_generate.ipynb #2cf21568
@@ -90,7 +90,7 @@ def test_a_drawing_reports_each_step():
     with TemporaryDirectory() as d:
         model = load_model(moment(d))
         steps = [i for i, _ in draw(model, torch.arange(5), GenerateConfig(steps=3, batch_size=2))]
-        assert steps == list(range(1, 10)) and steps_of(GenerateConfig(sample="ddpm")) == 1000
+        assert steps == list(range(1, 10)) and [steps_of(GenerateConfig(sample=o)) for o in ("ddim", "ddpm", "heun", "dpmpp_2m_sde")] == [50, 1000, 25, 25]
 
 # %% ../nbs/30_generate.ipynb #58e3a8d5
 def test_raw_weights_and_averaged_weights_draw_differently():
@@ -106,7 +106,7 @@ def test_what_cannot_be_drawn_ends_with_one_line_and_status_2_and_nothing_writte
         where = moment(d)
         before = sorted(Path(d).rglob("*"))
         for bad, say in ((f"--weight_path {d}/nowhere", "no such file or folder"), (f"--weight_path {d}", "no checkpoint in it"), ("--class_name 10", "--class_name 10: choose -1 for all, 0 to 9"), ("--steps none", "--steps none: give a whole number"),
-                         ("--sample euler", "--sample euler: choose from ddim, ddpm"), ("--num_image 3", "did you mean --num_images?"), ("--eta 1.5", "--eta 1.5: give a number from 0 to 1"), ("--image_size 64", "unknown flag --image_size")):
+                         ("--sample magic", "--sample magic: choose from ddim, ddpm"), ("--num_image 3", "did you mean --num_images?"), ("--eta 1.5", "--eta 1.5: give a number from 0 to 1"), ("--image_size 64", "unknown flag --image_size")):
             out, err, status = run(f"--weight_path {where} {bad}")
             assert status == 2 and err.count("\n") == 1 and say in err and not out, (bad, err)
         assert sorted(Path(d).rglob("*")) == before

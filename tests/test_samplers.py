@@ -9,7 +9,7 @@ from iddm.images import to_uint8
 from iddm.oracles import finite, gaussian, mixture
 from iddm.schedules import SCHEDULES, SPACINGS, cosine, edm, flow, linear, zero_terminal_snr
 import pytest
-from iddm.samplers import ADAMS_BASHFORTH, SAMPLERS, Step, churned, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, generators, heun, hops, last, noise, start
+from iddm.samplers import ADAMS_BASHFORTH, SAMPLERS, Step, begin, churned, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, generators, heun, hops, last, noise
 
 # %% ../nbs/03_samplers.ipynb #4312df8c
 def test_a_picture_draws_the_same_noise_in_every_batch():
@@ -24,7 +24,7 @@ def test_a_picture_draws_the_same_noise_in_every_batch():
 # %% ../nbs/03_samplers.ipynb #07513702
 def test_a_walk_starts_at_the_spread_of_its_end_and_hops_to_the_clean_picture():
     assert hops(cosine(), 2) == [(999, 499), (499, None)] and hops(cosine(), (7, 3, 0)) == [(7, 3), (3, 0), (0, None)]
-    assert [start(make(), torch.ones(1)).item() for make in (linear, flow, edm)] == pytest.approx([1, 1, 80], rel=1e-4)
+    assert [begin(make(), torch.ones(1)).item() for make in (linear, flow, edm)] == pytest.approx([1, 1, 80], rel=1e-4)
     for bad in ([], [1000], [5, 5], [3, 4], [3, -1]):
         with pytest.raises(ValueError, match="give times that fall, from 999 at most to 0"): hops(cosine(), bad)
 
@@ -64,14 +64,14 @@ def test_Euler_is_DDIM_without_fresh_noise_on_every_path():
     for make in SCHEDULES.values():
         s, x = make(), noise((2, 1, 4, 4), generators(0, 2)).double()
         for steps in (1, 7, 50, timesteps(1000, 20, "quadratic")):
-            a, b = (last(sampler(gaussian(s, .2, .5), start(s, x), s, steps)) for sampler in (euler, ddim))
+            a, b = (last(sampler(gaussian(s, .2, .5), begin(s, x), s, steps)) for sampler in (euler, ddim))
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 # %% ../nbs/03_samplers.ipynb #4e55211e
 def test_Heun_takes_two_looks_a_step_and_is_EDM_s_own_algorithm_on_EDM_s_path():
     s, std, looks = edm(18), .5, []
     def look(x, t): return looks.append(t) or gaussian(s, .1, std)(x, t)
-    x = start(s, noise((3, 1, 2, 2), generators(0, 3)).double())
+    x = begin(s, noise((3, 1, 2, 2), generators(0, 3)).double())
     got = list(heun(look, x, s, 18))
     assert len(looks) == 35
     for i, (sigma, sigma_next) in enumerate(zip(s.sigma.flip(0).tolist(), [*s.sigma.flip(0)[1:].tolist(), 0.])):  # algorithm 1
@@ -92,20 +92,20 @@ def test_churn_lifts_the_picture_to_the_level_of_a_noisier_time_and_keeps_its_va
             assert x.std().item() == pytest.approx((s_up**2 - (a_up / a * sig)**2)**.5, rel=.02)
     assert churned(x, s, 999, .2, 1., None) == (x, 999)
 
-# %% ../nbs/03_samplers.ipynb #1c9b548a
+# %% ../nbs/03_samplers.ipynb #7252fd63
 def test_churn_changes_the_walk_not_what_it_ends_on():
-    s, x = edm(), start(edm(), noise((4, 1, 2, 2), generators(0, 4)))
+    s, x = edm(), begin(edm(), noise((4, 1, 2, 2), generators(0, 4)))
     calm, churn = (last(heun(gaussian(s, .3, .5), x, s, 40, s_churn=c, generator=generators(1, 4))) for c in (0, 40))
     none = last(heun(gaussian(s, .3, .5), x, s, 40, s_churn=40, s_tmin=2, s_tmax=1, generator=generators(1, 4)))
     assert torch.equal(none, calm) and (churn - calm).abs().mean() > .3
     for make in (linear, flow, edm):  # more steps, less error: the spread is that of the data, exactly
-        off = [abs(spread_of(heun, make(), .5, n, start(make(), torch.ones(1)).item(), s_churn=10.) - .5) for n in (25, 50, 100, 200)]
+        off = [abs(spread_of(heun, make(), .5, n, begin(make(), torch.ones(1)).item(), s_churn=10.) - .5) for n in (25, 50, 100, 200)]
         assert off == sorted(off, reverse=True) and off[-1] < .005
 
 # %% ../nbs/03_samplers.ipynb #0ed81c7f
 def test_the_ancestral_step_is_that_of_k_diffusion():
     s, std = edm(), .5
-    x = start(s, noise((3, 1, 2, 2), generators(0, 3)).double())
+    x = begin(s, noise((3, 1, 2, 2), generators(0, 3)).double())
     got, g = list(euler_ancestral(gaussian(s, .1, std), x, s, 12, generator=torch.Generator().manual_seed(5))), torch.Generator().manual_seed(5)
     for step, (t, u) in zip(got, hops(s, 12)):
         (_, here), (_, there) = s.at(t), s.at(u)
@@ -121,7 +121,7 @@ def test_DDPM_with_small_variance_DDIM_with_eta_1_and_Euler_ancestral_are_one():
     for make in SCHEDULES.values():
         s, x = make(), noise((2, 1, 4, 4), generators(0, 2)).double()
         for steps in (25, [999, 500, 3]):
-            a, b, c = (last(sampler(gaussian(s, .2, .5), start(s, x), s, steps, generator=generators(1, 2), **kw))
+            a, b, c = (last(sampler(gaussian(s, .2, .5), begin(s, x), s, steps, generator=generators(1, 2), **kw))
                        for sampler, kw in ((ddpm, {}), (ddim, dict(eta=1.)), (euler_ancestral, {})))
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
             torch.testing.assert_close(c, b, rtol=1e-6, atol=1e-8)
@@ -164,7 +164,7 @@ def test_the_first_order_part_of_DPM_Solver_is_DDIM():
     for make in (linear, flow, edm):
         s, x = make(), noise((2, 1, 4, 4), generators(0, 2)).double()
         for eta in (0., 1.):
-            a, b = (list(sampler(lambda x, t: x * 0 + .3, start(s, x), s, 9, eta=eta, generator=generators(1, 2))) for sampler in (dpmpp_2m, ddim))  # a constant guess has nothing to extrapolate
+            a, b = (list(sampler(lambda x, t: x * 0 + .3, begin(s, x), s, 9, eta=eta, generator=generators(1, 2))) for sampler in (dpmpp_2m, ddim))  # a constant guess has nothing to extrapolate
             for one, other in zip(a, b): torch.testing.assert_close(one.x, other.x)
 
 # %% ../nbs/03_samplers.ipynb #5bc72712
@@ -174,18 +174,17 @@ def test_no_sampler_leaves_noise_in_its_last_step():
         for sampler in SAMPLERS.values():
             for steps in (1, 3, 30, timesteps(1000, 10, "leading"), timesteps(1000, 10, "quadratic")):
                 for level, byte in ((-1., 0), (1., 255)):
-                    out = last(sampler(lambda x, t: torch.full_like(x, level), start(s, x), s, steps))  # noqa: B023
+                    out = last(sampler(lambda x, t: torch.full_like(x, level), begin(s, x), s, steps))  # noqa: B023
                     assert (to_uint8(out) == byte).all()
 
 # %% ../nbs/03_samplers.ipynb #1baf70cc
 def test_a_sampler_yields_each_of_its_steps_and_its_guess():
     s = cosine()
-    for name, sampler in SAMPLERS.items():
+    for sampler in SAMPLERS.values():
         got = list(sampler(gaussian(s), noise((2, 1, 4, 4)), s, 7))
         assert [o.i for o in got] == list(range(7)) and [o.t for o in got] == timesteps(1000, 7)
         assert isinstance(got[0], Step) and got[-1].x.shape == got[-1].x0.shape == (2, 1, 4, 4)
-        if name != "plms": torch.testing.assert_close(got[-1].x, got[-1].x0)
-        assert torch.equal(got[-1].x, list(sampler(gaussian(s), got[0].x * 0 + 1, s, 7))[-1].x) is False
+        torch.testing.assert_close(got[-1].x, got[-1].x0)
     assert len(list(ddpm(gaussian(cosine(40)), noise((1, 1, 2, 2)), cosine(40)))) == 40
 
 # %% ../nbs/03_samplers.ipynb #c65713bb
@@ -213,5 +212,5 @@ def test_every_sampler_keeps_to_the_dtype_it_was_given():
         s = make()
         for sampler in SAMPLERS.values():
             for dtype in (torch.float32, torch.float64):
-                x = start(s, noise((1, 1, 2, 2)).to(dtype))
+                x = begin(s, noise((1, 1, 2, 2)).to(dtype))
                 assert last(sampler(mixture(s, torch.ones(2, 1, 2, 2)), x, s, 4)).dtype == dtype

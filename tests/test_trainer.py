@@ -8,7 +8,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from iddm.checkpoints import load_optim
 from iddm.data import Data
-from iddm.samplers import last
+from iddm.predictions import TO_X0
+from iddm.samplers import SAMPLERS, last
+from iddm.schedules import SCHEDULES
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
@@ -22,7 +24,7 @@ def test_remembered_settings_do_not_resume_or_overwrite():
 # %% ../nbs/22_trainer.ipynb #7468c324
 def test_settings_that_cannot_be_are_refused_by_name():
     for kw, say in ((dict(epochs=0), "--epochs 0: give a number of at least 1"), (dict(label_drop=1.5), "--label_drop 1.5: .* from 0 to 1"), (dict(run_name="a/b"), "--run_name 'a/b'"),
-                    (dict(image_size=18), "image_size 18: .* multiple of 4, for example 16 or 20"), (dict(seed=-1), "--seed -1"), (dict(lr=float("nan")), "--lr nan")):
+                    (dict(image_size=18), "image_size 18: .* multiple of 4, for example 16 or 20"), (dict(seed=-1), "--seed -1"), (dict(lr=float("nan")), "--lr nan"), (dict(prediction="eps", noise_schedule="flow"), "--prediction eps with --noise_schedule flow: .* choose v, x0 or flow")):
         with pytest.raises(ValueError, match=say): TrainConfig(**kw)
     check_config(TrainConfig(image_size=24))
     assert all(hasattr(TrainConfig(), name) for name in RANGES)
@@ -65,9 +67,10 @@ def test_a_walk_ends_on_pictures_of_the_right_shape_and_range():
     config = TrainConfig(channels=(32,), attention=())
     net = build(config, 1, 3)
     nn.init.normal_(net.conv_out.weight, std=.1)
-    for sampler, kw in (("ddim", dict(eta=.5)), ("ddpm", {})):
+    for sampler, kw in (*((name, {}) for name in SAMPLERS), ("ddim", dict(eta=.5))):
         x = last(walk(net, config, 1, 3, torch.tensor([0, 2]), sample=sampler, steps=3, cfg_scale=2., **kw))
-        assert x.shape == (2, 1, 16, 16) and x.abs().max() <= 1
+        assert x.shape == (2, 1, 16, 16) and x.abs().max() <= 1 + 1e-5  # Euler sums up to it
+    assert len(list(walk(net, TrainConfig(channels=(32,), attention=()), 1, 3, torch.tensor([0]), steps=[900, 100, 7]))) == 3
     a = last(walk(net, config, 1, 3, torch.tensor([0, 2]), steps=3))
     torch.testing.assert_close(a[1:], last(walk(net, config, 1, 3, torch.tensor([2]), steps=3, start=1)))
 
@@ -161,6 +164,14 @@ def test_data_and_settings_must_fit_and_nothing_is_written_when_they_do_not():
         with pytest.raises(ValueError, match="no checkpoint|no such"): Trainer(tiny(d, resume=True))
         assert not list(Path(d).iterdir())
         check_data(flat, tiny(d, batch_size=5, conditional=False))
+
+# %% ../nbs/22_trainer.ipynb #7f2a846e
+def test_every_schedule_trains_with_every_prediction_that_can():
+    with TemporaryDirectory() as d:
+        for name in SCHEDULES:
+            for prediction in TO_X0.keys() - ({"eps"} if name == "flow" else set()):
+                *_, e = Trainer(tiny(d, run_name=f"{name}-{prediction}", noise_schedule=name, prediction=prediction, epochs=1, sample="heun", sample_interval=1)).fit()
+                assert all(x.isfinite().all() and x.abs().max() <= 1 for x in e.images.values()), (name, prediction)
 
 # %% ../nbs/22_trainer.ipynb #7a4f811b
 def test_an_unconditional_model_trains_and_samples():
