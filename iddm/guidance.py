@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['guided', 'rescaled', 'autoguided']
 
-# %% ../nbs/04_guidance.ipynb #378e5a42
+# %% ../nbs/04_guidance.ipynb #871f583d
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,11 +22,13 @@ def guided(
     interval: tuple[int, int] | None = None,  # lowest and highest t that are guided; elsewhere it is plain conditional
     rescale: float = 0.,  # share of the result whose contrast is brought back: 0 none, 1 all
 ) -> Callable:  # denoise(x, t) -> x0
-    "Classifier-free guidance (Ho & Salimans 2022, eq. 6, with s = w + 1): a denoiser with labels in, one without out."
+    "Classifier-free guidance (Ho & Salimans 2022, eq. 6, with s = w + 1): a denoiser with labels in, one without out. Raises `ValueError` for settings that can't be."
     if not 0 <= rescale <= 1: raise ValueError(f"rescale={rescale}: give a share from 0 to 1")
-    if interval and interval[0] > interval[1]: raise ValueError(f"interval={interval}: give the lower t first")
+    if not math.isfinite(cfg_scale): raise ValueError(f"cfg_scale={cfg_scale}: give a finite number")
+    if interval and (interval[0] > interval[1] or any(t != int(t) for t in interval)): raise ValueError(f"interval={interval}: give two times, whole numbers, the lower first; `time_of` tells the time of a noise level")
     none = torch.full_like(y, null)
     def guide(x: Tensor, t: int) -> Tensor:
+        if len(x) != len(y): raise ValueError(f"{len(y)} labels for {len(x)} pictures: give one for each")
         scale = cfg_scale if interval is None or interval[0] <= t <= interval[1] else 1.
         if scale in (0, 1): return denoise(x, t, y if scale else none)
         uncond, cond = denoise(torch.cat([x, x]), t, torch.cat([none, y])).chunk(2)  # (2B, C, H, W) -> 2 of (B, C, H, W)

@@ -20,6 +20,7 @@ def along(x: Tensor, basis: Tensor | None) -> Tensor:
     "(B, ...) to (B, D): coordinates in an orthonormal basis, whose columns are the directions; without one, the pixels."
     return x.flatten(1) if basis is None else x.flatten(1) @ basis
 
+# %% ../nbs/02_oracles.ipynb #44edc5a4
 def variance(
     alpha: float,
     sigma: float,
@@ -30,6 +31,7 @@ def variance(
     var = torch.as_tensor(std, dtype=x.dtype, device=x.device)**2
     return var, alpha**2 * var + sigma**2
 
+# %% ../nbs/02_oracles.ipynb #9e6054ca
 def gaussian(
     schedule: Schedule,
     mean: float | Tensor = 0.,  # Tensor: of the shape of a picture
@@ -41,7 +43,7 @@ def gaussian(
         alpha, sigma = schedule.at(t)
         clean, noised = variance(alpha, sigma, std, x)  # (D,) or () each
         x0 = alpha * clean / noised * along(x - alpha * mean, basis)  # (B, D)
-        return mean + (x0 if basis is None else x0 @ basis.T).view_as(x)
+        return mean + (x0 if basis is None else x0 @ basis.T).view(x.shape)
     return denoise
 
 # %% ../nbs/02_oracles.ipynb #dd5e7bdc
@@ -53,11 +55,13 @@ def log_joint(
     stds: float | Tensor = 0.,  # (K,)
     weights: Tensor | None = None,  # (K,), None: all alike
 ) -> Tensor:  # (B, K)
-    "`log p(x, cluster)` of a noised mixture."
-    x, means = x.view(len(x), -1), means.to(x).view(len(means), -1)  # (B, D), (K, D)
+    "`log p(x, cluster)` of a noised mixture. Raises `ValueError` where sizes differ."
+    x, means = x.reshape(len(x), -1), means.to(x).reshape(len(means), -1)  # (B, D), (K, D)
+    if x.shape[1] != means.shape[1]: raise ValueError(f"x has {x.shape[1]} values, the data {means.shape[1]}: give noised pictures of the data's size")
     _, var = variance(alpha, sigma, stds, x)  # (K,) or ()
     share = (torch.ones(len(means)) if weights is None else weights).to(x)  # (K,)
-    return (share / share.sum()).log() - torch.cdist(x, alpha * means)**2 / (2 * var) - x.shape[1] / 2 * (2 * math.pi * var).log()
+    distance = torch.cdist(x, alpha * means, compute_mode="donot_use_mm_for_euclid_dist")  # (B, K); the faster way cancels digits
+    return (share / share.sum()).log() - distance**2 / (2 * var) - x.shape[1] / 2 * (2 * math.pi * var).log()
 
 # %% ../nbs/02_oracles.ipynb #9620c8c0
 def mixture(
@@ -72,8 +76,8 @@ def mixture(
         p = log_joint(x, alpha, sigma, means, stds, weights).softmax(1)  # (B, K)
         clean, noised = variance(alpha, sigma, stds, x)  # (K,) or () each
         trust = (alpha * clean / noised).expand(p.shape[1])  # (K,)
-        centre = (p * (1 - alpha * trust)) @ means.to(p).view(len(means), -1)  # (B, D)
-        return (centre + (p @ trust)[:, None] * x.view(len(x), -1)).view_as(x)
+        centre = (p * (1 - alpha * trust)) @ means.to(p).reshape(len(means), -1)  # (B, D)
+        return (centre + (p @ trust)[:, None] * x.reshape(len(x), -1)).view(x.shape)
     return denoise
 
 # %% ../nbs/02_oracles.ipynb #7f1332ff
@@ -98,6 +102,7 @@ def gaussian_log_density(
         return -(r**2 / (2 * var) + (2 * math.pi * var).log() / 2).sum(1)
     return log_density
 
+# %% ../nbs/02_oracles.ipynb #7d88916b
 def mixture_log_density(
     schedule: Schedule,
     means: Tensor,
@@ -126,11 +131,13 @@ def mixture_cdf(
     means: Tensor,  # (K,)
     stds: float | Tensor,  # (K,)
     weights: Tensor,  # (K,) shares
+    side: float | Tensor = 1.,  # 1: the share below, -1: the share above; Tensor: (B, 1)
 ) -> Tensor:  # (B, 1)
-    "Share of a noised mixture in one dimension that lies below `x`."
+    "Share of a noised mixture in one dimension that lies below `x`, or above."
     z = (x - alpha * means.to(x)) / variance(alpha, sigma, stds, x)[1].sqrt()  # (B, K)
-    return torch.special.ndtr(z) @ (weights / weights.sum()).to(x)[:, None]
+    return (torch.special.log_ndtr(side * z) + (weights / weights.sum()).to(x).log()).logsumexp(1, keepdim=True).exp()
 
+# %% ../nbs/02_oracles.ipynb #b91bd594
 def transport(
     schedule: Schedule,
     x: Tensor,  # (B, 1) at time `start`
@@ -141,12 +148,13 @@ def transport(
     end: int | None = None,
 ) -> Tensor:  # (B, 1) at time `end`
     "Where the probability flow of a mixture in one dimension carries `x`: the quantile map."
-    share = mixture_cdf(x, *schedule.at(start), means, stds, weights)
-    alpha, sigma = schedule.at(end)
-    reach = alpha * means.abs().max().item() + 10 * variance(alpha, sigma, stds, x)[1].max().sqrt().item()
-    low, high = torch.full_like(x, -reach), torch.full_like(x, reach)
+    y, (alpha, sigma) = x.double(), schedule.at(end)
+    side = torch.where(mixture_cdf(y, *schedule.at(start), means, stds, weights) < .5, 1., -1.)  # the smaller tail has more digits
+    share = mixture_cdf(y, *schedule.at(start), means, stds, weights, side)
+    reach = alpha * means.abs().max().item() + 30 * variance(alpha, sigma, stds, y)[1].max().sqrt().item()
+    low, high = torch.full_like(y, -reach), torch.full_like(y, reach)
     for _ in range(100):
         middle = (low + high) / 2
-        below = mixture_cdf(middle, alpha, sigma, means, stds, weights) < share
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return middle
+        left = (mixture_cdf(middle, alpha, sigma, means, stds, weights, side) - share) * side < 0
+        low, high = torch.where(left, middle, low), torch.where(left, high, middle)
+    return middle.to(x)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TARGETS', 'TO_X0', 'TO_EPS', 'IMPLIED', 'WEIGHTS', 'eps_target', 'x0_target', 'v_target', 'flow_target', 'known',
            'x0_from_eps', 'x0_from_x0', 'x0_from_v', 'x0_from_flow', 'eps_from_eps', 'eps_from_x0', 'eps_from_v',
-           'eps_from_flow', 'convert', 'uniform', 'min_snr', 'seen', 'diffusion_loss', 'check_prediction', 'denoiser',
+           'eps_from_flow', 'check_prediction', 'convert', 'uniform', 'min_snr', 'seen', 'diffusion_loss', 'denoiser',
            'clipped']
 
 # %% ../nbs/01_predictions.ipynb #ccc00766
@@ -82,6 +82,15 @@ TARGETS = dict(eps=eps_target, x0=x0_target, v=v_target, flow=flow_target)
 TO_X0 = dict(eps=x0_from_eps, x0=x0_from_x0, v=x0_from_v, flow=x0_from_flow)
 TO_EPS = dict(eps=eps_from_eps, x0=eps_from_x0, v=eps_from_v, flow=eps_from_flow)
 
+# %% ../nbs/01_predictions.ipynb #752fff06
+def check_prediction(
+    prediction: str,
+    schedule: Schedule | None = None,
+) -> None:
+    "Raise `ValueError` for a prediction that isn't there, or that can't tell the picture at some step of the schedule."
+    if prediction not in TARGETS: raise ValueError(f"prediction={prediction!r}: choose " + ", ".join(TARGETS))
+    if prediction == "eps" and schedule and schedule.alpha.min() == 0: raise ValueError("prediction='eps': this schedule ends without any picture (SNR 0), where the noise tells nothing of it; choose v, x0 or flow")
+
 # %% ../nbs/01_predictions.ipynb #0edabdf5
 def convert(
     out: Tensor,  # (B, ...) what the network said
@@ -92,6 +101,7 @@ def convert(
     target: str,  # what is wanted: a key of `TARGETS`
 ) -> Tensor:  # (B, ...)
     "From any prediction to any other; finite at any SNR, 0 and infinity too."
+    for name in (source, target): check_prediction(name)
     if source == target: return out
     return TARGETS[target](TO_X0[source](out, x, alpha, sigma), TO_EPS[source](out, x, alpha, sigma), alpha, sigma)
 
@@ -130,17 +140,15 @@ def diffusion_loss(
     y: Tensor | None = None,  # (B,) labels
     loss_weight: str = "uniform",  # a key of `WEIGHTS`
 ) -> Tensor:  # (B,) mean squared error of each picture
-    "How far the network's answer is from its target."
+    "How far the network's answer is from its target. Raises `ValueError` for names that aren't there and shapes that don't fit."
+    check_prediction(prediction)
+    if loss_weight not in WEIGHTS: raise ValueError(f"loss_weight={loss_weight!r}: choose " + ", ".join(WEIGHTS))
+    if not x0.is_floating_point() or t.shape != x0.shape[:1]: raise ValueError(f"x0 is {x0.dtype} {tuple(x0.shape)} and t {tuple(t.shape)}: give floats (B, C, H, W) and a time for each, (B,)")
     alpha, sigma = per_image(schedule.alpha, t, x0), per_image(schedule.sigma, t, x0)
     out = model(seen(add_noise(schedule, x0, t, eps), per_image(schedule.spread, t, x0)), t, y)
+    if out.shape != x0.shape: raise ValueError(f"the model answers {tuple(out.shape)} for pictures of {tuple(x0.shape)}")
     error = mse_loss(out.float(), TARGETS[prediction](x0, eps, alpha, sigma), reduction="none").mean((1, 2, 3))
     return error * WEIGHTS[loss_weight](prediction, schedule.snr[t.cpu()]).to(error)
-
-# %% ../nbs/01_predictions.ipynb #4a13a0d7
-def check_prediction(prediction: str, schedule: Schedule) -> None:
-    "Raise `ValueError` where a prediction can't tell the picture at some step of the schedule."
-    if prediction not in TO_X0: raise ValueError(f"prediction={prediction!r}: choose " + ", ".join(TO_X0))
-    if prediction == "eps" and schedule.alpha.min() == 0: raise ValueError("prediction='eps': this schedule ends without any picture (SNR 0), where the noise tells nothing of it; choose v, x0 or flow")
 
 # %% ../nbs/01_predictions.ipynb #4bc7c69c
 def denoiser(

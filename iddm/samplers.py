@@ -8,6 +8,7 @@ __all__ = ['Source', 'ADAMS_BASHFORTH', 'dpmpp_2m_sde', 'SAMPLERS', 'Step', 'las
 
 # %% ../nbs/03_samplers.ipynb #d5ed4adf
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,7 @@ def last(
 # %% ../nbs/03_samplers.ipynb #797d1f87
 Source = Generator | list[Generator] | Callable[[tuple[int, ...]], Tensor] | None  # of noise
 
+# %% ../nbs/03_samplers.ipynb #b12dc2d8
 def generators(
     seed: int,
     n: int,  # how many pictures
@@ -52,8 +54,9 @@ def noise(
     generator: Source = None,  # of the batch, or one a picture, or a function of the shape; None: torch's global one
     device: torch.device | str = "cpu",
 ) -> Tensor:  # (B, C, H, W) standard normal, float32
-    "Draw noise, on the CPU, and bring it to the device."
-    if isinstance(generator, list): return torch.stack([torch.randn(shape[1:], generator=g) for g in generator]).to(device)
+    "Draw noise, on the CPU, and bring it to the device. Raises `ValueError` unless there is one generator, or one for each picture."
+    if isinstance(generator, (list, tuple)) and len(generator) != shape[0]: raise ValueError(f"{len(generator)} generators for {shape[0]} pictures: give one for each")
+    if isinstance(generator, (list, tuple)): return torch.stack([torch.randn(shape[1:], generator=g) for g in generator]).to(device)
     if callable(generator): return generator(shape).to(device)
     return torch.randn(shape, generator=generator).to(device)
 
@@ -71,7 +74,8 @@ def hops(
     steps: int | Sequence[int],  # how many, or the times to visit
 ) -> list[tuple[int, int | None]]:
     "From where to where a sampler goes. Raises `ValueError` for times that don't fall, or that the schedule doesn't have."
-    ts = timesteps(schedule.T, steps) if isinstance(steps, int) else [int(t) for t in steps]
+    try: ts = [operator.index(t) for t in steps] if hasattr(steps, "__len__") and getattr(steps, "shape", None) != () else timesteps(schedule.T, operator.index(steps))
+    except TypeError: raise ValueError(f"steps={steps!r}: give a whole number, or times that fall") from None
     if not ts or ts[0] >= schedule.T or ts[-1] < 0 or any(a <= b for a, b in zip(ts, ts[1:])): raise ValueError(f"steps={ts}: give times that fall, from {schedule.T - 1} at most to 0 at least")
     return [*zip(ts, [*ts[1:], None])]
 
@@ -81,7 +85,8 @@ def renewed(
     there: tuple[float, float],
     eta: float,
 ) -> tuple[float, float]:
-    "How much of the noise at the next level is fresh and how much is kept: tau and `sqrt(sigma'² - tau²)` (Song et al. 2021, eq. 16)."
+    "How much of the noise at the next level is fresh and how much is kept: tau and `sqrt(sigma'² - tau²)` (Song et al. 2021, eq. 16). Raises `ValueError` for an eta outside [0, 1]."
+    if not 0 <= eta <= 1: raise ValueError(f"eta={eta}: give a share from 0 to 1")
     (a, s), (a_next, s_next) = here, there
     tau = eta * s_next / s * max(s**2 - (a * s_next / a_next)**2, 0.)**.5
     return tau, max(s_next**2 - tau**2, 0.)**.5
@@ -153,7 +158,8 @@ def heun(
     s_noise: float = 1.,  # standard deviation of the fresh noise
     generator: Source = None,
 ) -> Iterator[Step]:
-    "Heun's method on the probability flow, with churn (Karras et al. 2022, arXiv 2206.00364, algorithms 1 and 2)."
+    "Heun's method on the probability flow, with churn (Karras et al. 2022, arXiv 2206.00364, algorithms 1 and 2). Raises `ValueError` for a churn below 0."
+    if not s_churn >= 0: raise ValueError(f"s_churn={s_churn}: give 0 for none, or more")
     for i, (t, t_next) in enumerate(pairs := hops(schedule, steps)):
         if s_churn and s_tmin * schedule.at(t)[0] <= schedule.at(t)[1] <= s_tmax * schedule.at(t)[0]:
             x, t = churned(x, schedule, t, min(s_churn / len(pairs), 2**.5 - 1), s_noise, generator)
@@ -212,12 +218,13 @@ def ddpm(
 # %% ../nbs/03_samplers.ipynb #b82c3855
 ADAMS_BASHFORTH = ((1,), (3/2, -1/2), (23/12, -16/12, 5/12), (55/24, -59/24, 37/24, -9/24))  # weights, the latest first
 
+# %% ../nbs/03_samplers.ipynb #1f569c28
 @torch.no_grad()
 def plms(
     denoise: Callable,  # denoise(x, t) -> x0
     x: Tensor,  # (B, C, H, W) noise to start from
     schedule: Schedule,
-    steps: int | Sequence[int] = 50,  # how many, or the times to visit, in even strides
+    steps: int | Sequence[int] = 50,  # how many, or the times to visit, in strides that are even or grow smoothly
     *,
     generator: Source = None,  # not used: nothing is random but the start
 ) -> Iterator[Step]:
@@ -233,7 +240,7 @@ def plms(
         else: x = a_next * x0 + s_next * past[0]
         yield Step(i, t, x, x0)
 
-# %% ../nbs/03_samplers.ipynb #1f569c28
+# %% ../nbs/03_samplers.ipynb #1c03896f
 @torch.no_grad()
 def dpmpp_2m(
     denoise: Callable,  # denoise(x, t) -> x0
@@ -257,6 +264,7 @@ def dpmpp_2m(
         before, h_before = x0, h
         yield Step(i, t, x, x0)
 
+# %% ../nbs/03_samplers.ipynb #34403f43
 dpmpp_2m_sde = partial(dpmpp_2m, eta=1.)
 
 # %% ../nbs/03_samplers.ipynb #0681ae6c

@@ -23,7 +23,9 @@ class Schedule:
     sigma: Tensor  # (T,) float64, scale of the noise
 
     def __post_init__(self):
-        if self.alpha.shape != self.sigma.shape or self.alpha.ndim != 1 or not len(self.alpha): raise ValueError(f"T={len(self.alpha)}: a schedule needs at least 1 step")
+        if not len(self.alpha): raise ValueError("T=0: a schedule needs at least 1 step")
+        if self.alpha.shape != self.sigma.shape or self.alpha.ndim != 1: raise ValueError(f"a schedule has one alpha and one sigma per step, not {tuple(self.alpha.shape)} and {tuple(self.sigma.shape)}")
+        if not (self.sigma > 0).all() or not (self.alpha >= 0).all() or not self.spread.isfinite().all(): raise ValueError("a schedule must have finite scales, sigma above 0 and alpha not below it")
         if not (self.logsnr.diff() < 0).all(): raise ValueError("a schedule must get noisier with every step: alpha / sigma has to fall")
 
     @property
@@ -61,6 +63,7 @@ def linear(
     "Per-step variance in a straight line from 1e-4 to 0.02, times 1000/T (Ho et al. 2020, section 4)."
     return from_beta(torch.linspace(1e-4, .02, T, dtype=torch.float64) * 1000 / T)
 
+# %% ../nbs/00_schedules.ipynb #1f54dbba
 def sqrt_linear(
     T: int = 1000,  # number of steps, at least 21
 ) -> Schedule:
@@ -81,6 +84,7 @@ def from_curve(
     "The variance preserving schedule whose `abar` follows a curve, beta clipped at 0.999 (Nichol & Dhariwal 2021, section 3.2)."
     return from_beta((1 - f[1:] / f[:-1]).clamp(max=.999))
 
+# %% ../nbs/00_schedules.ipynb #a7134fe5
 def cosine(
     T: int = 1000,  # number of steps
 ) -> Schedule:
@@ -88,6 +92,7 @@ def cosine(
     u = torch.arange(T + 1, dtype=torch.float64) / T  # (T+1,)
     return from_curve(torch.cos((u + .008) / 1.008 * math.pi / 2)**2)
 
+# %% ../nbs/00_schedules.ipynb #b6f2ea74
 def sigmoid(
     T: int = 1000,  # number of steps
 ) -> Schedule:
@@ -122,8 +127,7 @@ def zero_terminal_snr(
     "Rescale a variance preserving schedule to end without any signal (Lin et al. 2024, arXiv 2305.08891, algorithm 1). Raises `ValueError` for others."
     if not torch.allclose(schedule.spread, torch.ones_like(schedule.spread)): raise ValueError("zero_terminal_snr: takes variance preserving schedules (linear, cosine, ...); flow ends without signal by itself, edm never does")
     first, end = schedule.alpha[0], schedule.alpha[-1]
-    if schedule.T == 1 or end == 0: return Schedule(schedule.alpha * (schedule.T > 1), (1 - schedule.abar * (schedule.T > 1)).sqrt())
-    alpha = (schedule.alpha - end) * first / (first - end)
+    alpha = (schedule.alpha - end) * (first / (first - end) if schedule.T > 1 else 1)
     return Schedule(alpha, (1 - alpha**2).sqrt())
 
 # %% ../nbs/00_schedules.ipynb #3b271291
@@ -157,6 +161,7 @@ def leading(T: int, steps: int) -> list[int]:
     "Equal strides of whole entries, beginning at 0."
     return [i * (T // steps) for i in range(steps)]
 
+# %% ../nbs/00_schedules.ipynb #ab26abc5
 def linspace(T: int, steps: int) -> list[int]:
     "Equal strides from 0 to T - 1; a single step is taken at T - 1."
     return [round((T - 1) * i / (steps - 1)) for i in range(steps)] if steps > 1 else [T - 1]
@@ -168,6 +173,7 @@ def quadratic(T: int, steps: int) -> list[int]:
 # %% ../nbs/00_schedules.ipynb #3db463c8
 SPACINGS = dict(trailing=trailing, leading=leading, linspace=linspace, quadratic=quadratic)
 
+# %% ../nbs/00_schedules.ipynb #f10efdbf
 def timesteps(
     T: int,  # steps of the schedule
     steps: int,  # steps to take, 1 to T
@@ -183,5 +189,6 @@ def time_of(
     schedule: Schedule,
     ratio: float,  # sigma / alpha
 ) -> int:  # in 0..T-1
-    "The `t` whose noise is nearest to a ratio, by its logarithm."
-    return int((schedule.logsnr + 2 * math.log(ratio)).abs().argmin())
+    "The `t` whose noise is nearest to a ratio, by its logarithm. Raises `ValueError` for a ratio that isn't above 0."
+    if not ratio > 0: raise ValueError(f"ratio={ratio}: give a noise level above 0")
+    return schedule.T - 1 if ratio == math.inf else int((schedule.logsnr + 2 * math.log(ratio)).abs().argmin())

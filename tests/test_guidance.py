@@ -42,9 +42,9 @@ def test_outside_of_its_interval_guidance_is_plain_conditional():
     g = guided(toy, torch.tensor([0]), 9, 2., interval=(100, 200))
     assert [g(torch.zeros(1, 1), t).item() for t in (99, 100, 200, 201)] == [3, 5, 5, 3]
 
-# %% ../nbs/04_guidance.ipynb #9539f7ac
+# %% ../nbs/04_guidance.ipynb #1c3e17f0
 def test_rescaling_brings_the_contrast_back_by_its_share():
-    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1., .2]).view(2, 1, 1, 1)
     toy = lambda x, t, y: x * torch.where(y == 9, 1., 2.)[:, None, None, None]  # with label twice the contrast  # noqa: E731
     spread = [guided(toy, torch.tensor([0, 1]), 9, 3., rescale=r)(x, 0).std((1, 2, 3)) / x.std((1, 2, 3)) for r in (0., .5, 1.)]
     torch.testing.assert_close(torch.stack(spread), torch.tensor([[4., 4], [3, 3], [2, 2]]))
@@ -52,8 +52,9 @@ def test_rescaling_brings_the_contrast_back_by_its_share():
 
 # %% ../nbs/04_guidance.ipynb #709aef92
 def test_nonsense_is_refused():
-    for kw, match in ((dict(rescale=1.5), "rescale=1.5: give a share from 0 to 1"), (dict(interval=(9, 3)), "give the lower t first")):
-        with pytest.raises(ValueError, match=match): guided(None, torch.tensor([0]), 1, 2., **kw)
+    for kw, match in ((dict(rescale=1.5), "rescale=1.5: give a share from 0 to 1"), (dict(interval=(9, 3)), "whole numbers, the lower first"), (dict(interval=(.2, .8)), "`time_of` tells"), (dict(cfg_scale=float("nan")), "cfg_scale=nan: give a finite")):
+        with pytest.raises(ValueError, match=match): guided(None, torch.tensor([0]), 1, **dict(cfg_scale=2.) | kw)
+    with pytest.raises(ValueError, match="1 labels for 3 pictures: give one for each"): guided(None, torch.tensor([0]), 1)(torch.zeros(3, 1), 0)
 
 # %% ../nbs/04_guidance.ipynb #e7914627
 def test_guidance_of_the_picture_is_guidance_of_the_noise_and_of_v():

@@ -115,6 +115,25 @@ def test_the_loss_is_weighed_picture_by_picture():
         plain, weighed = (diffusion_loss(lambda x, t, y: x, s, name, x0, t, eps, loss_weight=w) for w in WEIGHTS)
         torch.testing.assert_close(weighed, plain * min_snr(name, s.snr[t]).float())
 
+# %% ../nbs/01_predictions.ipynb #804c6fde
+def test_a_loss_is_taken_in_float32_over_all_channels_and_the_network_gets_its_labels():
+    x0, eps, y = *torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([4, 5])
+    def model(x, t, labels):
+        assert labels is y
+        return torch.ones_like(x).bfloat16() * 1.01
+    loss = diffusion_loss(model, cosine(), "eps", x0, torch.tensor([3, 900]), eps, y)
+    torch.testing.assert_close(loss, (torch.tensor(1.01).bfloat16().float() - eps).square().flatten(1).mean(1))
+
+# %% ../nbs/01_predictions.ipynb #69e47292
+def test_a_loss_of_names_or_shapes_that_do_not_fit_is_refused():
+    x0, t = torch.zeros(2, 1, 4, 4), torch.tensor([1, 2])
+    same = lambda x, t, y: x  # noqa: E731
+    for args, kw, match in (((same, cosine(), "noise", x0, t, x0), {}, "prediction='noise': choose eps, x0, v, flow"), ((same, cosine(), "v", x0, t, x0), dict(loss_weight="snr"), "loss_weight='snr': choose uniform, min_snr"),
+                            ((same, cosine(), "v", x0.byte(), t, x0), {}, "x0 is torch.uint8"), ((same, cosine(), "v", x0, t[:1], x0), {}, r"t \(1,\)"),
+                            ((lambda x, t, y: torch.cat([x, x], 1), cosine(), "v", x0, t, x0), {}, r"answers \(2, 2, 4, 4\) for pictures of \(2, 1, 4, 4\)")):
+        with pytest.raises(ValueError, match=match): diffusion_loss(*args, **kw)
+    with pytest.raises(ValueError, match="prediction='sigma'"): convert(x0, x0, 1., 1., "eps", "sigma")
+
 # %% ../nbs/01_predictions.ipynb #c56c92fd
 def test_the_network_is_shown_pictures_of_unit_spread_or_less():
     x0, eps = torch.randn(2, 3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -143,7 +162,7 @@ def test_the_network_gets_a_long_time_for_each_picture_and_a_picture_of_unit_spr
     (a, t, labels), (b, u, none) = seen_by_net
     assert t.tolist() == [999] * 3 and t.dtype == torch.long and labels is y and none is None and u.tolist() == [7] * 3
     torch.testing.assert_close(a, x, rtol=1e-3, atol=0)
-    assert torch.equal(b, x)
+    assert torch.equal(b, x) and denoiser(lambda x, t, y: x.bfloat16(), cosine(), "v")(x, 3).dtype == torch.float32
 
 # %% ../nbs/01_predictions.ipynb #9f097f4c
 def test_a_model_of_the_noise_is_refused_where_there_is_nothing_but_noise():

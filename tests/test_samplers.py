@@ -20,13 +20,17 @@ def test_a_picture_draws_the_same_noise_in_every_batch():
     one = torch.Generator().manual_seed(3)
     assert torch.equal(noise((2, 5), one), torch.randn(2, 5, generator=torch.Generator().manual_seed(3)))
     assert torch.equal(noise((2, 5), torch.ones), torch.ones(2, 5))
+    with pytest.raises(ValueError, match="1 generators for 4 pictures: give one for each"): noise((4, 1), generators(0, 1))
 
 # %% ../nbs/03_samplers.ipynb #07513702
 def test_a_walk_starts_at_the_spread_of_its_end_and_hops_to_the_clean_picture():
     assert hops(cosine(), 2) == [(999, 499), (499, None)] and hops(cosine(), (7, 3, 0)) == [(7, 3), (3, 0), (0, None)]
-    assert [begin(make(), torch.ones(1)).item() for make in (linear, flow, edm)] == pytest.approx([1, 1, 80], rel=1e-4)
+    assert [begin(make(), torch.ones(1)).item() for make in (linear, flow, edm)] == pytest.approx([1, 1, (80**2 + 1)**.5], rel=1e-6)
     for bad in ([], [1000], [5, 5], [3, 4], [3, -1]):
         with pytest.raises(ValueError, match="give times that fall, from 999 at most to 0"): hops(cosine(), bad)
+    for bad in ("50", 5., None, [9.5, 3], ["9"]):
+        with pytest.raises(ValueError, match="give a whole number, or times that fall"): hops(cosine(), bad)
+    assert hops(cosine(), torch.tensor(2)) == hops(cosine(), 2) == hops(cosine(), torch.tensor([999, 499]))
 
 # %% ../nbs/03_samplers.ipynb #df2b3629
 class Impulses:
@@ -36,6 +40,7 @@ class Impulses:
         self.i += 1
         return torch.zeros(shape).index_fill_(0, torch.tensor([self.i]), 1.)
 
+# %% ../nbs/03_samplers.ipynb #fc4306e0
 def spread_of(sampler, schedule, std, steps, first=1., **kw):
     "The standard deviation that a sampler makes of Gaussian data, exactly."
     x = torch.zeros(2 + (steps if isinstance(steps, int) else len(steps)), 1, 1, 1, dtype=torch.float64)
@@ -91,6 +96,9 @@ def test_churn_lifts_the_picture_to_the_level_of_a_noisier_time_and_keeps_its_va
             assert up > t and s_up / a_up == pytest.approx(1.2 * sig / a, rel=.02)
             assert x.std().item() == pytest.approx((s_up**2 - (a_up / a * sig)**2)**.5, rel=.02)
     assert churned(x, s, 999, .2, 1., None) == (x, 999)
+    doubled, _ = churned(torch.zeros(40_000, 1), s, 500, .2, 2., torch.Generator().manual_seed(0))
+    single, _ = churned(torch.zeros(40_000, 1), s, 500, .2, 1., torch.Generator().manual_seed(0))
+    torch.testing.assert_close(doubled, 2 * single)
 
 # %% ../nbs/03_samplers.ipynb #7252fd63
 def test_churn_changes_the_walk_not_what_it_ends_on():
@@ -98,6 +106,13 @@ def test_churn_changes_the_walk_not_what_it_ends_on():
     calm, churn = (last(heun(gaussian(s, .3, .5), x, s, 40, s_churn=c, generator=generators(1, 4))) for c in (0, 40))
     none = last(heun(gaussian(s, .3, .5), x, s, 40, s_churn=40, s_tmin=2, s_tmax=1, generator=generators(1, 4)))
     assert torch.equal(none, calm) and (churn - calm).abs().mean() > .3
+    looks, v = [], linear()  # churn at most by a factor of sqrt(2), and only where sigma / alpha is between the bounds
+    list(heun(lambda x, t: looks.append(t) or x, torch.ones(1, 1), v, [900, 700, 500, 300, 100], s_churn=1e9, s_tmin=1., s_tmax=5., generator=generators(0, 1)))
+    ratio = lambda t: (v.sigma[t] / v.alpha[t]).item()  # noqa: E731
+    lifted = [t for t in (900, 700, 500, 300, 100) if t not in looks[::2]]
+    assert lifted == [t for t in (900, 700, 500, 300, 100) if 1 <= ratio(t) <= 5] == [500, 300]
+    assert all(ratio(up) == pytest.approx(2**.5 * ratio(t), rel=.01) for up, t in zip(looks[::2][2:], lifted))
+    with pytest.raises(ValueError, match="s_churn=-1: give 0 for none"): next(heun(gaussian(s), x, s, 40, s_churn=-1))
     for make in (linear, flow, edm):  # more steps, less error: the spread is that of the data, exactly
         off = [abs(spread_of(heun, make(), .5, n, begin(make(), torch.ones(1)).item(), s_churn=10.) - .5) for n in (25, 50, 100, 200)]
         assert off == sorted(off, reverse=True) and off[-1] < .005
@@ -204,6 +219,9 @@ def test_a_sampler_stops_between_steps_and_refuses_nonsense():
         assert torch.is_grad_enabled()
         with pytest.raises(ValueError, match="steps=1001"): last(sampler(gaussian(s), noise((1, 1, 2, 2)), s, 1001))
         with pytest.raises(ValueError, match="steps=0"): last(sampler(gaussian(s), noise((1, 1, 2, 2)), s, 0))
+    for sampler in (ddim, euler_ancestral, dpmpp_2m):
+        for eta in (-1, 1.5, math.nan):
+            with pytest.raises(ValueError, match=f"eta={eta}: give a share from 0 to 1"): next(sampler(gaussian(s), noise((1, 1, 2, 2)), s, 5, eta=eta))
     with pytest.raises(ValueError, match="variance='huge'"): last(ddpm(gaussian(s), noise((1, 1, 2, 2)), s, 5, variance="huge"))
 
 # %% ../nbs/03_samplers.ipynb #b37c614e

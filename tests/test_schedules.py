@@ -23,6 +23,9 @@ def test_tables_that_are_no_process_are_refused():
     one = torch.ones(3)
     with pytest.raises(ValueError, match="noisier with every step"): Schedule(one, one)
     with pytest.raises(ValueError, match="T=0: a schedule needs at least 1 step"): Schedule(one[:0], one[:0])
+    with pytest.raises(ValueError, match=r"one alpha and one sigma per step, not \(3,\) and \(2,\)"): Schedule(one, one[:2])
+    for bad in (torch.tensor([0., .5, 1]), torch.tensor([.1, float("nan"), 1]), torch.tensor([.1, .5, float("inf")])):
+        with pytest.raises(ValueError, match="finite scales, sigma above 0"): Schedule(one, bad)
     with pytest.raises(ValueError, match=r"T=3: variances per step from -1 to 1, where \(0, 1\) is allowed"): from_beta(torch.tensor([-1, .5, 1]))
 
 # %% ../nbs/00_schedules.ipynb #eabb0f9c
@@ -140,7 +143,9 @@ def test_a_level_of_noise_is_found_again():
     for make in SCHEDULES.values():
         s = make()
         for t in (0, 10, 500, 998): assert time_of(s, (s.sigma[t] / s.alpha[t]).item()) == t
-    assert time_of(edm(), 1e9) == 999 and time_of(edm(), 1e-9) == 0
+    assert time_of(edm(), 1e9) == 999 and time_of(edm(), 1e-9) == 0 and time_of(cosine(), math.inf) == 999
+    for bad in (0, -1, math.nan):
+        with pytest.raises(ValueError, match="give a noise level above 0"): time_of(edm(), bad)
 
 # %% ../nbs/00_schedules.ipynb #5c1ae99f
 def test_schedules_agree_with_diffusers():
