@@ -26,6 +26,7 @@ def x0_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "The clean picture itself."
     return x0
 
+# %% ../nbs/01_predictions.ipynb #da728a98
 def v_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "The velocity `(alpha eps - sigma x0) / sqrt(alpha² + sigma²)` (Salimans & Ho 2022, section 4)."
     return (alpha * eps - sigma * x0) / (alpha**2 + sigma**2)**.5
@@ -52,6 +53,7 @@ def x0_from_x0(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "Nothing to do."
     return out
 
+# %% ../nbs/01_predictions.ipynb #e58de3dd
 def x0_from_v(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "`(alpha x - sigma sqrt(alpha² + sigma²) v) / (alpha² + sigma²)` (Salimans & Ho 2022, appendix D)."
     return (alpha * x - sigma * (alpha**2 + sigma**2)**.5 * out) / (alpha**2 + sigma**2)
@@ -69,6 +71,7 @@ def eps_from_x0(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "`(x - alpha x0) / sigma`; 0 without noise, where the picture tells nothing."
     return known(x - alpha * out, sigma)
 
+# %% ../nbs/01_predictions.ipynb #59da9f80
 def eps_from_v(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "`(sigma x + alpha sqrt(alpha² + sigma²) v) / (alpha² + sigma²)`."
     return (sigma * x + alpha * (alpha**2 + sigma**2)**.5 * out) / (alpha**2 + sigma**2)
@@ -113,6 +116,7 @@ def uniform(prediction: str, snr: Tensor) -> Tensor:
     "Every time counts the same."
     return torch.ones_like(snr)
 
+# %% ../nbs/01_predictions.ipynb #ae3aedef
 def min_snr(
     prediction: str,  # a key of `IMPLIED`
     snr: Tensor,  # (B,)
@@ -122,6 +126,7 @@ def min_snr(
     snr = snr.clamp(min=1e-20)  # eps: the limit, instead of 0 / 0
     return snr.clamp(max=gamma) / IMPLIED[prediction](snr)
 
+# %% ../nbs/01_predictions.ipynb #9837965d
 WEIGHTS = dict(uniform=uniform, min_snr=min_snr)
 
 # %% ../nbs/01_predictions.ipynb #4cbba994
@@ -130,6 +135,7 @@ def seen(x: Tensor, spread: Tensor | float) -> Tensor:
     if isinstance(spread, Tensor): return x / spread.clamp(min=1)
     return x / spread if spread > 1 + 1e-6 else x
 
+# %% ../nbs/01_predictions.ipynb #e0c39363
 def diffusion_loss(
     model: Callable,  # model(x, t, y) -> out, all (B, ...)
     schedule: Schedule,
