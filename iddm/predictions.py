@@ -122,7 +122,7 @@ def min_snr(
     snr: Tensor,  # (B,)
     gamma: float = 5.,  # where the weight on the picture's error stops to grow
 ) -> Tensor:  # (B,)
-    "`min(snr, gamma)` on the error of the picture, whatever is predicted (Hang et al. 2023, arXiv 2303.09556, eq. 8)."
+    "`min(snr, gamma)` on the error of the picture, whatever is predicted (Hang et al. 2023, arXiv 2303.09556)."
     snr = snr.clamp(min=1e-20)  # eps: the limit, instead of 0 / 0
     return snr.clamp(max=gamma) / IMPLIED[prediction](snr)
 

@@ -251,7 +251,7 @@ def dpmpp_2m(
     eta: float = 0.,  # share of fresh noise: 0 the ODE, 1 the SDE
     generator: Source = None,
 ) -> Iterator[Step]:
-    "DPM-Solver++ 2M and its SDE form (Lu et al. 2022, arXiv 2211.01095, algorithm 2 and appendix A)."
+    "DPM-Solver++ 2M and its SDE form (Lu et al. 2022, arXiv 2211.01095, algorithm 2)."
     before, h_before = None, math.inf  # the guess and the length of the hop before
     for i, (t, t_next) in enumerate(hops(schedule, steps)):
         (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)

@@ -48,6 +48,8 @@ def test_rescaling_brings_the_contrast_back_by_its_share():
     toy = lambda x, t, y: x * torch.where(y == 9, 1., 2.)[:, None, None, None]  # with label twice the contrast  # noqa: E731
     spread = [guided(toy, torch.tensor([0, 1]), 9, 3., rescale=r)(x, 0).std((1, 2, 3)) / x.std((1, 2, 3)) for r in (0., .5, 1.)]
     torch.testing.assert_close(torch.stack(spread), torch.tensor([[4., 4], [3, 3], [2, 2]]))
+    uneven, even = torch.stack([x[0], 3 * x[0]]), torch.stack([x[0], x[0]])
+    torch.testing.assert_close(rescaled(uneven, even), even)  # each picture for itself
     assert rescaled(torch.zeros(1, 4), torch.ones(1, 4)).isfinite().all()
 
 # %% ../nbs/04_guidance.ipynb #709aef92
