@@ -40,7 +40,7 @@ def slerp(
     b: Tensor,  # (B, ...)
     w: float | Tensor,  # share of b; Tensor: (B,)
 ) -> Tensor:  # (B, ...)
-    "Along the great circle from `a` to `b`, picture by picture; along the straight line where the two point the same way (Shoemake 1985)."
+    "Along the great circle from `a` to `b`, picture by picture; along the straight line where the two point the same or the opposite way and there is no one circle (Shoemake 1985)."
     w = torch.as_tensor(w, dtype=a.dtype, device=a.device).expand(len(a))[:, None]  # (B, 1)
     p, q = a.flatten(1), b.flatten(1)  # (B, D)
     theta = torch.nn.functional.cosine_similarity(p, q)[:, None].clamp(-1, 1).acos()  # (B, 1)

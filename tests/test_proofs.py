@@ -94,8 +94,8 @@ def test_the_recursion_of_the_table_is_what_the_samplers_draw():
         x = last(ddpm(gaussian(s, 0., std), z, s, ts, variance="large", generator=g))
         torch.testing.assert_close(x.std(0), drawn_std(s, std, ts, 1., True), rtol=.02, atol=0)
 
-# %% ../nbs/06_proofs.ipynb #cecb5d88
-def theirs(scheduler, schedule, x, output, ts, **kw):
+# %% ../nbs/06_proofs.ipynb #b25d3375
+def theirs(scheduler, x, output, ts, **kw):
     "The walk of a scheduler of diffusers: `x` after each of its steps; `output(x, t)` is what a network would say."
     walk = []
     for t, own in zip(scheduler.timesteps, ts):
@@ -127,7 +127,7 @@ def test_DDIM_and_DDPM_agree_with_diffusers():
             a.set_timesteps(steps)
             a.alphas_cumprod, source = s.abar, torch.Generator().manual_seed(1)
             ts = timesteps(1000, steps, "leading")
-            got = theirs(a, s, x, oracle, ts, generator=source, **(ours_kw if sampler is ddim else {}))
+            got = theirs(a, x, oracle, ts, generator=source, **(ours_kw if sampler is ddim else {}))
             assert apart(list(sampler(oracle, x, s, ts, generator=normal(1), **ours_kw)), got) < 1e-10
 
 # %% ../nbs/06_proofs.ipynb #185a97d7
@@ -143,7 +143,7 @@ def test_Heun_Euler_and_the_ancestral_step_agree_with_diffusers():
         a.sigmas = a.sigmas.double()
         ts = [i for i in range(19, -1, -1)] if sampler is not heun else [19, *[i for i in range(18, -1, -1) for _ in (0, 1)]]
         def output(x, t): return (x - oracle(x, t)) / s.sigma[t]  # noqa: B023
-        got = theirs(a, s, x, output, ts, **(dict(generator=torch.Generator().manual_seed(1)) if sampler is euler_ancestral else {}))
+        got = theirs(a, x, output, ts, **(dict(generator=torch.Generator().manual_seed(1)) if sampler is euler_ancestral else {}))
         got = [*got[1:-1:2], got[-1]] if sampler is heun else got
         assert apart(list(sampler(oracle, x, s, 20, generator=normal(1))), got) < 1e-5
 
@@ -159,7 +159,7 @@ def test_DPM_Solver_2M_and_its_SDE_form_agree_with_diffusers():
             a.set_timesteps(steps)
             a.sigmas = torch.cat([(s.sigma / s.alpha)[timesteps(1000, steps)], torch.zeros(1).double()])
             source, ts = normal(1), timesteps(1000, steps)
-            got = theirs(a, s, x.float(), lambda x, t: oracle(x.double(), t), ts, **(dict(variance_noise=source) if eta else {}))
+            got = theirs(a, x.float(), lambda x, t: oracle(x.double(), t), ts, **(dict(variance_noise=source) if eta else {}))
             assert apart(list(dpmpp_2m(oracle, x, s, ts, eta=eta, generator=normal(1))), got) < 1e-5
 
 # %% ../nbs/06_proofs.ipynb #a81eac58
@@ -173,7 +173,7 @@ def test_EDM_s_Euler_and_the_straight_path_agree_with_diffusers():
     def output(x, t):  # what a preconditioned network would say: F
         sigma = s.sigma[t].item()
         return (oracle(x, t) - sd**2 / (sigma**2 + sd**2) * x) * (sigma**2 + sd**2)**.5 / (sigma * sd)
-    assert apart(list(euler(oracle, x, s, 18)), theirs(a, s, x, output, range(17, -1, -1))) < 1e-5
+    assert apart(list(euler(oracle, x, s, 18)), theirs(a, x, output, range(17, -1, -1))) < 1e-5
 
     s = flow()
     oracle, x, ts = gaussian(s, .1, .5), normal(0)(), timesteps(1000, 40)
@@ -181,7 +181,7 @@ def test_EDM_s_Euler_and_the_straight_path_agree_with_diffusers():
     a.set_timesteps(sigmas=s.sigma[ts].tolist())
     a.sigmas = torch.cat([s.sigma[ts], torch.zeros(1).double()])
     def output(x, t): return (x - oracle(x, t)) / s.sigma[t]  # eps - x0, since x = (1 - sigma) x0 + sigma eps
-    assert apart(list(euler(oracle, x, s, ts)), theirs(a, s, x, output, ts)) < 1e-5
+    assert apart(list(euler(oracle, x, s, ts)), theirs(a, x, output, ts)) < 1e-5
 
 # %% ../nbs/06_proofs.ipynb #66631c30
 def test_PLMS_agrees_with_diffusers_after_the_first_step():
@@ -192,7 +192,7 @@ def test_PLMS_agrees_with_diffusers_after_the_first_step():
     a = diffusers.PNDMScheduler(beta_start=1e-4, beta_end=.02, skip_prk_steps=True, set_alpha_to_one=True, timestep_spacing="leading")
     a.set_timesteps(20)
     a.alphas_cumprod = s.abar
-    got = theirs(a, s, x, lambda x, t: guess[t], [ts[0], ts[1], *ts[1:]])[1:]
+    got = theirs(a, x, lambda x, t: guess[t], [ts[0], ts[1], *ts[1:]])[1:]
     ours = list(plms(lambda x, t: (x - s.sigma[t] * guess[t]) / s.alpha[t], x, s, ts))
     shift = (got[0] - ours[0].x) / s.alpha[ts[1]]
     assert shift.abs().max() > 1e-3
@@ -221,5 +221,5 @@ def test_on_linspace_the_closed_form_decides_against_a_fixed_stride():
         assert last(ddim(gaussian(s, 0, .5), unit, s, ts)).item() == pytest.approx(right, abs=1e-10)
         wrong = fixed_stride(s, .5, unit, ts).item()
         assert abs(wrong - right) > 1e-4
-        got = theirs(a, s, unit, gaussian(s, 0, .5), ts)[-1].item()
+        got = theirs(a, unit, gaussian(s, 0, .5), ts)[-1].item()
         assert got == pytest.approx(wrong, abs=1e-10) or got == pytest.approx(right, abs=1e-10)  # as it is, or mended
