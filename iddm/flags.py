@@ -77,9 +77,9 @@ def parse(
 ) -> Any:  # an instance of `cls`
     "Read settings from a command line; end the program with one line and status 2 where they are wrong."
     argv = list(sys.argv[1:] if argv is None else argv)
-    tuples = {f"--{f.name}" for f in dataclasses.fields(cls) if get_origin(f.type) is tuple}
+    tuples = {f"--{f.name}" for f in dataclasses.fields(cls) if tuple in map(get_origin, (f.type, *get_args(f.type)))}
     for i, (flag, value) in enumerate(zip(argv, argv[1:]), 1):
-        if flag in tuples and not value.startswith("["): argv[i] = f"[{value}]"
+        if flag in tuples and value[:1] != "[" and value != "null": argv[i] = f"[{value}]"
     args = parser(cls, program).parse_args(argv)
     try: return cls(**{f.name: getattr(args, f.name) for f in dataclasses.fields(cls)})
     except ValueError as e: stop(program, e)

@@ -2,13 +2,27 @@
 
 # %% ../nbs/21_checkpoints.ipynb #auto
 import json
+import os
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
+import errno
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.checkpoints import find_checkpoint, fit_weights, flush, load_checkpoint, load_optim, read_weights, save_checkpoint, write_weights
+from iddm.checkpoints import drop, epoch_folder, epochs, find_checkpoint, fit_weights, flush, load_checkpoint, load_optim, read_weights, room, save_checkpoint, turn, write_weights
+
+# %% ../nbs/21_checkpoints.ipynb #ea5147fa
+def test_epochs_are_found_by_number_and_others_are_named():
+    w = dict(a=torch.zeros(1))
+    with TemporaryDirectory() as d:
+        for name in ("epoch_002", "epoch_010", "epoch_1000", "step_00000007"): save_checkpoint(Path(d) / "checkpoints" / name, w, w, {}, {})
+        assert list(epochs(Path(d))) == [2, 10, 1000] and epoch_folder(Path(d), 10).name == "epoch_010"
+        with pytest.raises(ValueError, match="--start_epoch 3: .* has kept the checkpoints of epochs 2, 10, 1000"): epoch_folder(Path(d), 3)
+        drop(Path(d) / "checkpoints/epoch_1000")
+        turn(Path(d) / "checkpoints/epoch_010")
+        assert list(epochs(Path(d))) == [2, 10] and find_checkpoint(d).name == "epoch_010" and not list(Path(d, "checkpoints").glob(".*"))
+    with pytest.raises(ValueError, match="no checkpoint of an epoch"): epoch_folder(Path("nowhere"), 3)
 
 # %% ../nbs/21_checkpoints.ipynb #e772fb76
 def test_what_is_saved_comes_back_the_same():
@@ -36,15 +50,29 @@ def test_last_turns_to_the_newest_and_a_half_written_checkpoint_is_not_seen():
     w = dict(a=torch.zeros(1))
     with TemporaryDirectory() as d:
         for epoch in (1, 2, 2): save_checkpoint(Path(d) / f"epoch_{epoch:03}", w, w, {}, dict(epoch=epoch))
-        (Path(d) / ".epoch_003.new").mkdir()  # the power failed here
+        for half in (".epoch_003.new", ".epoch_000.old"): (Path(d) / half).mkdir()  # the power failed here
         assert load_checkpoint(d)[1] == dict(epoch=2)
-        assert sorted(o.name for o in Path(d).iterdir()) == [".epoch_003.new", "epoch_001", "epoch_002", "last"]
+        save_checkpoint(Path(d) / "epoch_004", w, w, {}, {})
+        assert sorted(o.name for o in Path(d).iterdir()) == ["epoch_001", "epoch_002", "epoch_004", "last"]
+
+# %% ../nbs/21_checkpoints.ipynb #e0b81fcc
+def test_a_full_disk_is_an_error_in_words_and_leaves_the_checkpoint_before_whole():
+    w = dict(a=torch.ones(1000))
+    def full(*args): raise OSError(errno.ENOSPC, "No space left on device")
+    for at in ("fsync", "save", "mkdir"):
+        with TemporaryDirectory() as d, pytest.MonkeyPatch.context() as m:
+            save_checkpoint(Path(d) / "epoch_001", w, w, {}, dict(epoch=1))
+            m.setattr(*dict(fsync=(os, "fsync"), save=(torch, "save"), mkdir=(Path, "mkdir"))[at], lambda *args, **kw: full())
+            with pytest.raises(OSError, match="epoch_002 could not be written .*No space left.* MB are free there: .* before is whole"): save_checkpoint(Path(d) / "epoch_002", w, w, {}, {})
+            m.undo()
+            assert sorted(o.name for o in Path(d).iterdir()) == ["epoch_001", "last"] and load_checkpoint(d)[1] == dict(epoch=1)
+    assert "MB are free" in room(Path("no/where"))
 
 # %% ../nbs/21_checkpoints.ipynb #a45d198c
 def test_a_path_without_a_checkpoint_is_named():
     with TemporaryDirectory() as d:
-        (Path(d) / "old.pt").write_bytes(b"\x80\x04")
-        for path, say in ((d, "no checkpoint in it"), (d + "/nowhere", "no such file"), (d + "/old.pt", "not a checkpoint of iddm")):
+        for name in ("old.pt", "old.txt"): (Path(d) / name).write_bytes(b"\x80\x04")
+        for path, say in ((d, "no checkpoint in it"), (d + "/nowhere", "no such file"), (d + "/old.pt", "a pickle, which may run any code"), (d + "/old.txt", "not a checkpoint of iddm")):
             with pytest.raises(ValueError, match=f"weight_path .*{say}"): find_checkpoint(path)
 
 # %% ../nbs/21_checkpoints.ipynb #a8f88153
@@ -66,7 +94,9 @@ def test_weights_of_others_and_pickled_objects_are_refused():
         save_file(w, saved / "model.safetensors")  # safetensors, but not ours: no metadata
         with pytest.raises(ValueError, match="not a weights file of iddm"): load_checkpoint(saved, ema=False)
         torch.save(dict(evil=Path("x")), saved / "optim.pt")
-        with pytest.raises(Exception, match="[Ww]eights.only"): load_optim(saved)
+        with pytest.raises(ValueError, match="optim.pt: damaged, or not made by iddm"): load_optim(saved)
+        (saved / "optim.pt").write_bytes(b"damaged")
+        with pytest.raises(ValueError, match="optim.pt: damaged"): load_optim(saved)
 
 # %% ../nbs/21_checkpoints.ipynb #df708379
 def test_weights_that_do_not_fit_change_nothing_and_are_listed():

@@ -3,7 +3,7 @@
 # %% ../nbs/19_flags.ipynb #auto
 import dataclasses
 from typing import Literal
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -18,6 +18,7 @@ class Soup:
     salt: float = setting(1.5, "grams per litre")
     kind: Literal["leek", "pea"] = setting("pea", "what is in it")
     spoons: tuple[int, ...] = setting((1, 2), "sizes")
+    bowls: tuple[int, ...] | None = setting(None, "who eats")
     hot: bool = setting(True, "serve at once")
 
     def __post_init__(self):
@@ -38,8 +39,9 @@ def test_each_kind_of_setting_says_what_it_takes():
 def test_flags_become_settings():
     assert parse(Soup, "soup", []) == Soup()
     got = parse(Soup, "soup", ["--salt=2", "--hot", "False", "--spoons", "3,4", "--kind", "leek"])
-    assert got == Soup(2., "leek", (3, 4), False)
-    assert parse(Soup, "soup", ["--spoons", "[5]"]).spoons == (5,)
+    assert got == Soup(2., "leek", (3, 4), None, False)
+    assert parse(Soup, "soup", ["--spoons", "[5]"]).spoons == (5,) and parse(Soup, "soup", ["--bowls", "1,2"]).bowls == (1, 2)
+    assert parse(Soup, "soup", ["--bowls", "null"]).bowls is None
     assert "grams per litre" in parser(Soup, "soup").format_help()
 
 # %% ../nbs/19_flags.ipynb #6e22000c
@@ -48,6 +50,14 @@ def test_a_settings_file_is_read_and_later_flags_win():
         path = Path(d) / "soup.yaml"
         path.write_text("salt: 3\nspoons: [7, 8]\n")
         assert parse(Soup, "soup", ["--config", str(path), "--salt", "4"]) == Soup(4., spoons=(7, 8))
+
+# %% ../nbs/19_flags.ipynb #ed5f72e7
+def test_settings_are_printed_ready_to_be_read_again():
+    with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as end: parse(Soup, "soup", ["--salt", "4", "--print_config"])
+    assert end.value.code == 0 and "salt: 4.0" in out.getvalue() and "- 1" in out.getvalue()
+    with TemporaryDirectory() as d:
+        (Path(d) / "soup.yaml").write_text(out.getvalue())
+        assert parse(Soup, "soup", ["--config", f"{d}/soup.yaml"]) == Soup(4.)
 
 # %% ../nbs/19_flags.ipynb #333a1b48
 def complaint(argv):

@@ -7,7 +7,7 @@ from iddm.schedules import SCHEDULES, cosine, edm, flow, linear, zero_terminal_s
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iddm.predictions import IMPLIED, TARGETS, TO_EPS, TO_X0, WEIGHTS, check_prediction, clipped, convert, denoiser, diffusion_loss, eps_from_x0, known, min_snr, uniform, v_target, x0_from_eps, x0_from_v
+from iddm.predictions import IMPLIED, LOSSES, TARGETS, TO_EPS, TO_X0, WEIGHTS, check_prediction, clipped, convert, denoiser, diffusion_loss, eps_from_x0, known, min_snr, uniform, v_target, x0_from_eps, x0_from_v
 
 # %% ../nbs/01_predictions.ipynb #7d71555d
 def test_every_prediction_turns_into_every_other_and_back():
@@ -107,6 +107,14 @@ def test_a_perfect_answer_costs_nothing():
     perfect = lambda x, t, y: v_target(x0, eps, per_image(s.alpha, t, x), per_image(s.sigma, t, x))  # noqa: E731
     assert diffusion_loss(perfect, s, "v", x0, t, eps).max() == 0
 
+# %% ../nbs/01_predictions.ipynb #0dca688f
+def test_the_error_is_measured_as_asked():
+    x0, eps = torch.zeros(1, 1, 1, 2), torch.tensor([.5, 3.]).view(1, 1, 1, 2)
+    for name, want in dict(mse=(.25 + 9) / 2, l1=1.75, huber=(.125 + 2.5) / 2).items():
+        assert diffusion_loss(lambda x, t, y: torch.zeros_like(x), cosine(), "eps", x0, torch.tensor([3]), eps, loss=name).item() == pytest.approx(want)
+        best = min((o / 100 for o in range(-100, 200)), key=lambda o: LOSSES[name](torch.full((5,), o), torch.tensor([0., 0., 0., 0., 5.])))  # noqa: B023
+        assert best == pytest.approx(dict(mse=1, l1=0, huber=.25)[name], abs=.011)
+
 # %% ../nbs/01_predictions.ipynb #d41cf551
 def test_the_loss_is_weighed_picture_by_picture():
     s, t = cosine(), torch.tensor([0, 500, 999])
@@ -128,7 +136,7 @@ def test_a_loss_is_taken_in_float32_over_all_channels_and_the_network_gets_its_l
 def test_a_loss_of_names_or_shapes_that_do_not_fit_is_refused():
     x0, t = torch.zeros(2, 1, 4, 4), torch.tensor([1, 2])
     same = lambda x, t, y: x  # noqa: E731
-    for args, kw, match in (((same, cosine(), "noise", x0, t, x0), {}, "prediction='noise': choose eps, x0, v, flow"), ((same, cosine(), "v", x0, t, x0), dict(loss_weight="snr"), "loss_weight='snr': choose uniform, min_snr"),
+    for args, kw, match in (((same, cosine(), "noise", x0, t, x0), {}, "prediction='noise': choose eps, x0, v, flow"), ((same, cosine(), "v", x0, t, x0), dict(loss_weight="snr"), "loss_weight='snr': choose uniform, min_snr"), ((same, cosine(), "v", x0, t, x0), dict(loss="l2"), "loss='l2': choose mse, l1, huber"),
                             ((same, cosine(), "v", x0.byte(), t, x0), {}, "x0 is torch.uint8"), ((same, cosine(), "v", x0, t[:1], x0), {}, r"t \(1,\)"),
                             ((lambda x, t, y: torch.cat([x, x], 1), cosine(), "v", x0, t, x0), {}, r"answers \(2, 2, 4, 4\) for pictures of \(2, 1, 4, 4\)")):
         with pytest.raises(ValueError, match=match): diffusion_loss(*args, **kw)

@@ -2,11 +2,12 @@
 
 # %% ../nbs/22_trainer.ipynb #auto
 import json
+import math
+from copy import deepcopy
 from pathlib import Path
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
-from iddm.checkpoints import load_optim
+from iddm.checkpoints import epochs, find_checkpoint, load_optim, read_weights
 from iddm.data import Data
 from iddm.predictions import TO_X0
 from iddm.samplers import SAMPLERS, last
@@ -14,26 +15,50 @@ from iddm.schedules import SCHEDULES
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import Event, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, ema_update, fit, has_bf16, lr_factor, pick_device, plain_config, progress, record, samples, save, train_step, walk
+from iddm.trainer import DataConfig, Event, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, fit, gradient, has_bf16, keep_memory, line, lr_factor, maker, metadata, open_run, own_device, part, pick_device, pick_precision, plain_config, progress, record, restore, samples, set_aside, settle, together, train_step, walk
 
-# %% ../nbs/22_trainer.ipynb #cc878a4f
+# %% ../nbs/22_trainer.ipynb #60df9478
+def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
+    assert settle(TrainConfig()).lr == 2e-3 and settle(TrainConfig()).widths == (32, 32, 64) and settle(TrainConfig(sample="ddpm")).sample_steps == 100
+    c = settle(TrainConfig(image_size=64, lr=1e-4, widths=(32, 64), attention=(), optim="adam", fp16=True))
+    assert (c.lr, c.widths, c.attention, c.weight_decay, c.precision) == (1e-4, (32, 64), (), 0., "fp16") and settle(c) == c
+    assert settle(TrainConfig(image_size=256)).lr == 5e-4
+
+# %% ../nbs/22_trainer.ipynb #d00bc9c7
 def test_remembered_settings_do_not_resume_or_overwrite():
-    again = plain_config(TrainConfig(overwrite=True, epochs=3))
-    assert again["overwrite"] is False and again["epochs"] == 3 and again["channels"] == [32, 32, 64]
+    again = plain_config(TrainConfig(overwrite=True, epochs=3, widths=(32, 32)))
+    assert again["overwrite"] is False and again["epochs"] == 3 and again["widths"] == [32, 32]
+    assert plain_config(TrainConfig(resume=True, start_epoch=3, load_model_dir="b"))["start_epoch"] is None
 
-# %% ../nbs/22_trainer.ipynb #7468c324
+# %% ../nbs/22_trainer.ipynb #e3ab0175
 def test_settings_that_cannot_be_are_refused_by_name():
-    for kw, say in ((dict(epochs=0), "--epochs 0: give a number of at least 1"), (dict(label_drop=1.5), "--label_drop 1.5: .* from 0 to 1"), (dict(run_name="a/b"), "--run_name 'a/b'"),
-                    (dict(image_size=18), "image_size 18: .* multiple of 4, for example 16 or 20"), (dict(seed=-1), "--seed -1"), (dict(lr=float("nan")), "--lr nan"), (dict(prediction="eps", noise_schedule="flow"), "--prediction eps with --noise_schedule flow: .* choose v, x0 or flow")):
+    for kw, say in ((dict(epochs=0), "--epochs 0: give a number of at least 1"), (dict(label_drop=1.5), "--label_drop 1.5: .* from 0 to 1"), (dict(run_name="a/b"), "--run_name 'a/b'"), (dict(run_name="cache"), "cache is taken"),
+                    (dict(image_size=18, widths=(32, 32, 64)), "image_size 18: .* multiple of 4, for example 16 or 20"), (dict(image_size=75), "image_size 75"), (dict(seed=-1), "--seed -1"), (dict(lr=float("nan")), "--lr nan"),
+                    (dict(prediction="eps", noise_schedule="flow"), "--prediction eps with --noise_schedule flow: .* choose v, x0 or flow")):
         with pytest.raises(ValueError, match=say): TrainConfig(**kw)
     check_config(TrainConfig(image_size=24))
-    assert all(hasattr(TrainConfig(), name) for name in RANGES)
+    assert all(hasattr(TrainConfig(), name) for name in RANGES) and issubclass(TrainConfig, DataConfig)
+
+# %% ../nbs/22_trainer.ipynb #b218e611
+def test_settings_that_contradict_each_other_are_refused():
+    for kw, say in ((dict(ema_decay=.999), "--ema_decay 0.999: give its half-life in pictures; 0.999 a step is a half-life of 44,339"), (dict(resume=True, overwrite=True), "choose one"), (dict(start_epoch=3), "--start_epoch 3: needs --resume"),
+                    (dict(load_model_dir="a"), "--load_model_dir a: needs"), (dict(fp16=True, precision="bf16"), "--fp16 True and --precision bf16"), (dict(start_model_interval=5), "needs --save_model_interval"),
+                    (dict(distributed=True, main_gpu=2), "--main_gpu 2: with --world_size 2 choose 0 to 1"), (dict(distributed=True, batch_size=65), "--batch_size 65: .* multiple")):
+        with pytest.raises(ValueError, match=say): TrainConfig(**kw)
+    check_together(TrainConfig(resume=True, start_epoch=-1, start_model_interval=-1))
 
 # %% ../nbs/22_trainer.ipynb #7a411aab
 def test_devices_are_found_or_named():
     assert pick_device("cpu").type == "cpu" and pick_device().type in ("cpu", "cuda", "mps")
     assert has_bf16(torch.device("cpu")) in (True, False) and not has_bf16(torch.device("meta"))
     with pytest.raises(ValueError, match="--device quantum: not on this machine"): pick_device("quantum")
+    assert keep_memory() in (True, False)
+
+# %% ../nbs/22_trainer.ipynb #35a8771d
+def test_precision_is_what_was_asked_for_or_refused():
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    assert pick_precision("fp32", cpu) is None and pick_precision("fp16", cpu) is torch.float16 and pick_precision("auto", meta) is None
+    with pytest.raises(ValueError, match="--precision bf16: meta here has no instructions for it"): pick_precision("bf16", meta)
 
 # %% ../nbs/22_trainer.ipynb #a8d1177c
 def test_no_step_of_the_learning_rate_is_wasted():
@@ -44,47 +69,64 @@ def test_no_step_of_the_learning_rate_is_wasted():
     assert lr_factor("cosine", 250, 500) == pytest.approx(.5) and lr_factor("linear", 375, 500) == .25
     assert lr_factor("warmup_cosine", 9, 1000) == pytest.approx(.1, rel=1e-2)
 
-# %% ../nbs/22_trainer.ipynb #5af77e28
-def test_the_average_follows_its_recursion():
-    net = nn.Linear(1, 1, bias=False)
-    ema, want = AveragedModel(net, multi_avg_fn=ema_update(.5)), None
-    for n in range(20):
+# %% ../nbs/22_trainer.ipynb #277f0fa2
+def test_the_average_follows_its_recursion_and_its_half_life():
+    net, ema, want = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False), 0.
+    for n in range(40):
         nn.init.constant_(net.weight, n)
-        ema.update_parameters(net)
-        d = min(.5, (1 + n) / (10 + n))
-        want = n if want is None else d * want + (1 - d) * n  # the first update copies
-        assert ema.module.weight.item() == pytest.approx(want)
+        share = ema_share(100, n, 50)
+        ema_update(ema, net, share)
+        want += share * (n - want)
+        assert ema.weight.item() == pytest.approx(want, rel=1e-5)
+    assert ema_share(100, 0, 50) == 1 and ema_share(100, 1, 50) == 1 - .5**20 and ema_share(100, 1000, 50) == pytest.approx(1 - .5**.5) and ema_share(0, 9, 50) == 1
 
-# %% ../nbs/22_trainer.ipynb #53cce83f
+# %% ../nbs/22_trainer.ipynb #13222086
 def test_a_network_is_built_as_the_settings_say():
-    net = build(TrainConfig(channels=(32, 64), act="relu"), 3, 5)
+    net = build(TrainConfig(widths=(32, 64), act="relu"), 3, 5)
     assert net(torch.zeros(1, 3, 16, 16), torch.tensor([1]), torch.tensor([5])).shape == (1, 3, 16, 16)
     assert net.class_embedding.num_embeddings == 6 and build(TrainConfig(), 1, 0).class_embedding is None
 
 # %% ../nbs/22_trainer.ipynb #624ed34a
 def test_a_walk_ends_on_pictures_of_the_right_shape_and_range():
     torch.manual_seed(0)
-    config = TrainConfig(channels=(32,), attention=())
+    config = TrainConfig(widths=(32,), attention=())
     net = build(config, 1, 3)
     nn.init.normal_(net.conv_out.weight, std=.1)
     for sampler, kw in (*((name, {}) for name in SAMPLERS), ("ddim", dict(eta=.5))):
         x = last(walk(net, config, 1, 3, torch.tensor([0, 2]), sample=sampler, steps=3, cfg_scale=2., **kw))
         assert x.shape == (2, 1, 16, 16) and x.abs().max() <= 1 + 1e-5  # Euler sums up to it
-    assert len(list(walk(net, TrainConfig(channels=(32,), attention=()), 1, 3, torch.tensor([0]), steps=[900, 100, 7]))) == 3
+    assert len(list(walk(net, TrainConfig(widths=(32,), attention=()), 1, 3, torch.tensor([0]), steps=[900, 100, 7]))) == 3
     a = last(walk(net, config, 1, 3, torch.tensor([0, 2]), steps=3))
     torch.testing.assert_close(a[1:], last(walk(net, config, 1, 3, torch.tensor([2]), steps=3, start=1)))
 
 # %% ../nbs/22_trainer.ipynb #d8752d8d
 def tiny(where, **kw):
     "Settings of a run of seconds, in a folder."
-    small = dict(image_size=8, patch=1, channels=(32,), attention=(), layers=1, epochs=2, batch_size=600, sample_steps=2, sample_interval=2, num_vis=2)
-    return TrainConfig(result_path=str(where), precision="fp32", device="cpu", **small | kw)
+    small = dict(image_size=8, patch=1, widths=(32,), attention=(), layers=1, epochs=2, batch_size=600, sample_steps=2, sample_interval=2, num_vis=20)
+    return TrainConfig(result_path=str(where), **dict(precision="fp32", device="cpu") | small | kw)
+
+# %% ../nbs/22_trainer.ipynb #ba0d759c
+def test_four_batches_of_16_and_one_of_64_make_the_same_step():
+    a, b = (Trainer(tiny("nowhere", batch_size=n, grad_accum=64 // n, epochs=1)) for n in (64, 16))
+    assert a.total == b.total and a.size == b.size and part(a.data, a.config, 1000, 0, 1, 3).t.tolist()[:16] == part(b.data, b.config, 1000, 0, 1, 12).t.tolist()
+    for _ in range(3): assert train_step(a) == pytest.approx(train_step(b), rel=1e-4)
+    b.net.load_state_dict(a.net.state_dict())  # Adam makes much of the last digit
+    for o in (a, b): o.optim.zero_grad()
+    torch.testing.assert_close(*[gradient(o, map(maker(o), range(3 * o.config.grad_accum, 4 * o.config.grad_accum))) for o in (a, b)], rtol=1e-5, atol=0)
+    for p, q in zip(a.net.parameters(), b.net.parameters()): torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
+
+# %% ../nbs/22_trainer.ipynb #5a836236
+def test_two_processes_share_a_batch_and_one_alone_decides_for_itself():
+    a = Trainer(tiny("nowhere", batch_size=64))
+    whole, halves = part(a.data, a.config, 1000, 0, 1, 5), [part(a.data, a.config, 1000, rank, 2, 5) for rank in (0, 1)]
+    assert all(torch.equal(w, torch.cat([p, q])) for w, p, q in zip(whole, *halves))
+    assert together(a, torch.tensor([1., 2.])) == [1, 2] and own_device("auto", 1, 1) == "auto" and own_device("cpu", 1, 2) == "cpu" and a.main
 
 # %% ../nbs/22_trainer.ipynb #94c95efb
 def test_a_run_reports_its_events_and_leaves_the_promised_files():
     with TemporaryDirectory() as d:
-        trainer = Trainer(tiny(d, tensorboard=False))
-        events = list(progress(record(trainer.fit(), trainer.run, cols=2), trainer))
+        trainer = Trainer(tiny(d))
+        events = list(progress(record(trainer.fit(), trainer), trainer))
         assert [e.kind for e in events] == ["step", "step", "epoch", "checkpoint"] * 2 + ["images"]
         assert all(isinstance(e, Event) for e in events) and events[-1].images["ema"].shape == (20, 1, 8, 8)
         run = Path(d) / "df"
@@ -96,7 +138,7 @@ def test_a_run_reports_its_events_and_leaves_the_promised_files():
 def test_the_log_counts_steps_and_the_settings_are_ready_to_use_again():
     with TemporaryDirectory() as d:
         trainer = Trainer(tiny(d))
-        for _ in record(trainer.fit(), trainer.run): pass
+        for _ in record(trainer.fit(), trainer): pass
         lines = [json.loads(o) for o in (trainer.run / "metrics.jsonl").read_text().splitlines()]
         assert [o["step"] for o in lines if o["kind"] == "step"] == [1, 2, 3, 4]
         assert parse(TrainConfig, "", ["--config", str(trainer.run / "config.yaml")]) == trainer.config
@@ -114,6 +156,13 @@ def test_the_same_seed_gives_the_same_run():
         return [train_step(trainer) for _ in range(3)]
     assert first_losses(1) == first_losses(1) != first_losses(2)
 
+# %% ../nbs/22_trainer.ipynb #8b0cb0b9
+def same(a, b):
+    "Whether two runs hold the same weights, average and optimizer, bit for bit."
+    pairs = [(read_weights(find_checkpoint(a) / o)[0], read_weights(find_checkpoint(b) / o)[0]) for o in ("model.safetensors", "ema_model.safetensors")]
+    mine, theirs = ({(i, k): v for i, own in load_optim(o)["optim"]["state"].items() for k, v in own.items()} for o in (a, b))
+    return all(p.keys() == q.keys() and all(torch.equal(p[k], q[k]) for k in p) for p, q in [*pairs, (mine, theirs)])
+
 # %% ../nbs/22_trainer.ipynb #2aa43130
 def test_a_run_that_is_resumed_ends_in_the_same_bits():
     with TemporaryDirectory() as d:
@@ -125,17 +174,14 @@ def test_a_run_that_is_resumed_ends_in_the_same_bits():
         resumed = Trainer(tiny(d, resume=True))
         assert resumed.step == 2
         for _ in resumed.fit(): pass
-        for a, b in ((whole.net, resumed.net), (whole.ema, resumed.ema)):
-            assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
-        mine, theirs = load_optim(whole.run), load_optim(resumed.run)
-        assert all(torch.equal(mine["optim"]["state"][k]["exp_avg"], v["exp_avg"]) for k, v in theirs["optim"]["state"].items())
+        assert same(whole.run, resumed.run)
 
 # %% ../nbs/22_trainer.ipynb #153d82b2
 def test_a_run_in_the_way_is_not_touched_and_another_run_is_not_resumed():
     with TemporaryDirectory() as d:
         for _ in Trainer(tiny(d, epochs=1)).fit(): pass
         for kw, say in ((dict(), "already holds a run: .*--resume True.*--run_name.*--overwrite True"), (dict(resume=True, batch_size=128), "was started with 600"),
-                        (dict(resume=True, epochs=1), "--epochs 1: the run in .* has 1 already"), (dict(resume=True, overwrite=True), "choose one")):
+                        (dict(resume=True, epochs=1), "--epochs 1: the run in .* has 1 already"), (dict(resume=True, start_epoch=7), "--start_epoch 7: .* epochs 1;"), (dict(resume=True, run_name="no"), "--resume True: .*no such")):
             with pytest.raises(ValueError, match=say): Trainer(tiny(d, **kw))
 
 # %% ../nbs/22_trainer.ipynb #453fa069
@@ -144,7 +190,7 @@ def test_overwriting_deletes_a_run_and_nothing_else():
         for _ in Trainer(tiny(d)).fit(): pass
         trainer = Trainer(tiny(d, overwrite=True, epochs=1, save_model_interval=True))
         for _ in trainer.fit(): pass
-        assert save(trainer).name == "epoch_001" and [o.name for o in (Path(d) / "df/checkpoints").glob("epoch*")] == ["epoch_001"]
+        assert trainer.epoch == 1 and [o.name for o in (Path(d) / "df/checkpoints").glob("epoch*")] == ["epoch_001"]
 
 # %% ../nbs/22_trainer.ipynb #bcb3b520
 def test_a_folder_that_is_no_run_is_never_deleted():
@@ -152,18 +198,20 @@ def test_a_folder_that_is_no_run_is_never_deleted():
         (Path(d) / "mine").mkdir()
         (Path(d) / "mine" / "thesis.txt").write_text("years of work")
         with pytest.raises(ValueError, match="already holds a run"): check_run(Path(d) / "mine", tiny(d))
+        assert check_run(Path(d) / "new", tiny(d)) is None
         with pytest.raises(ValueError, match="will not delete it"): Trainer(tiny(d, run_name="mine", overwrite=True))
 
 # %% ../nbs/22_trainer.ipynb #ffddedd0
 def test_data_and_settings_must_fit_and_nothing_is_written_when_they_do_not():
     flat = Data(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.zeros(5, dtype=torch.long))
     with TemporaryDirectory() as d:
-        for kw, say in ((dict(batch_size=6, conditional=False), "--batch_size 6: digits has 5 pictures"), (dict(batch_size=5), "--conditional True: .*no class folders"),
+        for kw, say in ((dict(batch_size=6, conditional=False), "--batch_size 6: digits has 5 pictures"), (dict(batch_size=5, conditional=True), "--conditional True: .*no class folders"), (dict(batch_size=3, grad_accum=2), "--batch_size 3 --grad_accum 2: digits has 5 pictures"), (dict(batch_size=5, num_classes=3), "--num_classes 3: digits has 0 class folders"),
                         (dict(batch_size=5, conditional=False, image_size=16), "the data has pictures of 8x8")):
             with pytest.raises(ValueError, match=say): Trainer(tiny(d, **kw), flat)
         with pytest.raises(ValueError, match="no checkpoint|no such"): Trainer(tiny(d, resume=True))
         assert not list(Path(d).iterdir())
-        check_data(flat, tiny(d, batch_size=5, conditional=False))
+        check_data(flat, tiny(d, batch_size=5, conditional=False, num_classes=1))
+        with pytest.raises(ValueError, match="--num_classes 9: digits has 10 class folders .0, 1, 2"): Trainer(tiny(d, num_classes=9))
 
 # %% ../nbs/22_trainer.ipynb #7f2a846e
 def test_every_schedule_trains_with_every_prediction_that_can():
@@ -179,12 +227,147 @@ def test_an_unconditional_model_trains_and_samples():
     with TemporaryDirectory() as d:
         trainer = Trainer(tiny(d, conditional=False, batch_size=8, epochs=1), grey)
         for _ in fit(trainer): pass
-        assert trainer.n_classes == 0 and trainer.meta["classes"] == [] and samples(trainer)["raw"].shape == (2, 1, 8, 8)
+        assert trainer.n_classes == 0 and metadata(trainer)["classes"] == [] and samples(trainer)["raw"].shape == (20, 1, 8, 8)
 
-# %% ../nbs/22_trainer.ipynb #6dc5de28
-def test_a_loss_that_is_no_number_stops_the_run_with_advice():
+# %% ../nbs/22_trainer.ipynb #3974843b
+def random_data(n_classes, channels, size):
+    "Eight pictures of noise."
+    return Data(torch.randint(0, 256, (8, channels, size, size), dtype=torch.uint8), torch.arange(8) % max(1, n_classes), tuple("abcdef"[:n_classes]))
+
+# %% ../nbs/22_trainer.ipynb #ecb71d9e
+def test_models_of_one_class_and_of_colour_and_odd_sizes_train():
     with TemporaryDirectory() as d:
-        trainer = Trainer(tiny(d))
-        nn.init.constant_(trainer.net.conv_out.bias, float("nan"))
-        with pytest.raises(FloatingPointError, match="step 0 is nan: try a smaller --lr"): train_step(trainer)
-        assert trainer.step == 0
+        for i, (n, channels, size, kw) in enumerate(((1, 1, 20, {}), (0, 3, 20, {}), (2, 3, 64, dict(widths=(32, 32))), (2, 1, 28, dict(optim="adam", act="gelu", loss="huber", loss_weight="min_snr", dropout=.1, hflip=True)))):
+            *_, e = Trainer(tiny(d, run_name=f"run{i}", image_size=size, batch_size=4, epochs=1, sample_interval=1, **dict(widths=None) | kw), random_data(n, channels, size)).fit()
+            assert e.images["ema"].shape == (20, channels, size, size) and e.images["ema"].isfinite().all()
+
+# %% ../nbs/22_trainer.ipynb #a84e67d6
+def test_a_run_is_the_same_with_processes_that_make_its_batches_and_with_dropout_when_it_is_cut():
+    with TemporaryDirectory() as d:
+        kw = dict(dropout=.2, hflip=True, crop="random", batch_size=300, sample_interval=0)
+        for _ in Trainer(tiny(d, run_name="whole", **kw)).fit(): pass
+        for e in Trainer(tiny(d, run_name="cut", num_workers=2, **kw)).fit():
+            if e.kind == "checkpoint": break
+        for _ in Trainer(tiny(d, run_name="cut", num_workers=2, resume=True, **kw)).fit(): pass
+        assert same(Path(d) / "whole", Path(d) / "cut")
+
+# %% ../nbs/22_trainer.ipynb #fd0b2f68
+def test_a_run_that_is_asked_to_stop_finishes_its_step_and_goes_on_in_mid_epoch():
+    with TemporaryDirectory() as d:
+        whole, cut = Trainer(tiny(d, run_name="whole", batch_size=300)), Trainer(tiny(d, batch_size=300))
+        for _ in record(whole.fit(), whole): pass
+        for e in record(cut.fit(), cut): cut.stopping = e.kind == "step" and e.step == 7
+        assert e.kind == "checkpoint" and e.step == 8 and e.path.name == "step_00000008" and list(epochs(cut.run)) == []
+        cut = Trainer(tiny(d, batch_size=300, resume=True))
+        for _ in record(cut.fit(), cut): pass
+        assert same(whole.run, cut.run) and list(epochs(cut.run)) == [2] and not list(cut.run.glob("checkpoints/step_*"))
+        a, b = ([json.loads(o) for o in (t.run / "metrics.jsonl").read_text().splitlines()] for t in (whole, cut))
+        assert [(o["step"], o["loss"]) for o in a] == [(o["step"], o["loss"]) for o in b]
+
+# %% ../nbs/22_trainer.ipynb #b6bd6404
+def test_a_long_epoch_is_saved_in_its_middle():
+    with TemporaryDirectory() as d:
+        names = [e.path.name for e in Trainer(tiny(d, batch_size=600, epochs=1, save_minutes=1e-9)).fit() if e.kind == "checkpoint"]
+        assert names == ["step_00000001", "epoch_001"]
+        assert [e.epoch for e in Trainer(tiny(d, run_name="b", epochs=5, save_interval=2, sample_interval=0)).fit() if e.kind == "checkpoint"] == [2, 4, 5]
+
+# %% ../nbs/22_trainer.ipynb #dbff628c
+def test_as_many_checkpoints_are_kept_as_were_asked_for():
+    with TemporaryDirectory() as d:
+        for i, (kw, want) in enumerate(((dict(), [6]), (dict(keep=2), [5, 6]), (dict(save_model_interval=True), [1, 2, 3, 4, 5, 6]), (dict(save_model_interval=True, start_model_interval=4), [4, 5, 6]), (dict(save_model_interval=True, keep=4, start_model_interval=5), [3, 4, 5, 6]))):
+            trainer = Trainer(tiny(d, run_name=f"r{i}", epochs=6, sample_interval=0, batch_size=8, **kw), random_data(2, 1, 8))
+            for _ in trainer.fit(): pass
+            assert list(epochs(trainer.run)) == want and find_checkpoint(trainer.run).name == "epoch_006", kw
+
+# %% ../nbs/22_trainer.ipynb #5e550ce7
+def test_a_run_goes_on_from_an_earlier_epoch_or_as_another_run_and_later_checkpoints_are_set_aside():
+    with TemporaryDirectory() as d:
+        kw = dict(epochs=4, save_model_interval=True, sample_interval=0)
+        whole = Trainer(tiny(d, **kw))
+        for _ in record(whole.fit(), whole): pass
+        other = Trainer(tiny(d, run_name="b", resume=True, start_epoch=2, load_model_dir="df", **kw))
+        for _ in other.fit(): pass
+        assert same(whole.run, other.run) and list(epochs(other.run)) == [3, 4] and list(epochs(whole.run)) == [1, 2, 3, 4]
+        again = Trainer(tiny(d, resume=True, start_epoch=1, load_model_dir="df", **kw))
+        for i, e in enumerate(record(again.fit(), again)):
+            if i == 0: assert list(epochs(again.run)) == [1] and find_checkpoint(again.run).name == "epoch_001"
+        assert same(again.run, other.run) and sorted(o.name for o in (again.run / "superseded").iterdir()) == ["epoch_002_1", "epoch_003_1", "epoch_004_1", "metrics.jsonl"]
+        assert [json.loads(o)["step"] for o in (again.run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8, 8]
+
+# %% ../nbs/22_trainer.ipynb #8dc3e2fb
+def test_a_line_that_was_cut_off_is_taken_out_of_the_metrics():
+    with TemporaryDirectory() as d:
+        (run := Path(d)).joinpath("metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+        set_aside(run, 2, 1, None)
+        assert (run / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n' and (run / "superseded/metrics.jsonl").read_text() == '{"step": 3}\n{"st'
+
+# %% ../nbs/22_trainer.ipynb #12538bf3
+def test_a_run_that_never_came_to_a_checkpoint_begins_again_and_two_at_once_are_refused():
+    with TemporaryDirectory() as d:
+        next(first := Trainer(tiny(d)).fit())
+        with pytest.raises(ValueError, match="another process is training in it"): next(Trainer(tiny(d, resume=True)).fit())
+        first.close()
+        again = Trainer(tiny(d, resume=True))
+        assert again.step == 0 and again.source is None
+        with open_run(again): pass
+
+# %% ../nbs/22_trainer.ipynb #ec585362
+def test_another_data_set_or_network_is_not_resumed():
+    with TemporaryDirectory() as d:
+        for _ in Trainer(tiny(d, batch_size=4, epochs=1), random_data(2, 1, 8)).fit(): pass
+        more = random_data(2, 1, 8)
+        for data, say in ((Data(more.images[:7], more.labels[:7], more.classes), "8 pictures, now there are 7"), (Data(more.images, more.labels, ("a", "c")), r"\['a', 'b'\] classes, now there are \['a', 'c'\]")):
+            with pytest.raises(ValueError, match=say): Trainer(tiny(d, batch_size=4, resume=True), data)
+        with pytest.raises(ValueError, match="--widths .64.: .* started with .32."): Trainer(tiny(d, batch_size=4, widths=(64,), resume=True), random_data(2, 1, 8))
+        with pytest.raises(ValueError, match="started with"): restore(Trainer(tiny(d, batch_size=8, run_name="b"), random_data(2, 1, 8)), find_checkpoint(f"{d}/df"))
+
+# %% ../nbs/22_trainer.ipynb #9cf3cf71
+def test_the_data_is_shown_where_wanted():
+    with TemporaryDirectory() as d:
+        next(Trainer(tiny(d, vis=True, batch_size=4), random_data(2, 3, 8)).fit())
+        assert sorted(o.name for o in (Path(d) / "df/vis/data").iterdir()) == ["a.png", "b.png", "table.txt"]
+
+# %% ../nbs/22_trainer.ipynb #f78a6460
+def test_a_step_whose_loss_is_no_number_changes_nothing_and_is_counted():
+    trainer = Trainer(tiny("nowhere", batch_size=64))
+    for _ in range(3): train_step(trainer)
+    before = deepcopy([trainer.net.state_dict(), trainer.ema.state_dict(), trainer.optim.state_dict()["state"][0]])
+    bad = [b._replace(x0=b.x0 * math.nan) for b in map(maker(trainer), [3])]
+    assert math.isnan(train_step(trainer, bad)) and (trainer.step, trainer.skipped, trainer.in_a_row) == (4, 1, 1)
+    for old, new in zip(before, [trainer.net.state_dict(), trainer.ema.state_dict(), trainer.optim.state_dict()["state"][0]]): assert all(torch.equal(old[k], new[k]) for k in old)
+    assert math.isfinite(train_step(trainer)) and (trainer.skipped, trainer.in_a_row) == (1, 0)
+
+# %% ../nbs/22_trainer.ipynb #bb43684c
+def test_a_hundred_steps_without_effect_stop_the_run_with_advice():
+    trainer = Trainer(tiny("nowhere"))
+    trainer.in_a_row, bad = 98, [b._replace(x0=b.x0 * math.nan) for b in map(maker(trainer), [0])]
+    train_step(trainer, bad)
+    with pytest.raises(FloatingPointError, match="100 steps in a row .*go on from an earlier epoch with a smaller --lr than 0.002"): train_step(trainer, bad)
+
+# %% ../nbs/22_trainer.ipynb #bdd747be
+def test_half_precision_scales_its_loss_and_skips_what_was_too_much():
+    trainer = Trainer(tiny("nowhere", batch_size=16, fp16=True, precision="auto"))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.**40, growth_interval=5)
+    losses = [train_step(trainer) for _ in range(30)]
+    assert 0 < trainer.skipped < 30 and trainer.in_a_row == 0 and trainer.scaler.get_scale() < 2.**40
+    assert all(map(math.isfinite, losses)) and next(trainer.net.parameters()).dtype == torch.float32
+
+# %% ../nbs/22_trainer.ipynb #df615f8a
+def test_the_scaler_of_half_precision_goes_on_where_it_was():
+    with TemporaryDirectory() as d:
+        kw, data = dict(precision="fp16", batch_size=2, epochs=1), random_data(2, 1, 8)
+        whole = Trainer(tiny(d, run_name="whole", **kw), data)
+        for _ in whole.fit(): pass
+        cut = Trainer(tiny(d, **kw), data)
+        for e in cut.fit(): cut.stopping = e.step == 2
+        cut = Trainer(tiny(d, resume=True, **kw), data)
+        for _ in cut.fit(): pass
+        assert same(whole.run, cut.run) and cut.scaler.state_dict() == whole.scaler.state_dict()
+
+# %% ../nbs/22_trainer.ipynb #f00aee0f
+def test_a_bar_and_a_log_survive_a_loss_that_is_no_number():
+    e = Event("epoch", 2, 1, math.nan, .1, skipped=3)
+    assert "3 steps skipped" in line(e) and line(Event("step", 1, 0)) == "" and "saved" in line(Event("checkpoint", 1, 1, path=Path("x")))
+    assert columns(10) == 10 and columns(0) == columns(1) == columns(100) == 8
+    trainer = Trainer(tiny("nowhere"))
+    assert [o.loss for o in progress(iter([Event("step", 1, 0, math.nan)]), trainer)] != []

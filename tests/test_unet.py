@@ -4,7 +4,7 @@
 import torch
 import torch.nn.functional as F
 import pytest
-from iddm.unet import DownStage, Middle, UNet, UpStage, check_shape, cost, diffusers_config, unet_forward
+from iddm.unet import DownStage, Middle, PRESETS, UNet, UpStage, check_shape, cost, default_attention, default_widths, diffusers_config, unet_forward
 
 # %% ../nbs/11_unet.ipynb #3a81a248
 def test_a_stage_down_halves_the_size_and_remembers_each_result():
@@ -24,13 +24,22 @@ def test_a_stage_up_uses_its_bridges_from_the_last_to_the_first():
 # %% ../nbs/11_unet.ipynb #ba7c8f43
 def test_sizes_that_cannot_be_halved_are_refused_by_name():
     check_shape(16, (32, 64, 64), 2)
-    for args, say in (((20, (32, 64, 64), 2), "image_size 20: .* multiple of 8, for example 16 or 24"), ((16, (32, 48), 1), "channels 48"),
-                      ((4, (32, 32, 32), 2), "for example 8 or 16"), ((16, (32,), 3), "patch 3"), ((16, (), 1), "channels is empty")):
+    for args, say in (((20, (32, 64, 64), 2), "image_size 20: .* multiple of 8, for example 16 or 24"), ((16, (32, 48), 1), "widths 48"),
+                      ((4, (32, 32, 32), 2), "for example 8 or 16"), ((16, (32,), 3), "patch 3"), ((16, (), 1), "widths is empty")):
         with pytest.raises(ValueError, match=say): check_shape(*args)
 
-# %% ../nbs/11_unet.ipynb #073fbb71
+# %% ../nbs/11_unet.ipynb #c92b860a
+def test_the_network_that_no_one_asked_for_fits_every_usual_size():
+    for size in (8, 16, 20, 28, 32, 48, 64, 96, 120, 128, 200, 256, 512):
+        for patch in (1, 2):
+            if size // patch % 4 == 0: check_shape(size, default_widths(size, patch), patch)
+    assert default_widths(16) == PRESETS[20] and default_widths(64) == (64, 128, 256, 256) and len(default_widths(256)) == 6
+    assert default_attention(16, (32, 32, 64)) == (4,) and default_attention(64, (64, 128, 256, 256)) == (16, 8) and default_attention(64, (32,), 4) == (16,)
+    with pytest.raises(ValueError, match="image_size 75: it can't be halved twice; choose 64 or 80"): default_widths(75)
+
+# %% ../nbs/11_unet.ipynb #22665d71
 def test_a_fresh_network_answers_zero_for_every_shape_that_fits():
-    for kw, shape in ((dict(), (2, 1, 16, 16)), (dict(patch=2, in_channels=3, image_size=32), (2, 3, 32, 32)), (dict(channels=(32,), attention=()), (2, 1, 16, 16))):
+    for kw, shape in ((dict(), (2, 1, 16, 16)), (dict(patch=2, in_channels=3, image_size=32), (2, 3, 32, 32)), (dict(widths=(32,), attention=()), (2, 1, 16, 16))):
         out = UNet(**kw)(torch.randn(shape), torch.tensor([0, 999]))
         assert out.shape == shape and not out.any()
 
@@ -56,9 +65,9 @@ def test_patches_can_be_cut_and_put_together_again():
 def test_outputs_agree_with_a_UNet2DModel_of_the_same_shape():
     import diffusers
 
-    for kw in (dict(image_size=16, in_channels=1, channels=(32, 64, 64), attention=(4,), layers=2, n_classes=10),
-               dict(image_size=32, in_channels=3, channels=(32, 64, 96, 64), attention=(16, 4), layers=1, n_classes=None, head_dim=16),
-               dict(image_size=16, in_channels=3, channels=(64, 32), attention=(16, 8), layers=3, n_classes=2, act="gelu", groups=16)):
+    for kw in (dict(image_size=16, in_channels=1, widths=(32, 64, 64), attention=(4,), layers=2, n_classes=10),
+               dict(image_size=32, in_channels=3, widths=(32, 64, 96, 64), attention=(16, 4), layers=1, n_classes=None, head_dim=16),
+               dict(image_size=16, in_channels=3, widths=(64, 32), attention=(16, 8), layers=3, n_classes=2, act="gelu", groups=16)):
         torch.manual_seed(0)
         theirs = diffusers.UNet2DModel(**diffusers_config(**kw)).eval()
         ours = UNet(**kw).eval()
