@@ -222,9 +222,9 @@ def as_image(o: Image.Image | np.ndarray) -> Image.Image:
     return o if isinstance(o, Image.Image) else Image.fromarray(o)
 
 def colourless(im: Image.Image) -> bool:
-    "Whether red, green and blue are the same everywhere, as where a grey picture was saved in colour."
-    a = np.asarray(im)  # (H, W, 3)
-    return bool((a == a[..., :1]).all())
+    "Whether red, green and blue are the same everywhere, as where a grey picture was saved in colour; up to 4 of 255, which WebP may add."
+    a = np.asarray(im).astype(np.int16)  # (H, W, 3)
+    return bool((np.abs(a - a[..., 1:2]) <= 4).all())
 
 # %% ../nbs/20_data.ipynb #6a93b4a7
 def chunks(
@@ -271,10 +271,10 @@ def build(
 
 # %% ../nbs/20_data.ipynb #837b3219
 def drop_colour(path: Path, plane: int) -> None:
-    "Of a file of pictures, red, green and blue planes of `plane` bytes each, keep the red ones."
+    "Of a file of pictures, red, green and blue planes of `plane` bytes each, keep the green ones."
     part = path.with_suffix(".grey")
     with open(path, "rb") as f, open(part, "wb") as g:
-        while rgb := f.read(3 * plane): g.write(rgb[:plane])
+        while rgb := f.read(3 * plane): g.write(rgb[plane:2 * plane])
     part.replace(path)
 
 def open_built(

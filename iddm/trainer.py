@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'OPTIMIZERS', 'SHAPE', 'DataConfig', 'TrainConfig', 'check_config', 'check_together', 'settle',
-           'plain_config', 'pick_device', 'has_bf16', 'pick_precision', 'keep_memory', 'lr_factor', 'ema_share',
-           'ema_update', 'build', 'walk', 'Event', 'Trainer', 'own_device', 'networks', 'check_run', 'check_data',
-           'metadata', 'save', 'restore', 'set_aside', 'open_run', 'part', 'maker', 'gradient', 'train_step',
-           'together', 'samples', 'fit', 'columns', 'line', 'record', 'progress']
+           'plain_config', 'run_config', 'pick_device', 'has_bf16', 'pick_precision', 'keep_memory', 'lr_factor',
+           'ema_share', 'ema_update', 'build', 'walk', 'Event', 'Trainer', 'own_device', 'networks', 'check_run',
+           'check_data', 'metadata', 'save', 'restore', 'set_aside', 'open_run', 'part', 'maker', 'gradient',
+           'train_step', 'together', 'samples', 'fit', 'columns', 'line', 'record', 'progress']
 
 # %% ../nbs/22_trainer.ipynb #9aa0b08f
 import ctypes
@@ -16,7 +16,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +35,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
-from .checkpoints import drop, epoch_folder, epochs, find_checkpoint, fit_weights, load_optim, read_weights, save_checkpoint, turn
+from iddm.checkpoints import (
+    drop,
+    epoch_folder,
+    epochs,
+    find_checkpoint,
+    fit_weights,
+    load_optim,
+    read_weights,
+    save_checkpoint,
+    turn,
+)
 from .data import DATASETS, Batch, Data, batch, batches, kept_size, load_data, overview, show_classes
 from .flags import setting
 from .guidance import guided
@@ -165,6 +175,17 @@ def plain_config(config: TrainConfig) -> dict:
     "Settings as values that YAML and JSON hold, to be used again."
     return json.loads(json.dumps(asdict(config) | dict(resume=False, overwrite=False, start_epoch=None, load_model_dir=None)))
 
+# %% ../nbs/22_trainer.ipynb #7a9e9da4
+def run_config(
+    run: str | Path,  # folder of a run, for example results/df
+    **changes,  # fields of `TrainConfig`
+) -> TrainConfig:
+    "The settings of a run, to go on with it: `Trainer(run_config('results/df', epochs=40))`. Raises `ValueError` where there is no run."
+    path = Path(run) / "config.yaml"
+    if not path.is_file(): raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
+    known = {k: tuple(v) if isinstance(v, list) else v for k, v in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
+    return TrainConfig(**known | dict(run_name=path.parent.name, result_path=str(path.parent.parent), resume=True) | changes)
+
 # %% ../nbs/22_trainer.ipynb #a315c2af
 def pick_device(
     name: str = "auto",  # auto, or a device of torch
@@ -249,7 +270,7 @@ def walk(
     n_classes: int,  # 0: without labels
     y: Tensor,  # (B,) classes to draw; only its length counts without labels
     *,
-    sample: str = "ddim",
+    sample: str | Callable = "ddim",  # a key of `SAMPLERS`, or a sampler
     steps: int | Sequence[int] | None = 50,  # how many, or the times to visit; None: all of the schedule
     cfg_scale: float = 1.,
     seed: int = 0,
@@ -262,7 +283,7 @@ def walk(
     if n_classes: denoise = guided(denoise, y.to(device), n_classes, cfg_scale)
     own = generators(seed, len(y), start)
     x = begin(schedule, noise((len(y), in_channels, config.image_size, config.image_size), own, device))
-    return SAMPLERS[sample](clipped(denoise), x, schedule, schedule.T if steps is None else steps, generator=own, **kw)
+    return (SAMPLERS[sample] if isinstance(sample, str) else sample)(clipped(denoise), x, schedule, schedule.T if steps is None else steps, generator=own, **kw)
 
 # %% ../nbs/22_trainer.ipynb #6fee5c62
 @dataclass(frozen=True, eq=False)
@@ -525,7 +546,7 @@ def samples(trainer: Trainer) -> dict[str, Tensor] | None:  # raw and ema, each 
     y, out = torch.arange(num) % max(1, trainer.n_classes), dict(raw=[], ema=[])  # y: (num,)
     trainer.net.eval()
     for (name, net), i in ((o, i) for o in (("raw", trainer.net), ("ema", trainer.ema)) for i in range(0, num, 100)):
-        for step in walk(net, c, trainer.in_channels, trainer.n_classes, y[i:i + 100], sample=c.sample, steps=c.sample_steps, cfg_scale=c.cfg_scale, seed=c.seed, start=i):
+        for step in walk(net, c, trainer.in_channels, trainer.n_classes, y[i:i + 100], sample=c.sample, steps=c.sample_steps, cfg_scale=c.cfg_scale, seed=c.seed, start=i):  # noqa: B007
             if trainer.stopping: break
         out[name].append(step.x.cpu())
     trainer.net.train()

@@ -15,7 +15,7 @@ from iddm.schedules import SCHEDULES
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import DataConfig, Event, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, fit, gradient, has_bf16, keep_memory, line, lr_factor, maker, metadata, open_run, own_device, part, pick_device, pick_precision, plain_config, progress, record, restore, samples, set_aside, settle, together, train_step, walk
+from iddm.trainer import DataConfig, Event, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, fit, gradient, has_bf16, keep_memory, line, lr_factor, maker, metadata, open_run, own_device, part, pick_device, pick_precision, plain_config, progress, record, restore, run_config, samples, set_aside, settle, together, train_step, walk
 
 # %% ../nbs/22_trainer.ipynb #60df9478
 def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
@@ -289,10 +289,18 @@ def test_a_run_goes_on_from_an_earlier_epoch_or_as_another_run_and_later_checkpo
         for _ in other.fit(): pass
         assert same(whole.run, other.run) and list(epochs(other.run)) == [3, 4] and list(epochs(whole.run)) == [1, 2, 3, 4]
         again = Trainer(tiny(d, resume=True, start_epoch=1, load_model_dir="df", **kw))
-        for i, e in enumerate(record(again.fit(), again)):
+        for i, _ in enumerate(record(again.fit(), again)):
             if i == 0: assert list(epochs(again.run)) == [1] and find_checkpoint(again.run).name == "epoch_001"
         assert same(again.run, other.run) and sorted(o.name for o in (again.run / "superseded").iterdir()) == ["epoch_002_1", "epoch_003_1", "epoch_004_1", "metrics.jsonl"]
         assert [json.loads(o)["step"] for o in (again.run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8, 8]
+
+# %% ../nbs/22_trainer.ipynb #53f83885
+def test_a_run_goes_on_from_its_own_settings():
+    with TemporaryDirectory() as d:
+        for _ in Trainer(tiny(d, epochs=1, seed=4)).fit(): pass
+        more = Trainer(run_config(f"{d}/df", epochs=2))
+        assert more.config.seed == 4 and more.step == 2 and more.total == 4
+        with pytest.raises(ValueError, match="no run of iddm"): run_config(d)
 
 # %% ../nbs/22_trainer.ipynb #8dc3e2fb
 def test_a_line_that_was_cut_off_is_taken_out_of_the_metrics():

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 BIN = Path(sys.executable).parent
-TINY = ("--image_size 8 --channels 32 --attention [] --batch_size 600 --sample_steps 2 --num_vis 2 --device cpu --precision fp32").split()
+TINY = ("--image_size 8 --widths 32 --attention [] --batch_size 600 --sample_steps 2 --device cpu --precision fp32").split()
 
 
 def shell(cwd, command, *args):
@@ -56,7 +56,7 @@ def test_settings_of_a_run_train_another(run):
 @pytest.mark.parametrize("command, args, say", [
     ("iddm-train", ["--bogus", "1"], "unknown flag --bogus"),
     ("iddm-train", ["--run_name", "new", "--dataset_path", "missing"], "dataset_path 'missing': no such folder"),
-    ("iddm-train", ["--image_size", "30"], "image_size 30: 3 stages and patch 1 need a multiple of 4, for example 28 or 32"),
+    ("iddm-train", ["--image_size", "30"], "image_size 30: it can't be halved twice; choose 16 or 32"),
     ("iddm-train", [], "already holds a run"),
     ("iddm-train", ["--run_name", "new", "--resume", "True"], "no such file or folder"),
     ("iddm-generate", ["--weight_path", "missing"], "no such file or folder"),
@@ -85,25 +85,66 @@ def test_a_folder_of_pictures_trains_and_broken_files_are_named(tmp_path):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for i in range(4): Image.new("RGB", (30, 20), color).save(tmp_path / "pets" / name / f"{i}.jpg")
     (tmp_path / "pets/cat/broken.png").write_bytes(b"no picture")
-    done = shell(tmp_path, "iddm-train", *TINY, "--dataset_path", "pets", "--batch_size", 8, "--epochs", 1)
-    assert done.returncode == 0 and "left out, not readable: pets/cat/broken.png" in done.stdout, done.stderr
+    (tmp_path / "pets/dog/empty.png").write_bytes(b"")
+    done = shell(tmp_path, "iddm-train", *TINY, "--dataset_path", "pets", "--batch_size", 8, "--epochs", 1, "--vis", "True")
+    assert done.returncode == 0 and "left out: 2 files\n    pets/cat/broken.png: " in done.stdout, done.stderr
+    assert "cat                         4  30x20" in done.stdout and (tmp_path / "results/df/vis/data/dog.png").is_file()
     drawn = shell(tmp_path, "iddm-generate", "--class_name", "dog", "--num_images", 2, "--steps", 2)
     assert drawn.returncode == 0 and (tmp_path / "results/df/generated/001/0001_dog.png").is_file(), drawn.stderr
+    for path in (tmp_path / "pets/cat").iterdir(): path.write_bytes(b"")
+    done = shell(tmp_path, "iddm-train", *TINY, "--dataset_path", "pets", "--run_name", "new")
+    assert done.returncode == 2 and "'pets/cat': none of its 5 pictures can be read; first: pets/cat/0.jpg: an empty file" in done.stderr and not (tmp_path / "results/new").exists()
 
 
-def test_control_c_says_what_is_saved_and_the_run_goes_on(tmp_path):
-    args = [*TINY, "--epochs", "500", "--sample_interval", "0"]
-    process = subprocess.Popen([BIN / "iddm-train", *args], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    last = tmp_path / "results/df/checkpoints/last"
+def start(cwd, *args):
+    return subprocess.Popen([BIN / "iddm-train", *args], cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_finishes_the_step_and_saves_and_the_run_goes_on(tmp_path, number, workers):
+    process = start(tmp_path, *TINY, "--epochs", "5000", "--batch_size", "100", "--sample_interval", "0", "--num_workers", str(workers), "--run_name", "a")
+    log = tmp_path / "results/a/metrics.jsonl"
     for _ in range(600):
-        if last.exists(): break
+        if log.exists() and log.stat().st_size: break
         time.sleep(.1)
-    time.sleep(1)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "--resume True" in err and "Traceback" not in err, err
-    done = int(last.read_text().split("_")[1])
-    again = shell(tmp_path, "iddm-train", *args, "--resume", "True", "--epochs", done + 1)
-    assert again.returncode == 0, again.stderr
-    assert last.read_text() == f"epoch_{done + 1:03}"
+    assert process.returncode == 128 + number and "Traceback" not in err, err
+    assert err.strip().splitlines()[-1].strip() == "iddm-train --resume True --run_name a", err
+    saved = yaml.safe_load((tmp_path / "results/a/checkpoints" / (tmp_path / "results/a/checkpoints/last").read_text() / "state.json").read_text())
+    assert saved["step"] == len([o for o in log.read_text().splitlines() if '"step", ' in o])
+    again = shell(tmp_path, "iddm-train", "--resume", "True", "--run_name", "a", "--epochs", saved["epoch"] + 1)
+    assert again.returncode == 0 and f"going on from step {saved['step']}" in again.stdout, again.stderr
+
+
+# the command lines of the older project's README, with our command in place of `python train.py` and `python generate.py`
+OLD = dict(
+    conditional="--sample ddpm --conditional True --run_name df --epochs 300 --batch_size 16 --image_size 64 --num_classes 10 --dataset_path DATA --result_path RESULTS",
+    unconditional="--sample ddpm --conditional False --run_name df --epochs 300 --batch_size 16 --image_size 64 --dataset_path DATA --result_path RESULTS",
+    resume="--resume True --start_epoch 10 --load_model_dir df ",
+    distributed=" --distributed True --main_gpu 0 --world_size 2",
+    draw_conditional="--conditional True --generate_name df --num_images 8 --num_classes 10 --class_name 0 --image_size 64 --weight_path WEIGHTS",
+    draw_unconditional="--conditional False --generate_name df --num_images 8 --image_size 64 --weight_path WEIGHTS",
+)
+LESS = "--widths 32 --attention [] --patch 4 --sample_steps 2 --precision fp32 --device cpu".split()  # so that it takes seconds
+
+
+@pytest.mark.parametrize("kind", ["conditional", "unconditional"])
+def test_each_command_of_the_older_readme_works(tmp_path, kind):
+    from PIL import Image
+    for i in range(10 if kind == "conditional" else 1):  # one folder per class, or one folder with all of them
+        (folder := tmp_path / "data" / (f"class{i}" if kind == "conditional" else "images")).mkdir(parents=True)
+        for j in range(2 if kind == "conditional" else 20): Image.effect_noise((70, 80), 20 + 5 * j).save(folder / f"{j}.jpg")
+    line = OLD[kind].replace("DATA", "data").replace("RESULTS", "out")
+    first = shell(tmp_path, "iddm-train", *line.split(), *LESS, "--epochs", 10, "--save_model_interval", "True", "--sample_interval", 10)
+    assert first.returncode == 0 and ("10 classes" if kind == "conditional" else "without classes") in first.stdout and "grey" in first.stdout, first.stderr
+    second = shell(tmp_path, "iddm-train", *(OLD["resume"] + line).split(), "--epochs", 12)
+    assert second.returncode == 0 and "going on from step 10 of 12" in second.stdout, second.stderr
+    assert {o.name for o in (tmp_path / "out/df/checkpoints").iterdir()} == {"last"} | {f"epoch_{i:03}" for i in range(1, 13)}
+    many = line.replace("out", "out2") + OLD["distributed"]
+    third = shell(tmp_path, "iddm-train", *many.split(), *LESS, "--epochs", 2, "--sample_interval", 2)
+    assert third.returncode == 0 and "in 2 processes" in third.stdout and third.stdout.count("draw more") == 1, third.stderr
+    drawn = shell(tmp_path, "iddm-generate", *OLD["draw_" + kind].replace("WEIGHTS", "out/df").split(), "--steps", 2, "--device", "cpu")
+    assert drawn.returncode == 0 and len(list((tmp_path / "out/df/generated/df").glob("0*.png"))) == 8, drawn.stderr
