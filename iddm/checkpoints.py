@@ -84,6 +84,7 @@ def turn(
     pointer.replace(folder.with_name("last"))
     flush(folder.parent)
 
+# %% ../nbs/21_checkpoints.ipynb #94e8a12b
 def room(folder: Path) -> str:
     "How much space is left where a folder is, in words."
     there = next((o for o in folder.parents if o.exists()), Path("."))

@@ -139,6 +139,7 @@ def folder(
 NAMED = dict(mnist="MNIST", fashion_mnist="FashionMNIST", cifar10="CIFAR10", cifar100="CIFAR100", flowers102="Flowers102")  # torchvision's class
 DATASETS = ("digits", *NAMED)
 
+# %% ../nbs/20_data.ipynb #648b9d09
 def named(
     name: str,  # a key of `NAMED`
     root: str | Path = "datasets",  # where it is, or is downloaded to
@@ -195,6 +196,7 @@ class Chunk(NamedTuple):
     grey: bool  # no picture has colour
     skipped: list[str]
 
+# %% ../nbs/20_data.ipynb #0f17b7b3
 def decode_chunk(
     source: Source, size: int,
     mode: str,  # L or RGB
@@ -221,6 +223,7 @@ def as_image(o: Image.Image | np.ndarray) -> Image.Image:
     "A picture, of a data set that gives pictures or arrays."
     return o if isinstance(o, Image.Image) else Image.fromarray(o)
 
+# %% ../nbs/20_data.ipynb #88499e4e
 def colourless(im: Image.Image) -> bool:
     "Whether red, green and blue are the same everywhere, as where a grey picture was saved in colour; up to 4 of 255, which WebP may add."
     a = np.asarray(im).astype(np.int16)  # (H, W, 3)
@@ -277,6 +280,7 @@ def drop_colour(path: Path, plane: int) -> None:
         while rgb := f.read(3 * plane): g.write(rgb[plane:2 * plane])
     part.replace(path)
 
+# %% ../nbs/20_data.ipynb #a6cdf747
 def open_built(
     out: Path,  # what `build` made
     in_memory: bool = False,
@@ -390,6 +394,7 @@ def kept_size(
     "The size at which pictures are kept: with random crops a quarter larger."
     return image_size if crop == "center" else -(-5 * image_size // 4)
 
+# %% ../nbs/20_data.ipynb #94097936
 def views(
     images: Tensor,  # (B, C, S, S) uint8, S = `kept_size`
     u: Tensor,  # (B, 8) luck
@@ -446,6 +451,7 @@ def batches(
     return iter(DataLoader(range(first, end), batch_size=None, collate_fn=make, num_workers=workers, pin_memory=pin, worker_init_fn=quiet,
                            multiprocessing_context="fork" if sys.platform == "linux" else None))
 
+# %% ../nbs/20_data.ipynb #f2f6e807
 def quiet(worker: int) -> None:
     "Let Ctrl-C end the main process alone: it needs its workers to finish the step."
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,8 +11,7 @@ __all__ = ['Model', 'load', 'choose', 'GenerateConfig', 'has_eta', 'check_drawin
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -111,6 +110,7 @@ def has_eta(sampler: str) -> bool:
     "Whether a sampler may add a share of fresh noise."
     return "eta" in inspect.signature(SAMPLERS[sampler]).parameters
 
+# %% ../nbs/30_generate.ipynb #05611835
 def check_drawing(c: GenerateConfig) -> None:
     "Raise `ValueError` for settings that don't go together."
     if c.eta is not None and not has_eta(c.sample): raise ValueError(f"--eta {c.eta}: {c.sample} has no eta; use --sample " + " or ".join(filter(has_eta, SAMPLERS)))
@@ -138,6 +138,7 @@ def times(config: GenerateConfig) -> list[int]:
     ts = timesteps(1000, config.steps or inspect.signature(SAMPLERS[config.sample]).parameters["steps"].default or 1000, config.spacing)
     return ts if config.init_image is None else ts[len(ts) - max(1, round(strength(config) * len(ts))):]
 
+# %% ../nbs/30_generate.ipynb #7f3dc139
 def strength(config: GenerateConfig) -> float:
     "Which share of the way is walked."
     return config.strength or (1. if config.init_image is None or config.mask else .6)

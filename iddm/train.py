@@ -53,6 +53,7 @@ def again(trainer: Trainer) -> str:
     c = trainer.config
     return "iddm-train --resume True" + f" --run_name {c.run_name}" * (c.run_name != "df") + f" --result_path {c.result_path}" * (c.result_path != "results")
 
+# %% ../nbs/24_train.ipynb #12424fe0
 def farewell(
     trainer: Trainer,
 ) -> str:

@@ -13,4 +13,4 @@ def test_the_front_door_opens_and_importing_it_costs_nothing():
     import iddm
 
     assert all(getattr(iddm, name).__module__ == f"iddm.{module}" for name, module in DOORS.items())
-    with pytest.raises(AttributeError, match="no attribute 'Trane'; it has TrainConfig, Trainer"): iddm.Trane
+    with pytest.raises(AttributeError, match="no attribute 'Trane'; it has TrainConfig, Trainer"): iddm.Trane  # noqa: B018

@@ -66,6 +66,9 @@ def test_a_full_disk_is_an_error_in_words_and_leaves_the_checkpoint_before_whole
             with pytest.raises(OSError, match="epoch_002 could not be written .*No space left.* MB are free there: .* before is whole"): save_checkpoint(Path(d) / "epoch_002", w, w, {}, {})
             m.undo()
             assert sorted(o.name for o in Path(d).iterdir()) == ["epoch_001", "last"] and load_checkpoint(d)[1] == dict(epoch=1)
+
+# %% ../nbs/21_checkpoints.ipynb #721e2e43
+def test_room_is_told_even_where_the_folder_is_not_yet():
     assert "MB are free" in room(Path("no/where"))
 
 # %% ../nbs/21_checkpoints.ipynb #a45d198c
@@ -95,6 +98,12 @@ def test_weights_of_others_and_pickled_objects_are_refused():
         with pytest.raises(ValueError, match="not a weights file of iddm"): load_checkpoint(saved, ema=False)
         torch.save(dict(evil=Path("x")), saved / "optim.pt")
         with pytest.raises(ValueError, match="optim.pt: damaged, or not made by iddm"): load_optim(saved)
+
+# %% ../nbs/21_checkpoints.ipynb #f42e184c
+def test_a_damaged_state_of_the_optimizer_is_named():
+    w = dict(a=torch.zeros(1))
+    with TemporaryDirectory() as d:
+        saved = save_checkpoint(Path(d) / "epoch_001", w, w, {}, {})
         (saved / "optim.pt").write_bytes(b"damaged")
         with pytest.raises(ValueError, match="optim.pt: damaged"): load_optim(saved)
 

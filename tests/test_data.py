@@ -35,24 +35,36 @@ def picture(path, size, color):
     im.paste("white", tuple(n // 2 + d for d in (-8, 8) for n in size))
     im.save(path)
 
-# %% ../nbs/20_data.ipynb #0cc27d93
+# %% ../nbs/20_data.ipynb #dd857f38
+def saved(d, name, mode, color, array=None):
+    "Save a picture; return the colour of its middle when it is read."
+    im = Image.new(mode, (6, 9), color) if array is None else Image.fromarray(array)
+    im.save(Path(d) / name)
+    return np.asarray(decode(Path(d) / name, 4).convert("RGB"))[2, 2].tolist()
+
+# %% ../nbs/20_data.ipynb #8dedcfd0
 def test_every_kind_of_file_gives_the_colour_that_it_holds():
-    def saved(d, name, mode, color, array=None):
-        im = Image.new(mode, (6, 9), color) if array is None else Image.fromarray(array)
-        im.save(Path(d) / name)
-        return np.asarray(decode(Path(d) / name, 4).convert("RGB"))[2, 2].tolist()
     with TemporaryDirectory() as d:
         red = (255, 0, 0)
         for name in ("a.png", "a.bmp", "a.tiff", "a.webp", "a.jpg", "a.gif"): assert np.allclose(saved(d, name, "RGB", red), red, atol=2), name
+
+# %% ../nbs/20_data.ipynb #1bd2ae40
+def test_palettes_and_bits_give_the_colour_that_they_hold():
+    with TemporaryDirectory() as d:
         assert saved(d, "p.png", "P", 0) == [0, 0, 0] and saved(d, "1.png", "1", 1) == [255] * 3
+
+# %% ../nbs/20_data.ipynb #36ad8ecf
+def test_CMYK_transparency_and_16_bits_give_the_colour_that_they_hold():
+    with TemporaryDirectory() as d:
+        red = (255, 0, 0)
         assert np.allclose(saved(d, "c.jpg", "CMYK", (0, 255, 255, 0)), red, atol=2)
         assert saved(d, "t.png", "RGBA", (0, 0, 0, 0)) == [255] * 3 and saved(d, "la.png", "LA", (10, 255)) == [10] * 3
         for value in (0, 0x8000, 65535): assert saved(d, "16.png", "", 0, np.full((5, 7), value, np.uint16)) == [round(value / 257)] * 3
         assert saved(d, "16.tif", "", 0, np.full((5, 7), 257 * 7, np.uint16)) == [7] * 3
         with pytest.raises(ValueError, match="32-bit floats"): saved(d, "f.tif", "", 0, np.ones((4, 4), np.float32))
 
-# %% ../nbs/20_data.ipynb #bd43324b
-def test_pictures_are_turned_upright_and_large_ones_keep_their_colours():
+# %% ../nbs/20_data.ipynb #f461fc13
+def test_pictures_are_turned_upright():
     with TemporaryDirectory() as d:
         im = Image.new("RGB", (40, 20), "black")
         im.paste("white", (0, 0, 20, 20))  # the left is white
@@ -61,17 +73,24 @@ def test_pictures_are_turned_upright_and_large_ones_keep_their_colours():
         im.save(f"{d}/a.jpg", exif=turned, quality=95)
         got = np.asarray(decode(f"{d}/a.jpg", 10).convert("L"))
         assert (got[:4] > 240).all() and (got[6:] < 15).all()
+
+# %% ../nbs/20_data.ipynb #b5eadb8f
+def test_a_large_picture_keeps_its_shades():
+    with TemporaryDirectory() as d:
         Image.linear_gradient("L").resize((1600, 1600)).save(f"{d}/b.jpg", quality=95)
         assert np.abs(np.asarray(decode(f"{d}/b.jpg", 16))[:, 8] - (np.arange(16) * 16 + 7.5)).max() < 3
 
-# %% ../nbs/20_data.ipynb #20706799
-def test_find_sorts_by_class_and_square_crops_the_middle():
+# %% ../nbs/20_data.ipynb #9b8a51c9
+def test_find_sorts_by_class():
     with TemporaryDirectory() as d:
         for name in ("b/2.PNG", "b/1.png", "a/3.jpg", "a/note.txt", "a/._3.jpg", ".git/4.png"):
             (path := Path(d) / name).parent.mkdir(exist_ok=True)
             Image.new("RGB", (7, 9)).save(path, format="JPEG" if name.endswith("jpg") else "PNG")
         assert {k: [o.name for o in v] for k, v in find(Path(d)).items()} == {"a": ["3.jpg"], "b": ["1.png", "2.PNG"]}
         assert all(o.suffix.lower() in SUFFIXES for v in find(Path(d)).values() for o in v)
+
+# %% ../nbs/20_data.ipynb #68b9e291
+def test_square_crops_the_middle():
     wide = Image.fromarray(np.arange(40, dtype=np.uint8)[None].repeat(10, 0))
     assert np.asarray(square(wide, 10))[0].tolist() == list(range(15, 25)) and square(wide, 5).size == (5, 5)
 
@@ -184,15 +203,23 @@ def test_two_at_the_same_time_make_one_cache_and_what_was_left_half_is_made_anew
         assert torch.equal(cached(folder(f"{d}/pets"), 8, cache=f"{d}/cache").images, all_[0]) and open_built(out).images.shape == (30, 3, 8, 8)
         all_[0][:] = 0  # what a user does to the tensor stays in memory
         assert open_built(out, in_memory=True).images.any()
+
+# %% ../nbs/20_data.ipynb #8ef1ed3f
+def test_of_three_planes_the_middle_one_is_kept():
+    with TemporaryDirectory() as d:
         (Path(d) / "x.bin").write_bytes(bytes(range(9)))
         drop_colour(Path(d) / "x.bin", 1)
         assert (Path(d) / "x.bin").read_bytes() == bytes([1, 4, 7])
 
-# %% ../nbs/20_data.ipynb #11a76681
-def test_missing_empty_and_broken_folders_are_named():
+# %% ../nbs/20_data.ipynb #23d48762
+def test_missing_and_empty_folders_are_named():
     with TemporaryDirectory() as d:
         with pytest.raises(ValueError, match="nowhere.*no such folder; give digits, mnist"): folder(Path(d) / "nowhere")
         with pytest.raises(ValueError, match="no picture in it"): folder(d)
+
+# %% ../nbs/20_data.ipynb #ac03b724
+def test_a_class_of_which_nothing_can_be_read_is_named():
+    with TemporaryDirectory() as d:
         for name in ("cat", "dog"): (Path(d) / name).mkdir()
         (Path(d) / "cat" / "x.png").write_bytes(b"")
         picture(f"{d}/dog/y.png", (20, 20), "teal")
@@ -206,6 +233,9 @@ def test_missing_empty_and_broken_folders_are_named():
 def test_data_sets_are_found_by_name_or_by_path():
     assert torch.equal(load_data("digits", 8).images, digits(8).images) and load_data("digits", 8, 3).images.shape == (1797, 3, 8, 8)
     with pytest.raises(ValueError, match="dataset_path 'digit': no such folder; give digits"): load_data("digit", 8)
+
+# %% ../nbs/20_data.ipynb #ec85c6fc
+def test_an_MNIST_on_the_disk_is_found_under_data_root_and_as_a_folder():
     with TemporaryDirectory() as d:
         (raw := Path(d) / "MNIST/raw").mkdir(parents=True)
         write_idx(raw / "train-images-idx3-ubyte", np.full((3, 28, 28), 50)), write_idx(raw / "train-labels-idx1-ubyte.gz", np.array([1, 0, 1]))
@@ -282,6 +312,9 @@ def test_batches_are_the_same_from_any_number_of_processes():
     make = partial(batch, digits(8), 0, size=16, T=1000)
     for a, b in zip(batches(lambda k: make(16 * k), 3, 9), batches(lambda k: make(16 * k), 3, 9, workers=2), strict=True):
         assert isinstance(b, Batch) and all(torch.equal(p, q) for p, q in zip(a, b))
+
+# %% ../nbs/20_data.ipynb #d32d509f
+def test_a_worker_does_not_hear_of_Ctrl_C():
     before = signal.getsignal(signal.SIGINT)
     quiet(0)
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN and signal.signal(signal.SIGINT, before) == signal.SIG_IGN

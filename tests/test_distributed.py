@@ -42,12 +42,16 @@ def test_two_processes_train_what_one_does():
         assert a["losses"] == b["losses"]
         for k in one: torch.testing.assert_close(one[k], two[k], rtol=1e-4, atol=1e-5)
 
-# %% ../nbs/23_distributed.ipynb #ac01905a
-def test_a_process_alone_stays_alone_and_too_few_GPUs_are_said():
+# %% ../nbs/23_distributed.ipynb #f906c8db
+def test_a_process_alone_stays_alone():
     with pytest.MonkeyPatch.context() as m:
         m.delenv("RANK", raising=False)
         assert not launched()
         with joined(): assert not dist.is_initialized()
+
+# %% ../nbs/23_distributed.ipynb #26956e50
+def test_too_few_GPUs_are_said():
+    with pytest.MonkeyPatch.context() as m:
         m.setattr(torch.cuda, "device_count", lambda: 1)
         with pytest.raises(ValueError, match="--world_size 2: this machine has 1 GPU; choose 1 or fewer, or --device cpu"): check_world(2)
         assert check_world(2, "cpu") is None and check_world(1) is None

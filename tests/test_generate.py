@@ -2,16 +2,17 @@
 
 # %% ../nbs/30_generate.ipynb #auto
 import sys
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from iddm.images import to_uint8
 from iddm.samplers import SAMPLERS
 from iddm.trainer import TrainConfig
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from functools import partial
 from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
@@ -74,6 +75,12 @@ def test_the_same_seed_draws_the_same_picture():
         same = [(where / f"generated/00{i}/0003_3.png").read_bytes() for i in (1, 2)]
         assert same[0] == same[1]
 
+# %% ../nbs/30_generate.ipynb #5b1146bd
+def test_the_settings_of_a_drawing_lie_beside_it():
+    with TemporaryDirectory() as d:
+        run(f"--weight_path {moment(d)} --steps 2 --seed 9")
+        assert yaml.safe_load(Path(d, "df/generated/001/settings.yaml").read_text())["seed"] == 9
+
 # %% ../nbs/30_generate.ipynb #de1c817b
 def test_a_drawing_has_the_name_and_place_that_was_asked_for():
     with TemporaryDirectory() as d:
@@ -90,6 +97,11 @@ def test_a_picture_does_not_depend_on_its_batch():
         assert isinstance(model, Model) and model.classes == tuple("0123456789") and model.epoch == 1
         def all_of(**kw): return torch.cat([s.x for _, s, done in draw(model, y, GenerateConfig(steps=3, eta=1., **kw)) if done])
         torch.testing.assert_close(all_of(batch_size=2), all_of(batch_size=5))
+
+# %% ../nbs/30_generate.ipynb #d6f8cece
+def test_files_do_not_depend_on_the_size_of_the_batches():
+    with TemporaryDirectory() as d:
+        moment(d)
         files = [[(to_uint8(read_picture(str(o), "", 8, 1))).int() for o in sorted(Path(d, name).glob("0*.png"))] for name in ("a", "b") if run(f"--weight_path {d}/df --num_images 25 --steps 2 --result_path {d} --generate_name {name} --batch_size {dict(a=7, b=25)[name]}")[2] == 0]
         assert len(files[0]) == 25 and max((p - q).abs().max() for p, q in zip(*files)) <= 1  # a last digit may round the other way
 
@@ -99,6 +111,11 @@ def test_a_drawing_reports_each_step():
         model = load(moment(d))
         steps = [i for i, _, _ in draw(model, torch.arange(5), GenerateConfig(steps=3, batch_size=2))]
         assert steps == list(range(1, 10)) and [len(times(GenerateConfig(sample=o))) for o in ("ddim", "ddpm", "heun", "dpmpp_2m_sde")] == [50, 1000, 25, 25]
+
+# %% ../nbs/30_generate.ipynb #7b836e80
+def test_sample_draws_what_was_asked_for():
+    with TemporaryDirectory() as d:
+        model = load(moment(d))
         x = sample(model, "7", 3, steps=2, seed=5)
         assert x.shape == (3, 1, 8, 8) and torch.equal(x, sample(model, 7, 3, steps=2, seed=5)) and not torch.equal(x, sample(model, 7, 3, steps=2))
         assert list(draw_files(model, torch.arange(3), Path(d) / "x", GenerateConfig(steps=2))) == [1, 2]
@@ -133,20 +150,33 @@ def test_flags_that_the_checkpoint_answers_may_be_given_where_they_agree():
         for bad in ("--conditional True", "--num_classes 10"): assert run(f"--weight_path {flat} {bad}")[2] == 2
         with pytest.raises(ValueError, match="--act gelu"): check_model(load(where), GenerateConfig(act="gelu"))
 
-# %% ../nbs/30_generate.ipynb #8ad289b5
-def test_a_picture_is_a_start_and_a_mask_says_what_is_filled():
+# %% ../nbs/30_generate.ipynb #49e566f6
+def test_a_picture_is_a_start():
+    with TemporaryDirectory() as d:
+        where = moment(d, epochs=2)
+        Image.linear_gradient("L").save(f"{d}/init.jpg", quality=95)
+        init = read_picture(f"{d}/init.jpg", "init_image", 8, 1)
+        own = [(sample(load(where), 3, 4, steps=10, init_image=f"{d}/init.jpg", strength=k) - init).abs().mean() for k in (.1, .5, .9)]
+        assert own[0] < .2 and own[0] < own[1] < own[2]
+
+# %% ../nbs/30_generate.ipynb #7bebe27d
+def test_a_mask_says_what_is_filled():
     with TemporaryDirectory() as d:
         where = moment(d, epochs=2)
         Image.linear_gradient("L").save(f"{d}/init.jpg", quality=95), Image.fromarray(np.repeat(np.arange(8) < 4, 8).reshape(8, 8)).save(f"{d}/mask.png")  # the upper half is white: fill it
         init = read_picture(f"{d}/init.jpg", "init_image", 8, 1)
-        own = [(sample(load(where), 3, 4, steps=10, init_image=f"{d}/init.jpg", strength=k) - init).abs().mean() for k in (.1, .5, .9)]
-        assert own[0] < .2 and own[0] < own[1] < own[2]
         filled = sample(load(where), 3, 4, steps=10, init_image=f"{d}/init.jpg", mask=f"{d}/mask.png")
         torch.testing.assert_close(filled[:, :, 4:], init[:, :, 4:].expand(4, -1, -1, -1), rtol=0, atol=2e-3)
         assert (filled - init)[:, :, :4].abs().mean() > .2
-        c = GenerateConfig(init_image="x", steps=10)
-        assert [strength(c), strength(replace(c, mask="y")), strength(replace(c, strength=.3)), strength(GenerateConfig())] == [.6, 1., .3, 1.] and len(times(c)) == 6
-        assert starting(load(where), GenerateConfig()) is SAMPLERS["ddim"]
+
+# %% ../nbs/30_generate.ipynb #b0287228
+def test_the_share_of_the_way_follows_from_what_is_given():
+    c = GenerateConfig(init_image="x", steps=10)
+    assert [strength(c), strength(replace(c, mask="y")), strength(replace(c, strength=.3)), strength(GenerateConfig())] == [.6, 1., .3, 1.] and len(times(c)) == 6
+
+# %% ../nbs/30_generate.ipynb #f18292cc
+def test_without_a_picture_the_sampler_is_the_plain_one():
+    with TemporaryDirectory() as d: assert starting(load(moment(d)), GenerateConfig()) is SAMPLERS["ddim"]
 
 # %% ../nbs/30_generate.ipynb #de4996bc
 def test_the_way_of_the_pictures_is_an_animation():
@@ -159,6 +189,10 @@ def test_the_way_of_the_pictures_is_an_animation():
                 assert im.n_frames == 5 and im.size == end.size
                 im.seek(4)
                 assert np.abs(np.asarray(im.convert("L"), int) - np.asarray(end.convert("L"), int)).max() < 8  # a GIF has 256 colours
+
+# %% ../nbs/30_generate.ipynb #9f14af26
+def test_an_animation_has_a_frame_for_each_picture():
+    with TemporaryDirectory() as d:
         write_animation([Image.new("L", (4, 4), i) for i in range(3)], Path(d) / "x.gif")
         assert Image.open(f"{d}/x.gif").n_frames == 3
 

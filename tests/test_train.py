@@ -31,6 +31,11 @@ def test_training_prints_where_the_grid_lies_and_what_to_type_next():
         assert status == 0 and f"{d}/df/vis/epoch_001_ema.png" in out and out.endswith(f"iddm-generate --weight_path {d}/df\n")
         assert "1797 pictures of 8x8, grey, 10 classes (digits)" in out and (Path(d) / "df/vis/epoch_001_ema.png").is_file()
         assert "img" in err  # the bar
+
+# %% ../nbs/24_train.ipynb #54e445ec
+def test_a_run_in_the_way_is_refused_and_resumed_by_its_name():
+    with TemporaryDirectory() as d:
+        run(f"{TINY} --epochs 1 --result_path {d}")
         out, err, status = run(f"{TINY} --epochs 1 --result_path {d}")
         assert status == 2 and err.count("\n") == 1 and "already holds a run" in err
         out, err, status = run(f"--epochs 2 --result_path {d} --resume True")  # the rest is known
@@ -52,8 +57,18 @@ def test_settings_of_a_run_come_back_and_flags_win():
         run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
         config = settings(f"--resume True --run_name a --result_path {d} --epochs 5".split())
         assert (config.seed, config.widths, config.epochs, config.resume, config.run_name) == (3, (32,), 5, True, "a")
+
+# %% ../nbs/24_train.ipynb #914615c7
+def test_settings_of_another_run_come_along_and_its_name_does_not():
+    with TemporaryDirectory() as d:
+        run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
         config = settings(f"--resume True --load_model_dir a --run_name b --result_path {d}".split())
         assert (config.seed, config.run_name, config.load_model_dir) == (3, "b", "a") and settings(["--run_name", "a"]).seed == 0
+
+# %% ../nbs/24_train.ipynb #0f962b4c
+def test_a_setting_that_makes_it_another_run_is_refused():
+    with TemporaryDirectory() as d:
+        run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
         out, err, status = run(f"--resume True --run_name a --result_path {d} --epochs 5 --seed 4")
         assert status == 2 and "--seed 4: the run in" in err and "was started with 3" in err
 
@@ -69,6 +84,12 @@ def test_a_signal_finishes_the_step_and_saves_and_a_second_one_stops_at_once():
             os.kill(os.getpid(), signal.SIGINT)
             with pytest.raises(KeyboardInterrupt): os.kill(os.getpid(), signal.SIGINT)
         assert err.getvalue().count("finishing this step") == 1 and signal.getsignal(signal.SIGTERM) == before
+
+# %% ../nbs/24_train.ipynb #90e1b33a
+def test_a_run_that_was_stopped_names_its_checkpoint_and_its_command():
+    with TemporaryDirectory() as d:
+        trainer = Trainer(parse(TrainConfig, "", f"{TINY} --epochs 2 --result_path {d}".split()))
+        for _ in trainer.fit(): pass
         with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: stopped(trainer, signal.SIGTERM)
         assert end.value.code == 143 and f"Saved: {d}/df/checkpoints/epoch_002; go on with\n    iddm-train --resume True --result_path {d}\n" in err.getvalue()
 
@@ -105,5 +126,10 @@ def test_a_run_is_described():
         trainer = Trainer(parse(TrainConfig, "iddm-train", f"{TINY} --result_path {d} --conditional False --vis True".split()))
         assert "without classes" in describe(trainer) and "cpu in float32" in describe(trainer) and "class  " in describe(trainer)
         assert farewell(trainer).startswith("draw more") and again(trainer) == f"iddm-train --resume True --result_path {d}"
+
+# %% ../nbs/24_train.ipynb #d09f4422
+def test_skipped_steps_are_told_at_the_end():
+    with TemporaryDirectory() as d:
+        trainer = Trainer(parse(TrainConfig, "iddm-train", f"{TINY} --result_path {d}".split()))
         trainer.skipped = 3
         assert farewell(trainer).startswith("3 of 48 steps were skipped")

@@ -10,12 +10,13 @@ from torch import nn
 from iddm.checkpoints import epochs, find_checkpoint, load_optim, read_weights
 from iddm.data import Data
 from iddm.predictions import TO_X0
-from iddm.samplers import SAMPLERS, last
+from iddm.samplers import SAMPLERS
 from iddm.schedules import SCHEDULES
+from iddm.samplers import last
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import DataConfig, Event, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, fit, gradient, has_bf16, keep_memory, line, lr_factor, maker, metadata, open_run, own_device, part, pick_device, pick_precision, plain_config, progress, record, restore, run_config, samples, set_aside, settle, together, train_step, walk
+from iddm.trainer import DataConfig, Event, NetConfig, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, fit, gradient, has_bf16, keep_memory, line, lr_factor, maker, metadata, open_run, own_device, part, pick_device, pick_precision, plain_config, progress, record, restore, run_config, samples, set_aside, settle, together, train_step, walk
 
 # %% ../nbs/22_trainer.ipynb #60df9478
 def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
@@ -37,7 +38,7 @@ def test_settings_that_cannot_be_are_refused_by_name():
                     (dict(prediction="eps", noise_schedule="flow"), "--prediction eps with --noise_schedule flow: .* choose v, x0 or flow")):
         with pytest.raises(ValueError, match=say): TrainConfig(**kw)
     check_config(TrainConfig(image_size=24))
-    assert all(hasattr(TrainConfig(), name) for name in RANGES) and issubclass(TrainConfig, DataConfig)
+    assert all(hasattr(TrainConfig(), name) for name in RANGES) and issubclass(TrainConfig, NetConfig) and issubclass(NetConfig, DataConfig)
 
 # %% ../nbs/22_trainer.ipynb #b218e611
 def test_settings_that_contradict_each_other_are_refused():
