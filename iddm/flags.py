@@ -78,6 +78,7 @@ def parse(
     "Read settings from a command line; end the program with one line and status 2 where they are wrong."
     argv = list(sys.argv[1:] if argv is None else argv)
     tuples = {f"--{f.name}" for f in dataclasses.fields(cls) if tuple in map(get_origin, (f.type, *get_args(f.type)))}
+    argv = [part for o in argv for part in (o.split("=", 1) if o.split("=")[0] in tuples else [o])]
     for i, (flag, value) in enumerate(zip(argv, argv[1:]), 1):
         if flag in tuples and value[:1] != "[" and value != "null": argv[i] = f"[{value}]"
     args = parser(cls, program).parse_args(argv)

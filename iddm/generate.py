@@ -7,7 +7,8 @@ __all__ = ['Model', 'load', 'choose', 'GenerateConfig', 'has_eta', 'check_drawin
            'read_picture', 'starting', 'draw', 'sample', 'new_folder', 'write_batch', 'write_animation', 'draw_files',
            'main']
 
-# %% ../nbs/30_generate.ipynb #2a0af493
+# %% ../nbs/30_generate.ipynb #c4cedc9b
+import errno
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .checkpoints import fit_weights, load_checkpoint
+from .checkpoints import fit_weights, full_disk, load_checkpoint
 from .data import decode
 from .editing import img2img, inpainted
 from .flags import parse, setting, stop
@@ -67,7 +68,7 @@ def choose(
     "The class of each picture to draw. Raises `ValueError` for a class that isn't there."
     if not classes and class_name != -1: raise ValueError(f"--class_name {class_name}: this model was trained without classes")
     if class_name == -1: return torch.arange(num_images or len(classes) or 8) % max(1, len(classes))
-    if class_name in classes: index = classes.index(class_name)
+    if str(class_name) in classes: index = classes.index(str(class_name))  # a name wins over a number
     elif str(class_name).isdigit() and int(class_name) < len(classes): index = int(class_name)
     else: raise ValueError(f"--class_name {class_name}: choose -1 for all, 0 to {len(classes) - 1}, or one of " + ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else ""))
     return torch.full((num_images or 8,), index)
@@ -167,6 +168,7 @@ def starting(
     size, device = model.config.image_size, next(model.net.parameters()).device
     x0 = read_picture(config.init_image, "init_image", size, model.in_channels).to(device)  # (1, C, H, W)
     keep = None if config.mask is None else (read_picture(config.mask, "mask", size, 1)[0, 0] < 0).float().to(device)  # (H, W)
+    if keep is not None and len({Image.open(o).size for o in (config.init_image, config.mask)}) > 1: raise ValueError(f"--mask {config.mask}: its size is not that of --init_image {config.init_image}; make a mask of {'x'.join(map(str, Image.open(config.init_image).size))} pixels")
     def start(denoise: Callable, x: Tensor, schedule: object, ts: list[int], **kw) -> Iterator[Step]:
         own = x0.expand(len(x), -1, -1, -1)
         if keep is not None: denoise = inpainted(denoise, own, keep)
@@ -268,13 +270,14 @@ def main(
     folder, total = new_folder(config.weight_path, config), len(times(config)) * -(-len(y) // config.batch_size)
     try:
         for _ in tqdm(draw_files(model, y, folder, config), f"drawing {len(y)}", total, unit="step"): pass
-    except (OSError, ValueError) as e: stop("iddm-generate", e)
+    except (OSError, ValueError) as e: stop("iddm-generate", isinstance(e, OSError) and e.errno == errno.ENOSPC and full_disk(folder) or e)
     except torch.OutOfMemoryError: stop("iddm-generate", f"out of memory on {config.device}: draw fewer at a time, --batch_size {max(1, min(config.batch_size, len(y)) // 2)}")
     except KeyboardInterrupt:
         done = len(list(folder.glob("[0-9]*.png")))
         print(f"\nstopped: {done} of {len(y)} pictures are written" + f" in {folder}" * (done > 0), file=sys.stderr)
         raise SystemExit(130) from None
-    print(f"{len(y)} pictures in {folder}\ngrid: {folder / 'grid.png'}" + f"\nsteps: {folder / 'steps'}.{config.save_steps}" * (config.save_steps is not None))
+    what = f" of class {model.classes[y[0]]}" if model.classes and config.class_name != -1 else ""
+    print(f"{len(y)} pictures{what} in {folder}\ngrid: {folder / 'grid.png'}" + f"\nsteps: {folder / 'steps'}.{config.save_steps}" * (config.save_steps is not None))
 
 # %% ../nbs/30_generate.ipynb #a29f4d7c
 if __name__ == "__main__" and "__file__" in globals(): main()  # a notebook has no file: there, running this cell draws nothing

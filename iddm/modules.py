@@ -71,7 +71,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> the same
         h = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, H*W, C)
         q, k, v = (f(h).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.to_q, self.to_k, self.to_v))  # (B, heads, H*W, head_dim)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, H*W, C)
+        half = q.dtype if q.dtype == torch.bfloat16 and q.device.type == "cpu" else None  # there, its backward is slower in bf16
+        with torch.autocast(x.device.type, enabled=False): h = F.scaled_dot_product_attention(*(o.float() if half else o for o in (q, k, v))).to(q.dtype)
+        h = h.transpose(1, 2).flatten(2)  # (B, H*W, C)
         return x + self.to_out[0](h).transpose(1, 2).view_as(x)
 
 # %% ../nbs/10_modules.ipynb #cfe78aee

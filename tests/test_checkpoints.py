@@ -10,7 +10,7 @@ from torch import nn
 import errno
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.checkpoints import drop, epoch_folder, epochs, find_checkpoint, fit_weights, flush, load_checkpoint, load_optim, read_weights, room, save_checkpoint, turn, write_weights
+from iddm.checkpoints import drop, epoch_folder, epochs, find_checkpoint, fit_weights, flush, full_disk, load_checkpoint, load_optim, read_weights, save_checkpoint, turn, write_weights, write_whole
 
 # %% ../nbs/21_checkpoints.ipynb #ea5147fa
 def test_epochs_are_found_by_number_and_others_are_named():
@@ -63,13 +63,16 @@ def test_a_full_disk_is_an_error_in_words_and_leaves_the_checkpoint_before_whole
         with TemporaryDirectory() as d, pytest.MonkeyPatch.context() as m:
             save_checkpoint(Path(d) / "epoch_001", w, w, {}, dict(epoch=1))
             m.setattr(*dict(fsync=(os, "fsync"), save=(torch, "save"), mkdir=(Path, "mkdir"))[at], lambda *args, **kw: full())
-            with pytest.raises(OSError, match="epoch_002 could not be written .*No space left.* MB are free there: .* before is whole"): save_checkpoint(Path(d) / "epoch_002", w, w, {}, {})
+            with pytest.raises(OSError, match="epoch_002 could not be written .*No space left.*; what was saved before is whole"): save_checkpoint(Path(d) / "epoch_002", w, w, {}, {})
             m.undo()
             assert sorted(o.name for o in Path(d).iterdir()) == ["epoch_001", "last"] and load_checkpoint(d)[1] == dict(epoch=1)
 
-# %% ../nbs/21_checkpoints.ipynb #721e2e43
-def test_room_is_told_even_where_the_folder_is_not_yet():
-    assert "MB are free" in room(Path("no/where"))
+# %% ../nbs/21_checkpoints.ipynb #58f429eb
+def test_a_full_disk_is_told_even_where_the_folder_is_not_yet():
+    assert "MB are needed" in full_disk(Path("no/where"), 2**80) and full_disk(Path("no/where"), 0) == ""
+    with TemporaryDirectory() as d:
+        for text in ("a", "b"): write_whole(Path(d) / "x", text)
+        assert Path(d, "x").read_text() == "b" and len(list(Path(d).iterdir())) == 1
 
 # %% ../nbs/21_checkpoints.ipynb #a45d198c
 def test_a_path_without_a_checkpoint_is_named():

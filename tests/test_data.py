@@ -2,6 +2,7 @@
 
 # %% ../nbs/20_data.ipynb #auto
 import gzip
+import os
 import signal
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from iddm.images import to_uint8
 from concurrent.futures import ThreadPoolExecutor
 import pytest
-from iddm.data import Batch, Chunk, DATASETS, Data, FASHION, NAMED, SUFFIXES, Source, as_image, batch, batches, build, cached, chunks, colourless, content_key, decode, decode_chunk, digits, drop_colour, find, folder, from_idx, idx_files, kept_size, load_data, luck, named, open_built, order, overview, own_noise, quiet, read_idx, show_classes, square, views
+from iddm.data import Batch, Chunk, DATASETS, Data, FASHION, NAMED, SUFFIXES, Source, as_image, batch, batches, build, cached, chunks, colourless, content_key, date_stamp, decode, decode_chunk, digits, drop_colour, find, folder, from_idx, idx_files, intact, kept_size, known_key, load_data, luck, named, open_built, order, overview, own_noise, pictures, quiet, read_idx, show_classes, square, views
 
 # %% ../nbs/20_data.ipynb #7c1fa458
 def test_digits_are_the_1797_scans_with_their_labels():
@@ -62,6 +63,7 @@ def test_CMYK_transparency_and_16_bits_give_the_colour_that_they_hold():
         for value in (0, 0x8000, 65535): assert saved(d, "16.png", "", 0, np.full((5, 7), value, np.uint16)) == [round(value / 257)] * 3
         assert saved(d, "16.tif", "", 0, np.full((5, 7), 257 * 7, np.uint16)) == [7] * 3
         with pytest.raises(ValueError, match="32-bit floats"): saved(d, "f.tif", "", 0, np.ones((4, 4), np.float32))
+        with pytest.raises(ValueError, match="above 65535"): saved(d, "i.tif", "", 0, np.full((4, 4), 70_000, np.int32))
 
 # %% ../nbs/20_data.ipynb #f461fc13
 def test_pictures_are_turned_upright():
@@ -83,11 +85,18 @@ def test_a_large_picture_keeps_its_shades():
 # %% ../nbs/20_data.ipynb #9b8a51c9
 def test_find_sorts_by_class():
     with TemporaryDirectory() as d:
-        for name in ("b/2.PNG", "b/1.png", "a/3.jpg", "a/note.txt", "a/._3.jpg", ".git/4.png"):
-            (path := Path(d) / name).parent.mkdir(exist_ok=True)
+        for name in ("b/2.PNG", "b/1.png", "a/3.jpg", "a/note.txt", "a/._3.jpg", ".git/4.png", "a/.trash/5.png"):
+            (path := Path(d) / name).parent.mkdir(exist_ok=True, parents=True)
             Image.new("RGB", (7, 9)).save(path, format="JPEG" if name.endswith("jpg") else "PNG")
         assert {k: [o.name for o in v] for k, v in find(Path(d)).items()} == {"a": ["3.jpg"], "b": ["1.png", "2.PNG"]}
         assert all(o.suffix.lower() in SUFFIXES for v in find(Path(d)).values() for o in v)
+
+# %% ../nbs/20_data.ipynb #65fbe226
+def test_links_are_followed_once():
+    with TemporaryDirectory() as d:
+        (Path(d) / "far").mkdir(), Image.new("L", (4, 4)).save(f"{d}/far/1.png"), (Path(d) / "root/cat").mkdir(parents=True)
+        os.symlink(f"{d}/far", f"{d}/root/cat/link"), os.symlink(f"{d}/root", f"{d}/root/cat/up")
+        assert [o.name for o in pictures(Path(d) / "root")] == ["1.png"]
 
 # %% ../nbs/20_data.ipynb #68b9e291
 def test_square_crops_the_middle():
@@ -105,8 +114,9 @@ def test_a_folder_is_listed_by_class_and_what_has_no_class_is_noted():
         assert len(source.notes) == 2 and "empty: a folder without" in source.notes[0] and "loose.png: beside" in source.notes[1]
         before = content_key(Path(d), source.items)
         assert before == source.key() == folder(d).key()
+        stamp = source.stamp()
         Image.new("L", (4, 4), 1).save(source.items[0])
-        assert source.key() != before
+        assert source.key() != before and date_stamp(source.items) != stamp
 
 # %% ../nbs/20_data.ipynb #ac087368
 def write_idx(path, a):
@@ -190,6 +200,17 @@ def test_decoded_pictures_are_kept_and_found_by_their_content():
         assert kept() == first and len(first) == 1
         load_data(f"{d}/pets", 8, 1, cache=f"{d}/cache"), picture(f"{d}/pets/a.png", (20, 20), "red"), load_data(f"{d}/pets", 8, cache=f"{d}/cache")
         assert len(kept()) == 3 and not list(Path(d, "cache").glob(".*.new"))
+
+# %% ../nbs/20_data.ipynb #94c9866e
+def test_a_damaged_cache_is_made_anew():
+    with TemporaryDirectory() as d:
+        (Path(d) / "pets").mkdir(), picture(f"{d}/pets/a.png", (20, 20), "teal")
+        want = load_data(f"{d}/pets", 8, cache=f"{d}/cache").images.clone()
+        out = next(Path(d, "cache").glob("pets-*"))
+        for name in ("images.bin", "data.json"):
+            (out / name).write_bytes((out / name).read_bytes()[:10])
+            assert not intact(out) and torch.equal(load_data(f"{d}/pets", 8, cache=f"{d}/cache").images, want) and intact(out)
+        assert known_key(folder(f"{d}/pets"), Path(d, "cache")) == folder(f"{d}/pets").key() == open_built(out).key
 
 # %% ../nbs/20_data.ipynb #7a4ddaec
 def test_two_at_the_same_time_make_one_cache_and_what_was_left_half_is_made_anew():
@@ -315,6 +336,6 @@ def test_batches_are_the_same_from_any_number_of_processes():
 
 # %% ../nbs/20_data.ipynb #d32d509f
 def test_a_worker_does_not_hear_of_Ctrl_C():
-    before = signal.getsignal(signal.SIGINT)
+    before = [(o, signal.getsignal(o)) for o in (signal.SIGINT, signal.SIGTERM)]
     quiet(0)
-    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN and signal.signal(signal.SIGINT, before) == signal.SIG_IGN
+    assert all(signal.getsignal(o) == signal.SIG_IGN and signal.signal(o, old) == signal.SIG_IGN for o, old in before)

@@ -40,7 +40,7 @@ def test_flags_become_settings():
     assert parse(Soup, "soup", []) == Soup()
     got = parse(Soup, "soup", ["--salt=2", "--hot", "False", "--spoons", "3,4", "--kind", "leek"])
     assert got == Soup(2., "leek", (3, 4), None, False)
-    assert parse(Soup, "soup", ["--spoons", "[5]"]).spoons == (5,) and parse(Soup, "soup", ["--bowls", "1,2"]).bowls == (1, 2)
+    assert parse(Soup, "soup", ["--spoons", "[5]"]).spoons == (5,) and parse(Soup, "soup", ["--bowls=1,2"]).bowls == parse(Soup, "soup", ["--bowls", "1,2"]).bowls == (1, 2)
     assert parse(Soup, "soup", ["--bowls", "null"]).bowls is None
     assert "grams per litre" in parser(Soup, "soup").format_help()
 

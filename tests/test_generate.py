@@ -24,7 +24,7 @@ def test_classes_are_chosen_by_number_or_name_or_all_in_turn():
     names = ("crazing", "patches", "scratches")
     assert choose(names).tolist() == [0, 1, 2] and choose(names, -1, 5).tolist() == [0, 1, 2, 0, 1]
     assert choose(names, 1, 2).tolist() == [1, 1] == choose(names, "patches", 2).tolist() and len(choose(names, 2)) == 8
-    assert choose(("7", "0"), "7", 1).tolist() == [0]  # a name wins over a number
+    assert choose(("7", "0"), "7", 1).tolist() == choose(("7", "0"), 7, 1).tolist() == [0] and choose(("7", "0"), 0, 1).tolist() == [1] and choose(("7", "x"), 1, 1).tolist() == [1]
     assert choose(()).tolist() == [0] * 8
 
 # %% ../nbs/30_generate.ipynb #42daa8cc
@@ -163,11 +163,13 @@ def test_a_picture_is_a_start():
 def test_a_mask_says_what_is_filled():
     with TemporaryDirectory() as d:
         where = moment(d, epochs=2)
-        Image.linear_gradient("L").save(f"{d}/init.jpg", quality=95), Image.fromarray(np.repeat(np.arange(8) < 4, 8).reshape(8, 8)).save(f"{d}/mask.png")  # the upper half is white: fill it
+        Image.linear_gradient("L").save(f"{d}/init.jpg", quality=95), Image.fromarray(np.repeat(np.arange(256) < 128, 256).reshape(256, 256)).save(f"{d}/mask.png")  # the upper half is white: fill it
         init = read_picture(f"{d}/init.jpg", "init_image", 8, 1)
         filled = sample(load(where), 3, 4, steps=10, init_image=f"{d}/init.jpg", mask=f"{d}/mask.png")
         torch.testing.assert_close(filled[:, :, 4:], init[:, :, 4:].expand(4, -1, -1, -1), rtol=0, atol=2e-3)
         assert (filled - init)[:, :, :4].abs().mean() > .2
+        Image.new("L", (9, 8)).save(f"{d}/other.png")
+        with pytest.raises(ValueError, match="other.png: its size is not that of .*; make a mask of 256x256"): starting(load(where), GenerateConfig(init_image=f"{d}/init.jpg", mask=f"{d}/other.png"))
 
 # %% ../nbs/30_generate.ipynb #b0287228
 def test_the_share_of_the_way_follows_from_what_is_given():

@@ -4,6 +4,7 @@
 import json
 import math
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from iddm.samplers import last
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import DataConfig, Event, NetConfig, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, fit, gradient, has_bf16, keep_memory, line, lr_factor, maker, metadata, open_run, own_device, part, pick_device, pick_precision, plain_config, progress, record, restore, run_config, samples, set_aside, settle, together, train_step, walk
+from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, fit, foreign, gradient, has_bf16, keep_memory, line, lr_factor, maker, metadata, open_run, own_device, part, pick_device, pick_precision, plain_config, progress, record, restore, run_config, samples, set_aside, settle, together, train_step, walk
 
 # %% ../nbs/22_trainer.ipynb #60df9478
 def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
@@ -40,9 +41,9 @@ def test_settings_that_cannot_be_are_refused_by_name():
     check_config(TrainConfig(image_size=24))
     assert all(hasattr(TrainConfig(), name) for name in RANGES) and issubclass(TrainConfig, NetConfig) and issubclass(NetConfig, DataConfig)
 
-# %% ../nbs/22_trainer.ipynb #b218e611
+# %% ../nbs/22_trainer.ipynb #730403d7
 def test_settings_that_contradict_each_other_are_refused():
-    for kw, say in ((dict(ema_decay=.999), "--ema_decay 0.999: give its half-life in pictures; 0.999 a step is a half-life of 44,339"), (dict(resume=True, overwrite=True), "choose one"), (dict(start_epoch=3), "--start_epoch 3: needs --resume"),
+    for kw, say in ((dict(num_vis=0), "--num_vis 0"), (dict(attention=(7,)), "--attention 7: no feature map has 7 pixels a side; choose of 16, 8, 4"), (dict(ema_decay=.999), "--ema_decay 0.999: give its half-life in pictures; 0.999 a step is a half-life of 44,339"), (dict(resume=True, overwrite=True), "choose one"), (dict(start_epoch=3), "--start_epoch 3: needs --resume"),
                     (dict(load_model_dir="a"), "--load_model_dir a: needs"), (dict(fp16=True, precision="bf16"), "--fp16 True and --precision bf16"), (dict(start_model_interval=5), "needs --save_model_interval"),
                     (dict(distributed=True, main_gpu=2), "--main_gpu 2: with --world_size 2 choose 0 to 1"), (dict(distributed=True, batch_size=65), "--batch_size 65: .* multiple")):
         with pytest.raises(ValueError, match=say): TrainConfig(**kw)
@@ -200,7 +201,42 @@ def test_a_folder_that_is_no_run_is_never_deleted():
         (Path(d) / "mine" / "thesis.txt").write_text("years of work")
         with pytest.raises(ValueError, match="already holds a run"): check_run(Path(d) / "mine", tiny(d))
         assert check_run(Path(d) / "new", tiny(d)) is None
-        with pytest.raises(ValueError, match="will not delete it"): Trainer(tiny(d, run_name="mine", overwrite=True))
+        with pytest.raises(ValueError, match="holds thesis.txt, which is not of a run .* will not delete it"): Trainer(tiny(d, run_name="mine", overwrite=True))
+
+# %% ../nbs/22_trainer.ipynb #5485fe61
+def test_a_folder_that_only_looks_like_a_run_is_not_deleted_either():
+    with TemporaryDirectory() as d:
+        for name, text in (("config.yaml", "model: bert"), ("checkpoints", "")): Path(d, name).write_text(text)
+        assert foreign(Path(d)) == ["no settings of ours"]
+        Path(d, "config.yaml").write_text("{dataset_path: a, noise_schedule: b}")
+        assert foreign(Path(d)) == [] and OURS > {"vis"}
+        Path(d, "thesis.txt").write_text("years of work")
+        assert foreign(Path(d)) == ["thesis.txt"]
+
+# %% ../nbs/22_trainer.ipynb #8fd54d6f
+def test_a_run_whose_pointer_is_gone_is_not_begun_again():
+    with TemporaryDirectory() as d:
+        for _ in Trainer(tiny(d, save_model_interval=True)).fit(): pass
+        for text, say in ((None, "last is missing; write the name .* for example epoch_002"), ("", "--resume True: .*nothing.*no such file")):
+            Path(d, "df/checkpoints/last").unlink() if text is None else Path(d, "df/checkpoints/last").write_text(text)
+            with pytest.raises(ValueError, match=say): Trainer(tiny(d, resume=True, epochs=3))
+        for _ in Trainer(tiny(d, resume=True, start_epoch=1)).fit(): pass
+
+# %% ../nbs/22_trainer.ipynb #2f52e6e8
+def test_a_trainer_goes_on_where_it_was_left_and_another_one_is_not_overwritten():
+    with TemporaryDirectory() as d:
+        a, b = Trainer(tiny(d, sample_interval=0)), Trainer(tiny(d, sample_interval=0))
+        for e in a.fit(): a.stopping = e.step == 1
+        with pytest.raises(ValueError, match="already holds a run"): next(b.fit())
+        for _ in a.fit(): pass
+        for _ in Trainer(tiny(d, run_name="whole", sample_interval=0)).fit(): pass
+        assert a.step == a.total and same(a.run, Path(d) / "whole")
+
+# %% ../nbs/22_trainer.ipynb #d4187e1a
+def test_a_weight_decay_may_change_on_the_way():
+    with TemporaryDirectory() as d:
+        for _ in Trainer(tiny(d, epochs=1)).fit(): pass
+        assert Trainer(tiny(d, resume=True, weight_decay=.5)).optim.param_groups[0]["weight_decay"] == .5
 
 # %% ../nbs/22_trainer.ipynb #ffddedd0
 def test_data_and_settings_must_fit_and_nothing_is_written_when_they_do_not():
@@ -327,6 +363,8 @@ def test_another_data_set_or_network_is_not_resumed():
         more = random_data(2, 1, 8)
         for data, say in ((Data(more.images[:7], more.labels[:7], more.classes), "8 pictures, now there are 7"), (Data(more.images, more.labels, ("a", "c")), r"\['a', 'b'\] classes, now there are \['a', 'c'\]")):
             with pytest.raises(ValueError, match=say): Trainer(tiny(d, batch_size=4, resume=True), data)
+        for _ in Trainer(tiny(d, run_name="c", batch_size=4, epochs=1), replace(more, key="a")).fit(): pass
+        with pytest.raises(ValueError, match="started with other pictures"): Trainer(tiny(d, run_name="c", batch_size=4, resume=True), replace(more, key="b"))
         with pytest.raises(ValueError, match="--widths .64.: .* started with .32."): Trainer(tiny(d, batch_size=4, widths=(64,), resume=True), random_data(2, 1, 8))
         with pytest.raises(ValueError, match="started with"): restore(Trainer(tiny(d, batch_size=8, run_name="b"), random_data(2, 1, 8)), find_checkpoint(f"{d}/df"))
 

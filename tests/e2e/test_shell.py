@@ -73,7 +73,12 @@ def test_bad_input_is_one_line_and_status_2_and_nothing_written(run, command, ar
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    from PIL import Image
     (tmp_path / "results").write_text("a file, not a folder")
+    (tmp_path / "pets").mkdir()
+    Image.new("L", (9, 9)).save(tmp_path / "pets/a.png")
+    done = shell(tmp_path, "iddm-train", *TINY, "--dataset_path", "pets")  # its cache comes first
+    assert done.returncode == 2 and "results" in done.stderr and done.stderr.count("\n") == 1, done.stderr
     done = shell(tmp_path, "iddm-train", *TINY)
     assert done.returncode == 2 and "results" in done.stderr and "Traceback" not in done.stderr
     assert (tmp_path / "results").read_text() == "a file, not a folder"
@@ -88,6 +93,7 @@ def test_a_folder_of_pictures_trains_and_broken_files_are_named(tmp_path):
     (tmp_path / "pets/dog/empty.png").write_bytes(b"")
     done = shell(tmp_path, "iddm-train", *TINY, "--dataset_path", "pets", "--batch_size", 8, "--epochs", 1, "--vis", "True")
     assert done.returncode == 0 and "left out: 2 files\n    pets/cat/broken.png: " in done.stdout, done.stderr
+    assert (tmp_path / "results/df/train.log").read_text().count("left out: pets/") == 2
     assert "cat                         4  30x20" in done.stdout and (tmp_path / "results/df/vis/data/dog.png").is_file()
     drawn = shell(tmp_path, "iddm-generate", "--class_name", "dog", "--num_images", 2, "--steps", 2)
     assert drawn.returncode == 0 and (tmp_path / "results/df/generated/001/0001_dog.png").is_file(), drawn.stderr
@@ -97,8 +103,10 @@ def test_a_folder_of_pictures_trains_and_broken_files_are_named(tmp_path):
 
 
 def start(cwd, *args):
-    return subprocess.Popen([BIN / "iddm-train", *args], cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    def own():
+        os.setsid()  # a group of its own, to be signalled as a whole
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen([BIN / "iddm-train", *args], cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=own)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -109,7 +117,7 @@ def test_a_signal_finishes_the_step_and_saves_and_the_run_goes_on(tmp_path, numb
     for _ in range(600):
         if log.exists() and log.stat().st_size: break
         time.sleep(.1)
-    os.kill(process.pid, number)
+    os.killpg(process.pid, number)  # as a terminal or a queue does: the workers hear it too
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and "Traceback" not in err, err
     assert err.strip().splitlines()[-1].strip() == "iddm-train --resume True --run_name a", err
