@@ -627,7 +627,7 @@ def record(
     "Write train.log, metrics.jsonl, vis/*.png and, where wanted, tensorboard/ while events pass."
     run, start, first, board = trainer.run, time.monotonic(), trainer.step, None
     e = next(events, None)  # now the folder is there
-    if trainer.config.tensorboard: board = import_module("torch.utils.tensorboard").SummaryWriter(str(run / "tensorboard"), purge_step=first)
+    if trainer.config.tensorboard: board = import_module("torch.utils.tensorboard").SummaryWriter(str(run / "tensorboard"), purge_step=first + 1)
     with open(run / "metrics.jsonl", "a", 1, encoding="utf-8") as f, open(run / "train.log", "a", 1, encoding="utf-8") as log:
         log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} from step {first}: {trainer.config}\n" + "".join(f"left out: {o}\n" for o in trainer.data.skipped))
         while e is not None:
