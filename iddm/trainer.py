@@ -377,11 +377,11 @@ def check_run(
     config: TrainConfig,
 ) -> Path | None:  # the checkpoint to go on from; None: begin
     "Raise `ValueError` where a run is in the way, or where there is none to go on with."
-    there, source = run.exists() and any(run.iterdir()), run.with_name(config.load_model_dir or run.name)
+    there, source = run.is_dir() and any(o.name[0] != "." for o in run.iterdir()), run.with_name(config.load_model_dir or run.name)
     if there and config.overwrite and (other := foreign(run)): raise ValueError(f"{run} holds {other[0]}, which is not of a run of iddm, so --overwrite will not delete it: choose another --run_name")
     if there and not config.overwrite and not (config.resume and source == run):
         raise ValueError(f"{run} already holds a run: go on with it by --resume True, keep it and choose another --run_name, or delete it by --overwrite True")
-    if not config.resume: return None
+    if not config.resume or source == run and run.is_dir() and not there: return None  # killed before its first file
     if config.start_epoch not in (None, -1): return epoch_folder(source, config.start_epoch)
     if (source / "checkpoints" / "last").exists() or not (source / "config.yaml").is_file() or source != run:
         try: return find_checkpoint(source)
@@ -494,6 +494,8 @@ def open_run(trainer: Trainer) -> AbstractContextManager:  # whose end frees the
         run.mkdir()
     trainer.opened = True
     set_aside(run, trainer.step, trainer.per_epoch, trainer.source)
+    for o in run.glob("checkpoints/*/state.json"):  # a process that was killed may not have come to delete the one before its last
+        if o.parent != trainer.source and json.loads(o.read_text(encoding="utf-8"))["replaceable"]: drop(o.parent)
     write_whole(run / "config.yaml", yaml.safe_dump(plain_config(c), sort_keys=False))
     (run / "vis").mkdir(exist_ok=True)
     if c.vis:

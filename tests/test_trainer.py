@@ -3,6 +3,7 @@
 # %% ../nbs/22_trainer.ipynb #auto
 import json
 import math
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -231,6 +232,15 @@ def test_a_trainer_goes_on_where_it_was_left_and_another_one_is_not_overwritten(
         for _ in a.fit(): pass
         for _ in Trainer(tiny(d, run_name="whole", sample_interval=0)).fit(): pass
         assert a.step == a.total and same(a.run, Path(d) / "whole")
+
+# %% ../nbs/22_trainer.ipynb #43c1bc0e
+def test_what_a_killed_process_did_not_delete_is_deleted():
+    with TemporaryDirectory() as d:
+        for e in Trainer(tiny(d, sample_interval=0)).fit():
+            if e.kind == "checkpoint": break
+        shutil.copytree(e.path, e.path.with_name("step_00000001"))
+        next(Trainer(tiny(d, resume=True)).fit())
+        assert sorted(o.name for o in e.path.parent.iterdir()) == ["epoch_001", "last"]
 
 # %% ../nbs/22_trainer.ipynb #d4187e1a
 def test_a_weight_decay_may_change_on_the_way():
