@@ -386,8 +386,8 @@ def check_run(
     if (source / "checkpoints" / "last").exists() or not (source / "config.yaml").is_file() or source != run:
         try: return find_checkpoint(source)
         except ValueError as e: raise ValueError(f"--resume True: {e}") from None
-    if kept := [*epochs(run).values(), *run.glob("checkpoints/step_*")]: raise ValueError(f"--resume True: {run / 'checkpoints' / 'last'} is missing; write the name of the checkpoint to go on from into it, for example {kept[-1].name}")
-    return None  # it was stopped before its first checkpoint
+    whole = {json.loads(o.read_text(encoding="utf-8"))["step"]: o.parent for o in run.glob("checkpoints/[!.]*/state.json")}
+    return whole[max(whole)] if whole else None  # it was killed before `last` named the first one; or there is none yet
 
 # %% ../nbs/22_trainer.ipynb #4a79e7ff
 OURS = {"config.yaml", "train.log", "metrics.jsonl", "vis", "checkpoints", "tensorboard", "generated", "superseded"}
