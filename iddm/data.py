@@ -284,6 +284,7 @@ def build(
     channels: str | int,  # auto, 1 or 3
     out: Path,  # a new folder
     workers: int | None = None,
+    key: str = "",  # of the source
 ) -> None:
     "Decode a source into `images.bin` and `data.json`. Raises `ValueError` where nothing of a class can be read."
     good, sizes, skipped, grey = [], [], list(source.notes), True
@@ -302,7 +303,7 @@ def build(
         raise ValueError(f"dataset_path {source.name + '/' * bool(name) + name!r}: none of its {(source.labels == k).sum()} pictures can be read; first: {skipped[len(source.notes)]}")
     if channels == "auto" and grey: drop_colour(out / "images.bin", size**2)
     shape = (len(good), 1 if channels == 1 or channels == "auto" and grey else 3, size, size)
-    (out / "data.json").write_text(json.dumps(dict(shape=shape, labels=source.labels[good].tolist(), classes=source.classes, sizes=sizes, skipped=skipped, key=source.key())), encoding="utf-8")
+    (out / "data.json").write_text(json.dumps(dict(shape=shape, labels=source.labels[good].tolist(), classes=source.classes, sizes=sizes, skipped=skipped, key=key)), encoding="utf-8")
 
 # %% ../nbs/20_data.ipynb #837b3219
 def drop_colour(path: Path, plane: int) -> None:
@@ -336,14 +337,15 @@ def cached(
             build(source, size, channels, Path(d), workers)
             return open_built(Path(d), in_memory=True)
     (cache := Path(cache)).mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(f"3 {known_key(source, cache)} {list(source.classes)} {size} {channels}".encode()).hexdigest()[:12]
-    out = cache / f"{Path(source.name).name}-{size}-{key}"
+    key = known_key(source, cache)
+    own = hashlib.sha256(f"3 {key} {list(source.classes)} {size} {channels}".encode()).hexdigest()[:12]
+    out = cache / f"{Path(source.name).name}-{size}-{own}"
     new = out.with_name(f".{out.name}.new")
     with FileLock(out.with_name(f".{out.name}.lock")):
         if not intact(out):
             for o in (out, new): shutil.rmtree(o, ignore_errors=True)  # damaged, or of a process that was killed
             new.mkdir()
-            try: build(source, size, channels, new, workers)
+            try: build(source, size, channels, new, workers, key)
             except BaseException:
                 shutil.rmtree(new)
                 raise
