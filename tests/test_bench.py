@@ -11,12 +11,12 @@ from io import StringIO
 import pytest
 from iddm.bench import BenchConfig, Ratio, bench_data, bench_memory, bench_train, in_turns, main, our_step, some_jpegs, their_step
 
-# %% ../nbs/32_bench.ipynb #0052a87c
+# %% ../nbs/32_bench.ipynb #a7eb4c3c
 def test_a_ratio_is_that_of_the_speeds():
-    def slow(): time.sleep(.02); return 10  # noqa: E702
-    def fast(): time.sleep(.005); return 10  # noqa: E702
+    def slow(): time.sleep(.2); return 10  # noqa: E702
+    def fast(): time.sleep(.05); return 10  # noqa: E702
     r = in_turns("sleep", fast, slow, rounds=3)
-    assert 2.5 < r.median < 5 and r.low <= r.median <= r.high and r.ours > r.theirs and "sleep" in str(r) and isinstance(r, Ratio)
+    assert 2 < r.median < 4.1 and r.low <= r.median <= r.high and r.ours > r.theirs and "sleep" in str(r) and isinstance(r, Ratio)
 
 # %% ../nbs/32_bench.ipynb #7479cd0a
 def test_both_steps_move_the_same_weights_by_the_same_loss():
