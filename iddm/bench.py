@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -171,7 +172,10 @@ def main(argv: list[str] | None = None) -> None:
     try: device = pick_device(c.device)
     except ValueError as e: stop("iddm-bench", e)
     print(f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}; {c.rounds} rounds")
-    if c.part in ("all", "train"):
+    if c.part in ("all", "train") and not find_spec("diffusers"):
+        if c.part == "train": stop("iddm-bench", "--part train: its peer is not installed, pip install diffusers")
+        print("training step: not measured, its peer is not installed, pip install diffusers")
+    elif c.part in ("all", "train"):
         for precision in ["fp32"] + ["bf16"] * has_bf16(device):
             for compiled in (False, True)[:1 + c.compile]: print(bench_train(precision, c.batch_size, rounds=c.rounds, device=c.device, compile=compiled), flush=True)
     if c.part in ("all", "data"):
