@@ -94,9 +94,9 @@ def test_find_sorts_by_class():
 # %% ../nbs/20_data.ipynb #65fbe226
 def test_links_are_followed_once():
     with TemporaryDirectory() as d:
-        (Path(d) / "far").mkdir(), Image.new("L", (4, 4)).save(f"{d}/far/1.png"), (Path(d) / "root/cat").mkdir(parents=True)
-        os.symlink(f"{d}/far", f"{d}/root/cat/link"), os.symlink(f"{d}/root", f"{d}/root/cat/up")
-        assert [o.name for o in pictures(Path(d) / "root")] == ["1.png"]
+        (Path(d) / "far").mkdir(), Image.new("L", (4, 4)).save(f"{d}/far/1.png"), (Path(d) / "tree/cat").mkdir(parents=True)
+        os.symlink(f"{d}/far", f"{d}/tree/cat/link"), os.symlink(f"{d}/tree", f"{d}/tree/cat/up")
+        assert [o.name for o in pictures(Path(d) / "tree")] == ["1.png"]
 
 # %% ../nbs/20_data.ipynb #68b9e291
 def test_square_crops_the_middle():
