@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHAPE', 'PROGRAM', 'Ratio', 'in_turns', 'our_step', 'their_step', 'bench_train', 'some_jpegs', 'bench_data',
-           'bench_memory', 'BenchConfig', 'main']
+           'bench_memory', 'BenchConfig', 'print_train', 'main']
 
 # %% ../nbs/32_bench.ipynb #104113fc
 import subprocess
@@ -165,6 +165,16 @@ class BenchConfig:
     compile: bool = setting(False, "measure the compiled network too")
     device: str = setting("auto", "auto, cpu, cuda, mps")
 
+# %% ../nbs/32_bench.ipynb #dc4cad67
+def print_train(c: BenchConfig, device: torch.device) -> None:
+    "The part that needs diffusers; says so where it is missing."
+    missing = "its peer is not installed, pip install diffusers"
+    if find_spec("diffusers"):
+        for precision in ["fp32"] + ["bf16"] * has_bf16(device):
+            for compiled in (False, True)[:1 + c.compile]: print(bench_train(precision, c.batch_size, rounds=c.rounds, device=c.device, compile=compiled), flush=True)
+    elif c.part == "train": stop("iddm-bench", f"--part train: {missing}")
+    else: print(f"training step: not measured, {missing}")
+
 # %% ../nbs/32_bench.ipynb #cf0b36c0
 def main(argv: list[str] | None = None) -> None:
     "Measure, as the command `iddm-bench`."
@@ -172,12 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     try: device = pick_device(c.device)
     except ValueError as e: stop("iddm-bench", e)
     print(f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}; {c.rounds} rounds")
-    if c.part in ("all", "train") and not find_spec("diffusers"):
-        if c.part == "train": stop("iddm-bench", "--part train: its peer is not installed, pip install diffusers")
-        print("training step: not measured, its peer is not installed, pip install diffusers")
-    elif c.part in ("all", "train"):
-        for precision in ["fp32"] + ["bf16"] * has_bf16(device):
-            for compiled in (False, True)[:1 + c.compile]: print(bench_train(precision, c.batch_size, rounds=c.rounds, device=c.device, compile=compiled), flush=True)
+    if c.part in ("all", "train"): print_train(c, device)
     if c.part in ("all", "data"):
         with TemporaryDirectory() as d, TemporaryDirectory() as cache:
             if c.dataset_path is None: some_jpegs(Path(d))

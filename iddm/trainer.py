@@ -416,7 +416,7 @@ def check_data(
 # %% ../nbs/22_trainer.ipynb #68cab11b
 def metadata(trainer: Trainer) -> dict:
     "What a checkpoint remembers beside tensors."
-    keep = ("step", "epoch", "per_epoch", "in_channels", "skipped", "in_a_row", "losses")
+    keep = ("step", "epoch", "in_channels", "skipped", "in_a_row", "losses")
     return dict(format=2, config=plain_config(trainer.config), data=trainer.data.key, classes=list(trainer.data.classes)[:trainer.n_classes], pictures=len(trainer.data), **{k: getattr(trainer, k) for k in keep})
 
 # %% ../nbs/22_trainer.ipynb #841d68cc
