@@ -360,8 +360,11 @@ def known_key(
     "The key of a source, remembered from the last time if its stamp is the same."
     if source.stamp is None: return source.key()
     note = cache / f".{source.stamp()[:16]}.key"
-    if not note.is_file() or len(note.read_text()) != 64: note.write_text(source.key())
-    return note.read_text()
+    key = note.read_text() if note.is_file() else ""
+    if len(key) != 64:  # new, or another process is writing it
+        key = source.key()
+        note.write_text(key)
+    return key
 
 # %% ../nbs/20_data.ipynb #1f1dccd5
 def intact(

@@ -211,6 +211,14 @@ def test_a_damaged_cache_is_made_anew():
             assert not intact(out) and torch.equal(load_data(f"{d}/pets", 8, cache=f"{d}/cache").images, want) and intact(out)
         assert known_key(folder(f"{d}/pets"), Path(d, "cache")) == folder(f"{d}/pets").key() == open_built(out).key
 
+# %% ../nbs/20_data.ipynb #74ee1415
+def test_many_at_the_same_time_remember_the_same_key():
+    with TemporaryDirectory() as d, ThreadPoolExecutor(8) as pool:
+        (Path(d) / "pets").mkdir(), picture(f"{d}/pets/a.png", (20, 20), "teal")
+        for i in range(30):
+            (cache := Path(d) / f"{i}").mkdir()
+            assert set(pool.map(lambda _: known_key(folder(f"{d}/pets"), cache), range(8))) == {folder(f"{d}/pets").key()}
+
 # %% ../nbs/20_data.ipynb #7a4ddaec
 def test_two_at_the_same_time_make_one_cache_and_what_was_left_half_is_made_anew():
     with TemporaryDirectory() as d:
