@@ -273,9 +273,9 @@ def export(argv: list[str] | None = None) -> int:  # exit status
 
 # %% ../nbs/99_literate.ipynb #de236617
 def lasting(output: dict) -> bool:
-    "Not a progress bar, and not a widget that needs a kernel."
-    bar = output.get("name") == "stderr" and "\r" in "".join(output["text"])
-    return not bar and not any("widget" in kind for kind in output.get("data", {}))
+    "Not a progress bar, and not a widget without a still picture: it would need a kernel."
+    bar, data = output.get("name") == "stderr" and "\r" in "".join(output["text"]), output.get("data", {})
+    return not bar and not (any("widget" in kind for kind in data) and "image/png" not in data)
 
 # %% ../nbs/99_literate.ipynb #62669658
 def lighten(data: dict) -> None:
@@ -289,6 +289,7 @@ def tidy(nb: dict) -> None:
     for cell in nb.cells:
         if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if lasting(o)]
         for output in cell.get("outputs", []): lighten(output.get("data", {}))
+        for output in cell.get("outputs", []): output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # its picture stays
     nb.metadata.pop("widgets", None)
     clean_nb(nb)
 

@@ -219,9 +219,10 @@ def test_progress_bars_and_widgets_are_dropped_and_the_smaller_picture_is_kept()
     view = dict(output_type="display_data", data={"application/vnd.jupyter.widget-view+json": {}, "text/plain": ["HBox()"]})
     assert not lasting(bar) and not lasting(view) and lasting(bar | dict(name="stdout"))
     nb = new_nb([mk_cell("1", id="c1")], meta=dict(widgets={}))
-    nb.cells[0].outputs = [bar, view, dict(output_type="display_data", data={"image/png": "long", "image/jpeg": "short"[:3], "text/plain": "<A at 0x7f>"})]
+    still = dict(output_type="display_data", data=view["data"] | {"image/png": "still"})
+    nb.cells[0].outputs = [bar, view, still, dict(output_type="display_data", data={"image/png": "long", "image/jpeg": "short"[:3], "text/plain": "<A at 0x7f>"})]
     tidy(nb)
-    assert nb.cells[0].outputs[0]["data"] == {"image/jpeg": "sho", "text/plain": "<A>"} and len(nb.cells[0].outputs) == 1
+    assert [o["data"] for o in nb.cells[0].outputs] == [{"image/png": "still", "text/plain": ["HBox()"]}, {"image/jpeg": "sho", "text/plain": "<A>"}]
     assert nb.cells[0].execution_count is None and "widgets" not in nb.metadata
     data = {"image/png": "ab", "image/jpeg": "abc"}
     lighten(data)
