@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 
 import ipywidgets as w
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -134,7 +133,8 @@ class Job:
         self.halt = hook(w.Button(description=halt, disabled=True, layout=dict(width="auto", min_width="70px")), f"{hidden}-stop")
         self.bar = hook(w.FloatProgress(min=0, max=1, layout=dict(width="160px")), f"{hidden}-bar")
         self.status, self.problem = hook(w.HTML(), f"{hidden}-status"), hook(hook(w.HTML(), "error"), f"{hidden}-error")
-        self.go.on_click(lambda _: self.start())
+        self.begin = self.start  # what a click does; a panel that reads its settings first puts its own here
+        self.go.on_click(lambda _: self.begin())
         self.halt.on_click(lambda _: self.stop())
 
     def start(self, work: Callable | None = None) -> bool:  # whether it began

@@ -6,9 +6,9 @@ import math
 import threading
 import time
 import ipywidgets as w
-import numpy as np
 import torch
 from PIL import Image
+import numpy as np
 from iddm.images import to_float
 from iddm.parts import COLORS, DASHES, Job, Panel, STYLE, Stopped, chart, hook, picture, png, run_job, sentence, svg, thin, ticks, update
 
@@ -70,7 +70,7 @@ def test_stop_ends_a_job_and_it_can_start_again():
     job = Job(slow)
     for _ in range(2):
         job.go.click()
-        while job.bar.value == 0: time.sleep(.01)
+        while job.running and job.bar.value == 0: time.sleep(.01)
         assert not job.halt.disabled and job.go.disabled and not job.start()  # a second click starts nothing
         job.halt.click()
         assert job.wait(5) and job.bar.bar_style == "warning" and job.status.value.startswith("stopped at ")
