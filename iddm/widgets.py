@@ -302,7 +302,7 @@ def drawing_controls() -> dict[str, w.Widget]:
         class_name=w.Dropdown(description="class", **narrow), num_images=w.BoundedIntText(8, 1, 64, description="pictures", **narrow),
         sampler=w.Dropdown(options=list(SAMPLERS), value="ddim", description="sampler", **narrow), steps=w.BoundedIntText(25, 1, 1000, description="steps", **narrow),
         eta=w.FloatSlider(0, min=0, max=1, step=.05, description="eta", layout=dict(width="290px")), cfg_scale=w.FloatSlider(2, min=0, max=8, step=.25, description="cfg_scale", layout=dict(width="290px")),
-        seed=w.BoundedIntText(0, 0, 2**31 - 1, description="seed", **narrow), view=w.ToggleButtons(options=[("guess of x0", "x0"), ("what it holds", "x")], style=dict(button_width="100px")))
+        seed=w.BoundedIntText(0, 0, 2**31 - 1, description="seed", **narrow), view=w.ToggleButtons(options=[("guess of x0", "x0"), ("what it holds", "x")], style=dict(button_width="120px")))
     return {k: hook(v, k) for k, v in made.items()}
 
 # %% ../nbs/40_widgets.ipynb #63c62d7b
@@ -577,7 +577,7 @@ PAINT = """
 function render({ model, el }) {
   const n = model.get("size"), canvas = document.createElement("canvas"), g = canvas.getContext("2d");
   const mask = new Uint8Array(n * n), photo = new Image();
-  let down = false;
+  let down = null;  // where the pen was last, in pixels of the picture
   canvas.width = canvas.height = n;
   canvas.tabIndex = 0;
   canvas.setAttribute("aria-label", "paint what is to be filled");
@@ -587,17 +587,22 @@ function render({ model, el }) {
     g.fillStyle = "rgba(213,94,0,.8)";
     for (let i = 0; i < n * n; i++) if (mask[i]) g.fillRect(i % n, Math.floor(i / n), 1, 1);
   };
-  const stamp = e => {
+  const stamp = e => {  // along the way from where the pen was, since a fast pen is seen at few places
     const box = canvas.getBoundingClientRect(), r = model.get("brush");
-    const x = (e.clientX - box.left) / box.width * n, y = (e.clientY - box.top) / box.height * n;
-    for (let j = 0; j < n; j++) for (let i = 0; i < n; i++) if ((i + .5 - x) ** 2 + (j + .5 - y) ** 2 <= r * r) mask[j * n + i] = 1;
+    const to = [(e.clientX - box.left) / box.width * n, (e.clientY - box.top) / box.height * n], from = down || to;
+    const steps = Math.max(1, Math.ceil(2 * Math.hypot(to[0] - from[0], to[1] - from[1])));
+    for (let k = 0; k <= steps; k++) {
+      const x = from[0] + (to[0] - from[0]) * k / steps, y = from[1] + (to[1] - from[1]) * k / steps;
+      for (let j = 0; j < n; j++) for (let i = 0; i < n; i++) if ((i + .5 - x) ** 2 + (j + .5 - y) ** 2 <= r * r) mask[j * n + i] = 1;
+    }
+    down = to;
     draw();
   };
   const send = () => { model.set("mask", new DataView(mask.slice().buffer)); model.save_changes(); };
   const show = () => { photo.onload = draw; photo.src = "data:image/png;base64," + model.get("photo"); };
-  canvas.onpointerdown = e => { down = true; canvas.setPointerCapture(e.pointerId); stamp(e); };
+  canvas.onpointerdown = e => { canvas.setPointerCapture(e.pointerId); stamp(e); };
   canvas.onpointermove = e => { if (down) stamp(e); };
-  canvas.onpointerup = canvas.onpointercancel = () => { if (down) { down = false; send(); } };
+  canvas.onpointerup = canvas.onpointercancel = () => { if (down) { down = null; send(); } };
   model.on("change:photo", show);
   model.on("msg:custom", m => { if (m.clear) { mask.fill(0); draw(); send(); } });
   el.appendChild(canvas);

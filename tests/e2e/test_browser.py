@@ -1,0 +1,235 @@
+"The widgets as a user sees them: Chromium, a real JupyterLab and a real Voilà, all on 127.0.0.1."
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytest.importorskip("playwright", reason="playwright isn't installed")
+pytest.importorskip("voila", reason="voila isn't installed")
+if CHROMIUM is None: pytest.skip("no Chromium on this machine: apt-get install chromium, or set CHROMIUM to its path", allow_module_level=True)
+
+from playwright.sync_api import expect, sync_playwright  # noqa: E402
+
+BIN, PAGES = Path(sys.executable).parent, Path(__file__).parents[2] / "nbs"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]  # nothing leaves the machine
+BAD = ["Click to show javascript error", "Error displaying widget", "Error creating widget", "model not found", "Traceback (most recent call last)", "Failed to load model class", "rate exceeded"]
+OFFLINE = re.compile("ERR_NAME_NOT_RESOLVED|ERR_INTERNET_DISCONNECTED|ERR_BLOCKED"  # Voilà asks the web for the icons of its buttons
+                     "|getter for the shared module")  # and tries extensions that are for JupyterLab alone
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def private(tmp):
+    "An environment without settings, kernels and workspaces of the user's."
+    env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    for k in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
+        (tmp / k.lower()).mkdir()
+        env[k] = str(tmp / k.lower())
+    news = Path(env["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text(json.dumps(dict(fetchNews="false", checkForUpdates=False, doNotDisturbMode=True)))
+    return env | dict(PATH=f"{BIN}:{env['PATH']}", OMP_NUM_THREADS="1", PYDEVD_DISABLE_FILE_VALIDATION="1", IDDM_QUICK="1")
+
+
+def command(kind, root, page, port, token):
+    if kind == "lab":
+        return ["jupyter-lab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}",
+                "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"]
+    return ["voila", str(root / page), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", f"--token={token}", "--Voila.port_retries=0", f"--Voila.root_dir={root}", "--VoilaConfiguration.show_tracebacks=True", "--VoilaExecutor.timeout=300"]
+
+
+def answers(url):
+    try: return urllib.request.urlopen(url, timeout=2).status == 200
+    except urllib.error.HTTPError as e: return e.code in (403, 404, 405)
+    except OSError: return False
+
+
+@contextlib.contextmanager
+def server(kind, page, tmp):
+    "Serve a copy of the pages; gives the address of one."
+    root, port, token = tmp / "work", free_port(), secrets.token_hex(16)
+    shutil.copytree(PAGES, root / "nbs")
+    for o in (root / "nbs").rglob("*.ipynb"):  # as a reader gets them, but without the stored outputs, so that what is seen is new
+        nb = json.loads(o.read_text(encoding="utf-8"))
+        for cell in nb["cells"]:
+            if cell["cell_type"] == "code": cell["outputs"] = []
+        o.write_text(json.dumps(nb), encoding="utf-8")
+    args = command(kind, root, page, port, token)
+    with open(tmp / "server.log", "wb") as log:
+        p = subprocess.Popen([BIN / args[0], *args[1:]], env=private(tmp), cwd=root, stdout=log, stderr=log, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 90
+            while not answers(f"http://127.0.0.1:{port}/" + (f"api/status?token={token}" if kind == "lab" else "voila/static/voila.js")):
+                assert p.poll() is None and time.monotonic() < deadline, (tmp / "server.log").read_text()[-3000:]
+                time.sleep(.1)
+            yield f"http://127.0.0.1:{port}/" + (f"lab/tree/{page}" if kind == "lab" else "") + f"?token={token}"
+        finally:
+            with contextlib.suppress(ProcessLookupError): os.kill(p.pid, signal.SIGTERM)  # JupyterLab ends its kernels
+            try: p.wait(15)
+            except subprocess.TimeoutExpired: pass
+            with contextlib.suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGKILL)
+            p.wait(5)
+
+
+READY = """() => { const s = window.jupyterapp?.shell?.currentWidget?.sessionContext, k = s?.session?.kernel;
+    return !!(s && s.isReady && k && k.status === 'idle' && k.connectionStatus === 'connected') }"""
+
+
+class Notebook:
+    "A page in the browser; the same in JupyterLab and in Voilà."
+    def __init__(self, browser, url, kind):
+        self.kind, self.errors, self.page = kind, [], browser.new_page()
+        self.page.on("pageerror", lambda e: self.errors.append(f"{e}"))
+        self.page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
+        self.page.goto(url, wait_until="domcontentloaded", timeout=300_000)
+        if kind == "lab":
+            self.page.locator(".jp-NotebookPanel .jp-Notebook").first.wait_for(timeout=90_000)
+            self.page.locator("#jupyterlab-splash").wait_for(state="detached", timeout=90_000)
+            self.page.wait_for_function(READY, timeout=90_000)  # without this, Run All starts a second kernel
+            self.page.get_by_role("menuitem", name="Run", exact=True).click()
+            self.page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click()
+        self.start = time.monotonic()
+        self.page.locator(".jupyter-widgets").first.wait_for(timeout=300_000)
+        self.first_widget = time.monotonic() - self.start
+        self.page.locator(".jp-OutputArea-output", has_text="all cells ran").first.wait_for(timeout=300_000)
+
+    def hook(self, name): return self.page.locator(f".iddm-{name}").first
+
+    def changes(self, name, do):
+        "Wait until doing something changed a picture."
+        old = self.hook(name).get_attribute("src")
+        do()
+        expect(self.hook(name)).not_to_have_attribute("src", old, timeout=20_000)
+
+    def check_clean(self):
+        text = self.page.locator("body").inner_text()
+        assert not [o for o in BAD if o in text] and not [o for o in self.errors if not OFFLINE.search(o)], self.errors
+        assert self.page.locator(".jupyter-widgets-error-widget, [data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']").count() == 0
+
+    def shoot(self, name):
+        if "E2E_SHOTS" not in os.environ: return
+        for width in (1280, 800):
+            self.page.set_viewport_size(dict(width=width, height=800))
+            time.sleep(.5)
+            self.page.screenshot(path=f"{os.environ['E2E_SHOTS']}/{self.kind}-{name}-{width}.png")
+        self.page.set_viewport_size(dict(width=1280, height=800))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with sync_playwright() as pw:
+        context = pw.chromium.launch_persistent_context(str(tmp_path_factory.mktemp("profile")), executable_path=CHROMIUM, headless=True, args=FLAGS, viewport=dict(width=1280, height=800))
+        context.set_default_timeout(30_000)
+        yield context
+        context.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path, request):
+    @contextlib.contextmanager
+    def opened(kind, name):
+        with server(kind, f"nbs/tutorials/{name}.ipynb", tmp_path) as url:
+            nb = Notebook(browser, url, kind)
+            print(f"\n{kind} {name}: first widget after {nb.first_widget:.1f} s")
+            try: yield nb
+            except BaseException:
+                if "E2E_SHOTS" in os.environ: nb.page.screenshot(path=f"{os.environ['E2E_SHOTS']}/FAIL-{kind}-{name}.png")
+                raise
+            finally: nb.page.close()
+    return opened
+
+
+LATENCY = """async key => { const im = document.querySelector('.iddm-noised-linear'), h = document.querySelector('.iddm-t .noUi-handle'), old = im.src, start = performance.now();
+    const seen = new Promise(r => { const m = new MutationObserver(() => { if (im.src !== old) { m.disconnect(); im.decode().then(() => r(performance.now() - start)) } }); m.observe(im, {attributes: true}) });
+    h.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true})); return await seen }"""
+
+
+@pytest.mark.parametrize("kind", ["lab", "voila"])
+def test_the_slider_drowns_the_picture(opened, kind):
+    with opened(kind, "02_noising_demo") as nb:
+        info, handle = nb.hook("info").locator("span"), nb.hook("t").locator(".noUi-handle")
+        handle.focus()
+        for key, want in (("Home", "0"), ("End", "999"), ("Home", "0"), ("ArrowRight", "1"), ("PageUp", "6")):
+            nb.changes("noised-linear", lambda key=key: handle.press(key))
+            expect(info).to_have_attribute("data-t", want)
+        nb.changes("noised-cosine", nb.hook("again").click)
+        assert nb.hook("noised-linear").evaluate("i => i.naturalWidth") == 16
+        ms = []
+        for key in ["ArrowRight"] * 20:
+            ms.append(nb.page.evaluate(LATENCY, key))
+            time.sleep(.05)
+        print(f"{kind}: key to picture {statistics.median(ms):.0f} ms in the median of {len(ms)}, {max(ms):.0f} ms at the most")
+        readout = nb.hook("t").locator(".widget-readout")
+        readout.fill("320")
+        readout.press("Enter")
+        expect(info).to_have_attribute("data-t", "320")
+        nb.shoot("noising")
+        nb.check_clean()
+
+
+@pytest.mark.parametrize("kind", ["lab", "voila"])
+def test_generate_and_stop(opened, kind):
+    with opened(kind, "03_generation_demo") as nb:
+        go, status = nb.hook("generate-go"), nb.hook("generate-status")
+        expect(go).to_be_enabled(timeout=120_000)
+        nb.changes("image", go.click)
+        expect(status).to_contain_text("done", timeout=60_000)
+        expect(nb.page.locator(".iddm-gallery").first.locator("img")).to_have_count(2)
+        nb.shoot("generated")
+        steps = nb.hook("steps").locator("input")
+        steps.fill("900")
+        steps.press("Enter")
+        go.click()
+        expect(status).to_contain_text(re.compile(r"step \d+ of 900"), timeout=20_000)
+        expect(go).to_be_disabled()
+        start = time.monotonic()
+        nb.hook("generate-stop").click()
+        expect(status).to_contain_text("stopped", timeout=5_000)
+        print(f"{kind}: click to stopped {time.monotonic() - start:.2f} s")
+        expect(go).to_be_enabled()
+        canvas = nb.hook("paint").locator("canvas")
+        canvas.hover(position=dict(x=60, y=60))
+        nb.page.mouse.down()
+        canvas.hover(position=dict(x=200, y=120))
+        nb.page.mouse.up()
+        expect(nb.hook("painted").locator("span")).to_have_attribute("data-n", re.compile("^[2-9][0-9]"))
+        nb.hook("fill-go").click()
+        expect(nb.hook("fill-status")).to_contain_text("done", timeout=60_000)
+        nb.shoot("filled")
+        nb.check_clean()
+
+
+@pytest.mark.parametrize("kind", ["lab", "voila"])
+def test_training_starts_shows_its_loss_and_stops(opened, kind):
+    with opened(kind, "04_live_training") as nb:
+        points = nb.hook("loss").locator("span[data-points]")
+        nb.hook("start-go").click()
+        expect(points).to_have_attribute("data-points", re.compile(r"^\d{2,}$"), timeout=120_000)
+        nb.shoot("training")
+        nb.hook("start-stop").click()
+        expect(nb.hook("start-status")).to_contain_text("stopped", timeout=60_000)
+        nb.hook("resume").click()
+        expect(nb.hook("start-status")).to_contain_text("step", timeout=60_000)
+        expect(points).to_have_attribute("data-points", re.compile(r"^\d{1,}$"), timeout=60_000)
+        nb.hook("start-stop").click()
+        expect(nb.hook("start-status")).to_contain_text("stopped", timeout=60_000)
+        nb.check_clean()
