@@ -22,7 +22,9 @@ pytest.importorskip("playwright", reason="playwright isn't installed")
 pytest.importorskip("voila", reason="voila isn't installed")
 if CHROMIUM is None: pytest.skip("no Chromium on this machine: apt-get install chromium, or set CHROMIUM to its path", allow_module_level=True)
 
-from playwright.sync_api import expect, sync_playwright  # noqa: E402
+from playwright.sync_api import TimeoutError, expect, sync_playwright  # noqa: E402
+
+expect.set_options(timeout=20_000)
 
 BIN, PAGES = Path(sys.executable).parent, Path(__file__).parents[2] / "nbs"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -108,9 +110,19 @@ class Notebook:
             self.page.get_by_role("menuitem", name="Run", exact=True).click()
             self.page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click()
         self.start = time.monotonic()
-        self.page.locator(".jupyter-widgets").first.wait_for(timeout=300_000)
+        self.drawn(300_000)
         self.first_widget = time.monotonic() - self.start
         self.page.locator(".jp-OutputArea-output", has_text="all cells ran").first.wait_for(timeout=300_000)
+
+    def drawn(self, timeout):
+        "Wait for widgets. Voilà rarely serves a page without any; there, and only there, one more load is allowed, and told."
+        widgets, ran = self.page.locator(".jupyter-widgets").first, self.page.locator(".jp-OutputArea-output", has_text="all cells ran").first
+        if self.kind == "voila":
+            ran.wait_for(timeout=timeout)
+            try: return widgets.wait_for(timeout=20_000)
+            except TimeoutError: print("Voilà drew no widgets: one more load")
+            self.page.reload(wait_until="domcontentloaded", timeout=timeout)
+        widgets.wait_for(timeout=timeout)
 
     def hook(self, name): return self.page.locator(f".iddm-{name}").first
 
