@@ -128,11 +128,11 @@ class Job:
     ):
         self.work, self.show, self.thread, self.error = work, show, None, None
         self.stopping, self.lock, self.every = threading.Event(), threading.Lock(), .05
-        hidden = name.lower().split()[0]
-        self.go = hook(w.Button(description=name, button_style="primary", layout=dict(width="auto", min_width="90px")), f"{hidden}-go")
-        self.halt = hook(w.Button(description=halt, disabled=True, layout=dict(width="auto", min_width="70px")), f"{hidden}-stop")
-        self.bar = hook(w.FloatProgress(min=0, max=1, layout=dict(width="160px")), f"{hidden}-bar")
-        self.status, self.problem = hook(w.HTML(), f"{hidden}-status"), hook(hook(w.HTML(), "error"), f"{hidden}-error")
+        prefix = name.lower().split()[0]
+        self.go = hook(w.Button(description=name, button_style="primary", layout=dict(width="auto", min_width="90px")), f"{prefix}-go")
+        self.halt = hook(w.Button(description=halt, disabled=True, layout=dict(width="auto", min_width="70px")), f"{prefix}-stop")
+        self.bar = hook(w.FloatProgress(min=0, max=1, layout=dict(width="160px")), f"{prefix}-bar")
+        self.status, self.problem = hook(w.HTML(), f"{prefix}-status"), hook(hook(w.HTML(), "error"), f"{prefix}-error")
         self.begin = self.start  # what a click does; a panel that reads its settings first puts its own here
         self.go.on_click(lambda _: self.begin())
         self.halt.on_click(lambda _: self.stop())
@@ -202,7 +202,7 @@ def sentence(e: BaseException) -> str:
 class Panel(w.VBox):
     "Widgets below each other; `ui` holds those with a name, `still` a picture for places where widgets can't run."
     def __init__(self, rows: list[w.Widget], still: bytes | None = None, **ui):
-        super().__init__([w.HTML(STYLE, layout=dict(height="0", margin="0", overflow="hidden")), *rows])
+        super().__init__([w.HTML(STYLE, layout=dict(height="0", margin="0", overflow="prefix")), *rows])
         self.ui, self.still = SimpleNamespace(**ui), still
 
     def _repr_mimebundle_(self, **kw) -> dict:

@@ -94,7 +94,7 @@ def noising_demo(
     check_noising(images, schedules, model)
     tables = {name: SCHEDULES[name]() for name in schedules}
     T = next(iter(tables.values())).T
-    state = dict(x0=images[:1], known=images[:2000], eps=noise(images[:1].shape, generators(seed, 1)), seed=seed, upload=None)
+    state = dict(x0=images[:1], known=images[:2000], eps=noise(images[:1].shape, generators(seed, 1)), seed=seed)
     t = hook(w.IntSlider(T // 4, 0, T - 1, description="t", layout=dict(width="420px", max_width="100%")), "t")
     which = hook(w.BoundedIntText(0, 0, len(images) - 1, description="picture", layout=dict(width="170px")), "which")
     again = hook(w.Button(description="new noise", layout=dict(width="auto")), "again")
