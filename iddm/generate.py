@@ -11,7 +11,7 @@ __all__ = ['Model', 'load', 'choose', 'GenerateConfig', 'has_eta', 'check_drawin
 import errno
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -240,13 +240,14 @@ def draw_files(
     y: Tensor,  # (N,)
     folder: Path,  # is made
     config: GenerateConfig,
+    drawn: Iterable[tuple[int, Step, bool]] | None = None,  # what `draw` gave before; None: draw now
 ) -> Iterator[int]:  # steps done of all
     "Draw, and write batches as they are done; at the end the grid, and the animation where wanted."
     folder.mkdir(parents=True)
     (folder / "settings.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
     names, n, first, frames, cols = [model.classes[i] for i in y] if model.classes else [""] * len(y), 0, [], [], columns(len(model.classes))
     every = max(1, len(times(config)) // 100)
-    for done, step, ready in draw(model, y, config):
+    for done, step, ready in draw(model, y, config) if drawn is None else drawn:
         if config.save_steps and n == 0 and (step.i % every == 0 or ready): frames.append(grid(step.x[:64].cpu(), cols))
         if ready:
             write_batch(step.x.cpu(), names[n:n + len(step.x)], folder, n)

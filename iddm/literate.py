@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Page', 'blame', 'sort_cell', 'read_page', 'as_test', 'asserts', 'collected', 'looked_up', 'bound', 'keep_used',
            'header', 'cut', 'targets', 'sweep', 'reroot', 'as_markdown', 'readme', 'write_readme', 'export_all',
-           'export', 'lasting', 'lighten', 'tidy', 'local_path', 'execute', 'trace', 'run_one', 'run_each', 'run']
+           'export', 'lasting', 'lighten', 'tidy', 'local_path', 'execute', 'swallowed', 'trace', 'run_one', 'run_each',
+           'run']
 
 # %% ../nbs/99_literate.ipynb #5b1f8c86
 import ast
@@ -317,6 +318,14 @@ def execute(nb: dict, folder: Path) -> None:
             cell.outputs = []
             shell.cell(cell)
             if shell.exc: raise blame(nb.path_, cell, trace(cell, shell.exc)) from shell.exc
+            if error := swallowed(cell): raise blame(nb.path_, cell, f"it shows a traceback: {error}")
+
+# %% ../nbs/99_literate.ipynb #1c40355e
+def swallowed(cell: dict) -> str | None:  # the error, in a line
+    "What a traceback says that a cell printed, where it printed one."
+    text = "".join("".join(o["text"]) for o in cell.outputs if o.output_type == "stream")
+    lines = [o for o in re.sub(r"\x1b\[[\d;]*m", "", text).splitlines() if o.strip()]
+    return lines[-1] if any("Traceback (most recent call last)" in o for o in lines) else None
 
 # %% ../nbs/99_literate.ipynb #9db1ae1d
 def trace(

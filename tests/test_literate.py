@@ -17,7 +17,8 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 import pytest
 from execnb.nbio import new_nb, write_nb
-from iddm.literate import Page, as_markdown, as_test, asserts, blame, bound, collected, cut, export, export_all, header, keep_used, lasting, lighten, local_path, looked_up, read_page, readme, reroot, sort_cell, sweep, targets, tidy, trace, write_readme
+from fastcore.basics import AttrDict
+from iddm.literate import Page, as_markdown, as_test, asserts, blame, bound, collected, cut, export, export_all, header, keep_used, lasting, lighten, local_path, looked_up, read_page, readme, reroot, sort_cell, swallowed, sweep, targets, tidy, trace, write_readme
 
 # %% ../nbs/99_literate.ipynb #37af66b4
 def notebook(path, *cells):
@@ -235,6 +236,13 @@ def test_a_path_of_this_machine_is_found():
     assert show(f"{Path.home()}/x: warning") and show(f"in {gettempdir()}/tmp1")
     assert show("at file:///attic/me") == "file:///attic/me"
     assert not show("results/attic/a.png, a/b, 1 / 2, https://attic.org/attic")
+
+# %% ../nbs/99_literate.ipynb #c508df80
+def test_a_traceback_that_was_printed_is_found():
+    cell = mk_cell("x")
+    assert swallowed(cell) is None
+    cell.outputs = [AttrDict(output_type="stream", text=["\x1b[31mTraceback (most recent call last)\n", " ...\n", "KeyError: 'a'\n"])]
+    assert swallowed(cell) == "KeyError: 'a'"
 
 # %% ../nbs/99_literate.ipynb #a0dc1729
 def test_a_failure_is_told_with_its_line():

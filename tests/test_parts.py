@@ -9,8 +9,9 @@ import ipywidgets as w
 import torch
 from PIL import Image
 import numpy as np
+import pytest
 from iddm.images import to_float
-from iddm.parts import COLORS, DASHES, Job, Panel, STYLE, Stopped, chart, hook, picture, png, run_job, sentence, svg, thin, ticks, update
+from iddm.parts import COLORS, DASHES, Job, Panel, STYLE, Stopped, chart, control, hook, picture, png, row, run_job, sentence, svg, telling, thin, ticks, update
 
 # %% ../nbs/39_parts.ipynb #cefa6ae4
 def test_a_picture_goes_through_PNG_unchanged():
@@ -24,6 +25,13 @@ def test_a_picture_goes_through_PNG_unchanged():
 def test_a_hook_is_a_class_of_the_widget_and_pictures_have_square_pixels():
     assert hook(w.Label(), "t")._dom_classes == ("iddm-t",)
     assert picture("noised")._dom_classes == ("iddm-pixels", "iddm-noised") and ".iddm-pixels {image-rendering: pixelated" in STYLE
+
+# %% ../nbs/39_parts.ipynb #8b42832d
+def test_a_control_shows_its_name_and_keeps_what_it_was_given():
+    t = control(w.BoundedIntText, "steps", 25, 1, 50)
+    assert (t.value, t.max, t.description, t.layout.width, t._dom_classes) == (25, 50, "steps", "190px", ("iddm-steps",))
+    assert control(w.Button, "again", text="new noise", width=None).description == "new noise"
+    assert row(t).children == (t,) and "iddm-row" in row(t)._dom_classes
 
 # %% ../nbs/39_parts.ipynb #86f2f933
 def test_ticks_are_round_and_lie_inside():
@@ -43,6 +51,15 @@ def test_a_chart_stands_odd_values_and_names():
     s = chart({"_pale": (range(10_000), range(10_000)), "b": ([0, 1], [0, 1])})
     assert len(s) < 8000 and "_pale" not in s and thin(list(range(1000)))[-1] == 999 and len(thin([1, 2])) == 2 and thin([]) == []
     assert "<rect" in svg({}, ([0, 1], [1]), None, (0, 1), (0, 1), False, (100, 100), "", "", 0) and len(COLORS) == len(DASHES)
+
+# %% ../nbs/39_parts.ipynb #746e9e34
+def test_a_wrong_setting_is_told_and_a_fault_of_ours_is_raised():
+    place = w.HTML("old")
+    with telling(place): raise ValueError("steps <0")
+    assert place.value == "<b>steps &lt;0</b>"
+    with telling(place): pass
+    assert place.value == ""
+    with pytest.raises(KeyError), telling(place): raise KeyError("a")
 
 # %% ../nbs/39_parts.ipynb #1b5eb440
 def count(stop):

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
+import ipywidgets as w
 import numpy as np
 import torch
 from PIL import Image
@@ -15,7 +16,7 @@ from iddm.data import digits
 from iddm.generate import GenerateConfig, Model
 from iddm.images import to_float
 from iddm.oracles import finite
-from iddm.parts import Stopped, png
+from iddm.parts import Stopped, picture, png
 from iddm.samplers import Step, generators, noise
 from iddm.schedules import SCHEDULES, time_of
 from iddm.trainer import TrainConfig, Trainer, walk
@@ -25,7 +26,7 @@ import pytest
 from iddm.checkpoints import find_checkpoint, read_weights
 from iddm.generate import sample
 from iddm.samplers import ddim
-from iddm.widgets import MaskPainter, PAINT, Watched, between, commands, contact_sheet, drawing, filled, frames, generation_panel, guess, guidance_panel, inpaint_panel, interpolation_panel, noising_column, noising_demo, noising_still, read_upload, ready, runs, spread, sweep, told, train_panel, trajectory, variety
+from iddm.widgets import FILMS, MaskPainter, PAINT, Watched, adopted, between, check_noising, commands, contact_sheet, drawing, drawing_controls, fill_column, filled, framed, frames, generation_panel, guess, guidance_panel, hung, inpaint_panel, interpolation_panel, keep, levels, noising_column, noising_controls, noising_demo, noising_still, read_upload, runs, sample_places, screen, scrub, show_drawing, show_training, spread, sweep, train_panel, trajectory, variety, variety_chart, wanted
 
 # %% ../nbs/40_widgets.ipynb #4ee21b58
 def test_the_histogram_of_noise_fits_the_bell():
@@ -37,6 +38,24 @@ def test_an_uploaded_picture_fits_the_others_and_a_wrong_one_is_named():
     Image.new("RGB", (40, 20), "white").save(out := io.BytesIO(), "PNG")
     assert torch.equal(read_upload(dict(name="a.png", content=memoryview(out.getvalue())), 8, 1), torch.ones(1, 8, 8))
     with pytest.raises(ValueError, match="b.txt: not a picture"): read_upload(dict(name="b.txt", content=b"x"), 8, 3)
+
+# %% ../nbs/40_widgets.ipynb #2236f662
+def test_a_column_at_t_0_holds_the_picture_itself():
+    column, x0 = noising_column("a", False), torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
+    fill_column(column, SCHEDULES["flow"](), 0, dict(x0=x0, eps=torch.zeros_like(x0), known=x0), None)
+    assert list(column) == ["x", "bars", "oracle", "model", "box"] and column["oracle"].value == png(x0[0])
+    assert len(column["box"].children[-1].children) == 1
+
+# %% ../nbs/40_widgets.ipynb #0c5e1918
+def test_the_levels_are_told():
+    drawn, words = levels(dict(cosine=SCHEDULES["cosine"]()), 500)
+    assert drawn.count("<polyline") == 1 and 'class="mark"' in drawn
+    assert words == f"<span data-t='500'>t = 500 of 999; log SNR: cosine {SCHEDULES['cosine']().logsnr[500]:.1f}</span>"
+
+# %% ../nbs/40_widgets.ipynb #9cd582da
+def test_a_still_has_a_row_a_schedule():
+    eps = torch.zeros(1, 1, 16, 16)
+    assert Image.open(io.BytesIO(noising_still(dict(a=SCHEDULES["cosine"]()), eps, eps))).size == (502, 52)
 
 # %% ../nbs/40_widgets.ipynb #9cc5bd9c
 def test_the_slider_changes_the_picture_and_the_marker_and_clamps():
@@ -62,11 +81,12 @@ def test_other_pictures_other_noise_and_pictures_of_one_s_own():
     ui.upload.value = [dict(name="a.txt", type="", size=1, content=memoryview(b"x"), last_modified=datetime.now(timezone.utc))]
     assert "a.txt: not a picture" in ui.problem.value
 
-# %% ../nbs/40_widgets.ipynb #70a403f9
-def test_wrong_pictures_and_schedules_are_named():
+# %% ../nbs/40_widgets.ipynb #704423d0
+def test_wrong_pictures_and_schedules_are_named_before_anything_is_drawn():
     for kw, match in ((dict(images=torch.zeros(2, 8, 8)), "give \\(N, C, H, H\\)"), (dict(schedules=("linar",)), "no 'linar'; choose of linear"), (dict(schedules=()), "none given")):
         with pytest.raises(ValueError, match=match): noising_demo(**kw)
-    assert Image.open(io.BytesIO(noising_still(dict(a=SCHEDULES["cosine"]()), torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16)))).size == (502, 52)
+    with pytest.raises(ValueError, match="give \\(N, C, H, H\\)"): check_noising(torch.zeros(1, 2, 8, 8), ["cosine"], None)
+    assert noising_controls(1000, 5)["t"].value == 250
 
 # %% ../nbs/40_widgets.ipynb #7b714d16
 class Half(nn.Module):
@@ -93,7 +113,13 @@ def test_a_model_is_asked_at_the_time_of_equal_noise():
     column = ui.columns["cosine"]
     assert len(column["box"].children[-1].children) == 2 and Image.open(io.BytesIO(column["model"].value)).size == (8, 8)
     with pytest.raises(ValueError, match="the model draws 1 channels and 8"): noising_demo(model=model)
-    assert list(noising_column("a", False)) == ["x", "oracle", "model", "bars", "box"]
+
+# %% ../nbs/40_widgets.ipynb #09fc7c24
+def test_a_walk_is_shown_at_a_share_of_its_way():
+    states = [Step(i, 9 - i, torch.full((1, 1, 4, 4), i / 9), torch.zeros(1, 1, 4, 4)) for i in range(10)]
+    place = screen("a", film := frames(states), 64)
+    scrub("a", states, film, place, 1 / 3)
+    assert place["x"].value == png(states[3].x) and "step 4 of 10, t=6" in place["words"].value and set(film) <= set(FILMS)
 
 # %% ../nbs/40_widgets.ipynb #385d4618
 def test_the_scrubber_shows_each_step_and_its_nearest_picture():
@@ -103,7 +129,7 @@ def test_the_scrubber_shows_each_step_and_its_nearest_picture():
     ui.at.value = 8
     end = states["long"][-1].x
     assert ui.places["long"]["x"].value == png(end) and ui.places["short"]["x"].value == png(states["short"][-1].x)
-    assert ui.places["long"]["near"].value == png(end) and "step 3 of 3" in ui.words["short"].value  # an oracle ends on a training picture
+    assert ui.places["long"]["near"].value == png(end) and "step 3 of 3" in ui.places["short"]["words"].value  # an oracle ends on a training picture
     ui.at.value = 0
     assert ui.places["long"]["x0"].value == png(states["long"][0].x0) and ui.play.max == 8
 
@@ -114,16 +140,18 @@ def test_a_contact_sheet_has_two_rows_a_walk():
     assert frames(states)["x"][3] == png(states[3].x) and len(frames(states, torch.zeros(3, 1, 48, 48))["near"]) == 10
     with pytest.raises(ValueError, match="no step in it"): trajectory([])
 
-# %% ../nbs/40_widgets.ipynb #ac532709
+# %% ../nbs/40_widgets.ipynb #e42180a7
 def test_a_watched_network_counts_and_refuses():
-    stop, net = Flag(), None
-    states = list(drawing(toy(), torch.tensor([0, 1, 0]), GenerateConfig(steps=4, batch_size=2), stop))
-    assert [o[:2] for o in states] == [(i, 8) for i in range(1, 9)] and states[-1][4].shape == (3, 1, 8, 8) and states[-2][4] is None
-    net = Watched(toy().net, stop)
+    net = Watched(toy().net, stop := Flag())
     assert torch.equal(net(torch.ones(1), 0), torch.full((1,), .5)) and net.nfe == 1
     stop.set()
     with pytest.raises(Stopped): net(torch.ones(1), 0)
-    assert told(2, 4, 3, time.monotonic() - 2) == "step 2 of 4 · 3 NFE · 2 s left"
+
+# %% ../nbs/40_widgets.ipynb #78dfecf2
+def test_drawing_tells_its_steps_and_ends_with_all_pictures():
+    states = list(drawing(toy(), torch.tensor([0, 1, 0]), GenerateConfig(steps=4, batch_size=2), Flag()))
+    assert [o[:2] for o in states] == [(i, 8) for i in range(1, 9)]
+    assert states[-1][4].shape == (3, 1, 8, 8) and states[-2][4] is None
 
 # %% ../nbs/40_widgets.ipynb #4ce530c0
 def test_the_commands_say_what_isn_t_default():
@@ -131,7 +159,10 @@ def test_the_commands_say_what_isn_t_default():
     assert shell == "iddm-generate --weight_path 'results/a b' --class_name cat --num_images 4 --steps 9 --ema False"
     assert python.endswith("load('results/a b', ema=False)\nx = sample(model, class_name='cat', num_images=4, steps=9)")
     assert commands(None, -1, 4, GenerateConfig()) == ("", "from iddm import sample\n\nx = sample(model, class_name=-1, num_images=4)")
-    model, kw = toy(), {}
+
+# %% ../nbs/40_widgets.ipynb #a5140a7c
+def test_the_lines_of_Python_run():
+    python, model, kw = commands("run", "cat", 4, GenerateConfig(steps=9))[1], toy(), {}
     exec(python.split("\n")[-1].replace("'cat'", "'a'"), dict(sample=sample, model=model), kw)
     assert kw["x"].shape == (4, 1, 8, 8)
 
@@ -144,6 +175,54 @@ def test_runs_are_found_and_an_empty_place_is_named():
         for name in "ab": (Path(d) / name / "config.yaml").touch()
         assert list(runs(d)) == ["a", "b", "b, epoch_002"] and list(runs(Path(d) / "b")) == ["b", "b, epoch_002"]
 
+# %% ../nbs/40_widgets.ipynb #0e956044
+def test_what_is_kept_lies_beside_its_settings():
+    with TemporaryDirectory() as d:
+        folder = keep(toy(), torch.tensor([1, 0]), torch.zeros(2, 1, 8, 8), GenerateConfig(result_path=d, seed=5))
+        assert {o.name for o in folder.iterdir()} == {"0000_b.png", "0001_a.png", "grid.png", "settings.yaml"}
+        assert "seed: 5" in (folder / "settings.yaml").read_text()
+
+# %% ../nbs/40_widgets.ipynb #083ea68b
+def test_the_menu_of_classes_follows_the_model():
+    ui = drawing_controls()
+    assert adopted(toy(), ui)["path"] is None and ui["class_name"].options == (("all in turn", -1), ("a", "a"), ("b", "b"))
+    adopted(toy(classes=()), ui)
+    assert ui["class_name"].disabled and ui["cfg_scale"].disabled and ui["class_name"].value == -1
+
+# %% ../nbs/40_widgets.ipynb #45ef8b4f
+def test_the_settings_are_read_from_the_menus():
+    ui = drawing_controls()
+    adopted(toy(), ui)
+    ui["class_name"].value, ui["steps"].value, ui["eta"].value, ui["weights"].value = "a", 7, .5, "raw"
+    y, config = wanted(dict(model=toy(), path=None), ui)
+    assert y.tolist() == [0] * 8 and (config.steps, config.eta, config.ema) == (7, .5, False)
+    ui["sampler"].value = "heun"
+    assert wanted(dict(model=toy(), path=None), ui)[1].eta is None
+    with pytest.raises(ValueError, match="no model yet"): wanted(dict(model=None), ui)
+
+# %% ../nbs/40_widgets.ipynb #dd675785
+def test_what_forms_is_shown_as_it_was_asked_for():
+    step, image = Step(0, 5, torch.zeros(3, 1, 8, 8), torch.ones(3, 1, 8, 8)), picture("image")
+    for view in ("x", "x0"):
+        show_drawing((1, 2, "", step, None), image, view, 2)
+        assert image.value == png(getattr(step, view), 2) and image.layout.width == "120px"
+    show_drawing((1, 2, "starting"), image, "x", 2)
+    assert image.value == png(step.x0, 2)
+
+# %% ../nbs/40_widgets.ipynb #fa0d6fbf
+def test_a_frame_tells_how_its_pictures_were_made_and_saves_them():
+    with TemporaryDirectory() as d:
+        frame = framed(toy(), torch.tensor([0]), torch.zeros(1, 1, 8, 8), GenerateConfig(result_path=d, class_name="a", steps=9, cfg_scale=2, seed=3, eta=.5))
+        assert frame.children[1].value == "a, ddim 9, cfg 2, seed 3, eta 0.5"
+        frame.children[2].click()
+        assert frame.children[3].value == f"in {Path(d) / '001'}" and (Path(d) / "001" / "grid.png").is_file()
+
+# %% ../nbs/40_widgets.ipynb #b9ce6da8
+def test_only_the_newest_stay_in_the_gallery():
+    gallery = w.HBox()
+    for seed in range(3): list(hung(toy(), torch.tensor([0]), GenerateConfig(steps=2, cfg_scale=1, seed=seed), Flag(), gallery, 2))
+    assert [o.children[1].value[-6:] for o in gallery.children] == ["seed 2", "seed 1"]
+
 # %% ../nbs/40_widgets.ipynb #b9ce812f
 def test_the_generation_panel_draws_with_what_it_was_told_and_keeps_it():
     panel = generation_panel(toy())
@@ -152,11 +231,15 @@ def test_the_generation_panel_draws_with_what_it_was_told_and_keeps_it():
     ui.job.go.click()
     assert ui.job.wait(20) and ui.job.bar.value == 1 and "6 NFE" in ui.job.status.value and len(ui.gallery.children) == 1
     assert ui.image.value == png(sample(toy(), "b", 3, steps=6, seed=7, cfg_scale=2.), 2)
-    assert "class_name=&#x27;b&#x27;" in ui.commands.value or "class_name='b'" in ui.commands.value
-    ui.sampler.value = "heun"
+    assert "class_name='b'" in ui.commands.value
+
+# %% ../nbs/40_widgets.ipynb #ea351822
+def test_what_doesn_t_fit_the_choice_is_greyed_and_the_gallery_grows():
+    ui = generation_panel(toy()).ui
+    ui.sampler.value, ui.steps.value = "heun", 6
     assert ui.eta.disabled and not ui.cfg_scale.disabled and ui.weights.disabled
     ui.job.go.click()
-    assert ui.job.wait(20) and len(ui.gallery.children) == 2 and "heun 6" in ui.gallery.children[0].children[1].value
+    assert ui.job.wait(20) and len(ui.gallery.children) == 1 and "heun 6" in ui.gallery.children[0].children[1].value
 
 # %% ../nbs/40_widgets.ipynb #a22b94d8
 def test_stop_answers_within_one_evaluation_and_two_clicks_start_one_run():
@@ -176,6 +259,9 @@ def test_panels_say_what_is_wrong_and_stay_usable():
         assert "no run found there; train one first" in ui.job.problem.value
         ui.job.go.click()
         assert "no model yet" in ui.job.problem.value and not ui.job.go.disabled
+
+# %% ../nbs/40_widgets.ipynb #59ba6df6
+def test_too_little_memory_is_told_and_the_panel_stays_usable():
     ui = generation_panel(model := toy()).ui
     model.net.forward = lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
     ui.job.go.click()
@@ -184,6 +270,15 @@ def test_panels_say_what_is_wrong_and_stay_usable():
 # %% ../nbs/40_widgets.ipynb #6f8589a0
 def small(d, **kw):
     return TrainConfig(image_size=8, widths=(32,), attention=(), batch_size=600, sample_steps=2, sample_interval=1, epochs=2, device="cpu", precision="fp32", result_path=d, run_name="small", **kw)
+
+# %% ../nbs/40_widgets.ipynb #8076cd72
+def test_samples_are_shown_once_and_the_loss_each_time():
+    loss, samples, x = w.HTML(), sample_places(), torch.zeros(2, 1, 8, 8)
+    state = (2, 4, "", [1, 2], [1., .5], [1., .75], (1, dict(ema=x, raw=-x)))
+    show_training(state, loss, samples, 2)
+    assert samples["told"].value == "samples after epoch 1" and samples["raw"].value == png(-x, 2) and "data-points='2'" in loss.value
+    show_training((*state[:6], (11, dict(ema=-x, raw=x))), loss, samples, 2)
+    assert samples["told"].value == "samples after epoch 11" and samples["raw"].value == png(x, 2)
 
 # %% ../nbs/40_widgets.ipynb #3e3442ef
 def test_a_training_by_buttons_stops_saves_and_goes_on_to_the_same_bits():
@@ -197,7 +292,7 @@ def test_a_training_by_buttons_stops_saves_and_goes_on_to_the_same_bits():
         assert find_checkpoint(Path(d) / "small") and "polyline" in ui.loss.value
         ui.epochs.value = epochs
         ui.resume.click()
-        assert ui.job.wait(60) and ui.job.status.value.startswith("done") and f"epoch {epochs}" in ui.told.value and ui.job.problem.value == ""
+        assert ui.job.wait(60) and ui.job.status.value.startswith("done") and ui.samples["told"].value == f"samples after epoch {epochs}" and ui.job.problem.value == ""
         for _ in Trainer(replace(small(other), epochs=epochs, lr_func="constant")).fit(): pass
         a, b = (read_weights(find_checkpoint(Path(o) / "small") / "model.safetensors")[0] for o in (d, other))
         assert all(torch.equal(a[k], b[k]) for k in b) and a.keys() == b.keys()
@@ -229,14 +324,22 @@ def test_variety_has_a_closed_form():
     x = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4), -torch.ones(1, 4, 4)])
     assert variety(x) == pytest.approx((1 + 1 + 2) / 3) and variety(x[:1].expand(4, -1, -1, -1)) == 0
 
+# %% ../nbs/40_widgets.ipynb #37e99f2d
+def test_a_row_of_equal_pictures_has_no_variety():
+    drawn = variety_chart({0: torch.randn(3, 1, 8, 8), 2: torch.zeros(3, 1, 8, 8)}, (0, 2, 4))
+    assert drawn.endswith("2: 0.00") and drawn.count("<polyline") == 1
+
 # %% ../nbs/40_widgets.ipynb #b3bebf71
 def test_guidance_goes_through_its_scales_from_one_noise():
     ui = guidance_panel(toy(), (0, 2), n=3, steps=4).ui
-    ui.class_name.value = "b"
+    ui.class_name.value = 1
     ui.job.go.click()
     assert ui.job.wait(20) and "polyline" in ui.variety.value and Image.open(io.BytesIO(ui.image.value)).size == (32, 22), ui.job.problem.value
+
+# %% ../nbs/40_widgets.ipynb #64edd9a1
+def test_all_rows_begin_from_one_noise():
     *_, rows = list(sweep(toy(), torch.tensor([0, 1]), (0, 1), GenerateConfig(steps=3), Flag()))[-1]
-    assert torch.equal(rows[0], rows[1]) and ready(model := toy()) is model  # this network ignores the label: guidance changes nothing
+    assert torch.equal(rows[0], rows[1])  # this network ignores the label: guidance changes nothing
     with pytest.raises(ValueError, match="trained without classes"): guidance_panel(toy(classes=()))
 
 # %% ../nbs/40_widgets.ipynb #063e3db9
@@ -244,6 +347,9 @@ def test_the_ends_of_the_way_are_the_pictures_of_the_two_seeds():
     *_, x = list(between(toy(), torch.zeros(5).long(), 3, 4, Flag(), steps=4))[-1]
     ends = [list(walk(toy().net, toy().config, 1, 2, torch.tensor([0]), steps=4, cfg_scale=2., seed=seed))[-1].x[0] for seed in (3, 4)]
     assert torch.allclose(x[0], ends[0], atol=1e-5) and torch.allclose(x[-1], ends[1], atol=1e-5)
+
+# %% ../nbs/40_widgets.ipynb #5c217a3c
+def test_the_slider_shows_a_station_of_the_way():
     ui = interpolation_panel(toy(), 5, steps=4).ui
     ui.job.go.click()
     assert ui.job.wait(20), ui.job.problem.value
@@ -274,6 +380,10 @@ def test_the_inpainting_panel_asks_for_paint_then_fills():
     assert "data-n='8'" in ui.told.value
     ui.job.go.click()
     assert ui.job.wait(20) and ui.job.problem.value == "" and Image.open(io.BytesIO(ui.image.value)).size[0] == 2 * 10 + 2
+
+# %% ../nbs/40_widgets.ipynb #70385026
+def test_pictures_that_do_not_fit_the_model_are_named():
+    ui = inpaint_panel(toy(), torch.zeros(3, 1, 8, 8), n=2).ui
     before, ui.which.value = ui.painter.photo, 1
     assert ui.painter.photo == before  # both are grey
     with pytest.raises(ValueError, match="the model draws"): inpaint_panel(toy(), torch.zeros(3, 1, 9, 9))
