@@ -16,6 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytest.importorskip("playwright", reason="playwright isn't installed")
@@ -159,12 +160,12 @@ def browser(tmp_path_factory):
 def opened(browser, tmp_path, request):
     @contextlib.contextmanager
     def opened(kind, name):
-        with server(kind, f"nbs/tutorials/{name}.ipynb", tmp_path) as url:
+        with server(kind, f"nbs/{name}.ipynb", tmp_path) as url:
             nb = Notebook(browser, url, kind)
             print(f"\n{kind} {name}: first widget after {nb.first_widget:.1f} s")
             try: yield nb
             except BaseException:
-                if "E2E_SHOTS" in os.environ: nb.page.screenshot(path=f"{os.environ['E2E_SHOTS']}/FAIL-{kind}-{name}.png")
+                if "E2E_SHOTS" in os.environ: nb.page.screenshot(path=f"{os.environ['E2E_SHOTS']}/FAIL-{kind}-{Path(name).name}.png")
                 raise
             finally: nb.page.close()
     return opened
@@ -175,9 +176,24 @@ LATENCY = """async key => { const im = document.querySelector('.iddm-noised-line
     h.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true})); return await seen }"""
 
 
+def drop(nb, folder):
+    "Give the noising demo a picture of one's own, and something that isn't one."
+    Image.new("RGB", (60, 40), "white").save(folder / "own.png")
+    (folder / "own.txt").write_text("not a picture")
+    def choose(name):
+        with nb.page.expect_file_chooser() as chooser: nb.hook("upload").click()
+        chooser.value.set_files(folder / name)
+    nb.changes("noised-linear", lambda: choose("own.png"))
+    choose("own.txt")
+    expect(nb.hook("error")).to_contain_text("own.txt: not a picture")
+    nb.shoot("upload")
+    choose("own.png")
+    expect(nb.hook("error")).not_to_contain_text("own.txt")
+
+
 @pytest.mark.parametrize("kind", ["lab", "voila"])
-def test_the_slider_drowns_the_picture(opened, kind):
-    with opened(kind, "02_noising_demo") as nb:
+def test_the_slider_drowns_the_picture(opened, kind, tmp_path):
+    with opened(kind, "tutorials/02_noising_demo") as nb:
         info, handle = nb.hook("info").locator("span"), nb.hook("t").locator(".noUi-handle")
         handle.focus()
         for key, want in (("Home", "0"), ("End", "999"), ("Home", "0"), ("ArrowRight", "1"), ("PageUp", "6")):
@@ -194,13 +210,14 @@ def test_the_slider_drowns_the_picture(opened, kind):
         readout.fill("320")
         readout.press("Enter")
         expect(info).to_have_attribute("data-t", "320")
+        drop(nb, tmp_path)
         nb.shoot("noising")
         nb.check_clean()
 
 
 @pytest.mark.parametrize("kind", ["lab", "voila"])
 def test_generate_and_stop(opened, kind):
-    with opened(kind, "03_generation_demo") as nb:
+    with opened(kind, "tutorials/03_generation_demo") as nb:
         go, status = nb.hook("generate-go"), nb.hook("generate-status")
         expect(go).to_be_enabled(timeout=120_000)
         nb.changes("image", go.click)
@@ -232,7 +249,7 @@ def test_generate_and_stop(opened, kind):
 
 @pytest.mark.parametrize("kind", ["lab", "voila"])
 def test_training_starts_shows_its_loss_and_stops(opened, kind):
-    with opened(kind, "04_live_training") as nb:
+    with opened(kind, "tutorials/04_live_training") as nb:
         points = nb.hook("loss").locator("span[data-points]")
         nb.hook("start-go").click()
         expect(points).to_have_attribute("data-points", re.compile(r"^\d{2,}$"), timeout=120_000)
@@ -244,4 +261,20 @@ def test_training_starts_shows_its_loss_and_stops(opened, kind):
         expect(points).to_have_attribute("data-points", re.compile(r"^\d{1,}$"), timeout=60_000)
         nb.hook("start-stop").click()
         expect(nb.hook("start-status")).to_contain_text("stopped", timeout=60_000)
+        nb.check_clean()
+
+
+def test_a_recorded_walk_is_scrubbed_and_played(opened):
+    with opened("lab", "40_widgets") as nb:
+        at = nb.hook("at-ddim").locator("span")
+        at.scroll_into_view_if_needed()
+        handle = nb.hook("step").locator(".noUi-handle")
+        handle.focus()
+        nb.changes("x-ddpm", lambda: handle.press("End"))
+        expect(at).to_have_attribute("data-i", "24")
+        nb.shoot("scrubber")
+        nb.changes("x0-dpmpp_2m", lambda: handle.press("Home"))
+        expect(at).to_have_attribute("data-i", "0")
+        nb.hook("play").locator("button").first.click()
+        expect(at).to_have_attribute("data-i", re.compile("^[3-9]$"))
         nb.check_clean()
