@@ -2,52 +2,15 @@
 
 # %% ../nbs/23_distributed.ipynb #auto
 import os
+import socket
+import sys
 import torch
 import torch.distributed as dist
+from torch import nn
 import subprocess
-import sys
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.checkpoints import load_checkpoint
-from iddm.trainer import TrainConfig, Trainer
-from iddm.distributed import check_world, joined, launched
-
-# %% ../nbs/23_distributed.ipynb #eb2394db
-COMMON = dict(image_size=8, widths=(32,), attention=(), epochs=1, batch_size=600, sample_interval=0, precision="fp32", device="cpu")
-PROGRAM = f"""
-from iddm.distributed import joined, launch
-from iddm.trainer import TrainConfig, Trainer
-
-def main(where):
-    with joined("cpu"):
-        trainer = Trainer(TrainConfig(run_name="two", result_path=where, **{COMMON}))
-        for e in trainer.fit(): print(f"rank {{trainer.rank}} of {{trainer.world}}, step {{e.step}}: {{e.kind}}", flush=True)
-"""
-
-def both(where):
-    "Train in one process and in two; return what the two printed."
-    for _ in Trainer(TrainConfig(run_name="one", result_path=where, **COMMON)).fit(): pass
-    with open(f"{where}/two.py", "w") as f: f.write(PROGRAM)
-    program = "import sys, two; from iddm.distributed import launch; launch(two.main, sys.argv[1], world_size=2)"
-    return subprocess.run([sys.executable, "-c", program, where], cwd=where, env=dict(os.environ, PYTHONPATH=where), capture_output=True, text=True, timeout=300)
-
-# %% ../nbs/23_distributed.ipynb #f978ba15
-def test_two_processes_train_what_one_does():
-    with TemporaryDirectory() as d:
-        done = both(d)
-        assert done.returncode == 0, done.stderr
-        lines = sorted(done.stdout.splitlines())
-        assert sum("checkpoint" in o for o in lines) == 1 and sum("rank 1 of 2" in o for o in lines) == 3  # two steps and an epoch
-        (one, a), (two, b) = (load_checkpoint(f"{d}/{o}") for o in ("one", "two"))
-        assert a["losses"] == b["losses"]
-        for k in one: torch.testing.assert_close(one[k], two[k], rtol=1e-4, atol=1e-5)
-
-# %% ../nbs/23_distributed.ipynb #f906c8db
-def test_a_process_alone_stays_alone():
-    with pytest.MonkeyPatch.context() as m:
-        m.delenv("RANK", raising=False)
-        assert not launched()
-        with joined(): assert not dist.is_initialized()
+from iddm.distributed import agree, check_world, flat_gradient, gathered, job_store, joined, launched, local, note, noted, set_gradient, speaks, split_like, split_state, sum_in_order, whole
 
 # %% ../nbs/23_distributed.ipynb #26956e50
 def test_too_few_GPUs_are_said():
@@ -56,8 +19,129 @@ def test_too_few_GPUs_are_said():
         with pytest.raises(ValueError, match="--world_size 2: this machine has 1 GPU; choose 1 or fewer, or --device cpu"): check_world(2)
         assert check_world(2, "cpu") is None and check_world(1) is None
 
-# %% ../nbs/23_distributed.ipynb #3e78285f
-def test_a_function_runs_in_each_process_and_a_failure_is_raised():
-    program = "import os; from iddm.distributed import launch; launch(os._exit, 3, world_size=1)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1 and "(exitcode: 3)" in done.stderr, done.stderr[-1500:]
+# %% ../nbs/23_distributed.ipynb #f906c8db
+def test_a_process_alone_stays_alone():
+    with pytest.MonkeyPatch.context() as m:
+        m.delenv("RANK", raising=False)
+        assert not launched()
+        with joined(): assert not dist.is_initialized()
+
+# %% ../nbs/23_distributed.ipynb #486b4613
+def as_rank(m, rank, world, port):
+    for k, v in dict(RANK=rank, WORLD_SIZE=world, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port).items(): m.setenv(k, str(v))
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+# %% ../nbs/23_distributed.ipynb #83038c55
+def test_whoever_never_comes_and_a_taken_port_are_told():
+    with pytest.MonkeyPatch.context() as m, socket.socket() as s:
+        as_rank(m, 0, 2, free_port())
+        with pytest.raises(ValueError, match=r"process 0 of 2: not all met at 127.0.0.1:\d+ within 1 seconds"), joined("cpu", come=1): pass
+        s.bind(("127.0.0.1", 0)), s.listen()
+        as_rank(m, 0, 2, s.getsockname()[1])
+        with pytest.raises(ValueError, match="is taken by another program; choose another port"), joined("cpu", come=1): pass
+
+# %% ../nbs/23_distributed.ipynb #e2d4f931
+def test_alone_nothing_is_gathered_and_an_error_is_raised_as_it_is():
+    assert torch.equal(gathered(x := torch.arange(3)), x) and agree(None, 1) is None
+    with pytest.raises(OSError, match="gone"): agree(OSError("gone"))
+
+# %% ../nbs/23_distributed.ipynb #b88a8308
+def test_without_a_launcher_everybody_is_first_and_nothing_was_noted():
+    with pytest.MonkeyPatch.context() as m:
+        m.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+        assert job_store() is None and note("a") and note("a") and not noted("a") and speaks()
+
+# %% ../nbs/23_distributed.ipynb #729551d5
+def test_the_launcher_s_store_remembers():
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with pytest.MonkeyPatch.context() as m:
+        as_rank(m, 0, 1, store.port), m.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        assert not noted("begun") and note("begun") and not note("begun") and noted("begun")
+        assert speaks() and not speaks()
+        m.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        assert speaks()
+
+# %% ../nbs/23_distributed.ipynb #2c882ad3
+PROGRAM = """
+import os, signal, sys, time
+from iddm.distributed import *
+
+def greet(name):
+    print(f"{name} from the wire")
+    for i in range(2): yield f"{name} {os.environ['RANK']} {i}"
+
+def fail(rank):
+    with joined("cpu"):
+        if os.environ["RANK"] == str(rank): 1 / 0
+        agree()
+
+def die(number): os.kill(os.getpid(), number)
+
+def again(times):
+    if int(os.environ["TORCHELASTIC_RESTART_COUNT"]) < times: os._exit(7)
+    return noted("begun") or (note("begun") and 0)
+
+def endless():
+    yield os.getpid()
+    while True: time.sleep(.1)
+"""
+
+def program(line):
+    "Run a line of Python that may use the functions above; return what it printed and complained of."
+    with TemporaryDirectory() as d:
+        with open(f"{d}/them.py", "w") as f: f.write(PROGRAM)
+        line = "import them; from iddm.distributed import launch, stream; " + line
+        done = subprocess.run([sys.executable, "-c", line], cwd=d, env=dict(os.environ, PYTHONPATH=os.pathsep.join([d, *filter(None, sys.path)])), capture_output=True, text=True, timeout=120)
+    return done.stdout, done.stderr
+
+# %% ../nbs/23_distributed.ipynb #a40c5298
+def test_what_processes_yield_and_print_arrives():
+    out, err = program("import io, sys; sys.stdout = io.StringIO(); made = sorted(stream(them.greet, 'hi')); text = sys.stdout.getvalue(); sys.stdout = sys.__stdout__; print(made, [text])")
+    assert "['hi 0 0', 'hi 0 1', 'hi 1 0', 'hi 1 1']" in out and out.count("hi from the wire") == 2, err
+
+# %% ../nbs/23_distributed.ipynb #504d3d1e
+def test_the_first_failure_is_told_once_and_a_signal_by_its_name():
+    assert err.count("ZeroDivisionError: division by zero") == 2 and err.count("in fail") == 1 and "process 1 failed" in err  # its headline, its traceback
+    out, err = program("launch(them.die, 9, world_size=1)")
+    assert err.strip().endswith("RuntimeError: process 0 was ended by SIGKILL"), err
+    out, err = program("launch(them.die, them.again)")
+    assert "TypeError" in err and err.count("in die") == 1
+
+# %% ../nbs/23_distributed.ipynb #97a1552e
+def test_processes_are_started_anew_as_often_as_allowed():
+    out, err = program("print(launch(them.again, 2, max_restarts=2))")
+    assert out.strip() in ("0", "True"), err
+    out, err = program("launch(them.again, 2, max_restarts=1)")
+    assert "ended with status 7" in err, err
+
+# %% ../nbs/23_distributed.ipynb #a99e042b
+def test_whoever_leaves_early_ends_the_processes():
+    out, err = program("s = stream(them.endless); pids = [next(s), next(s)]; s.close(); import os; print([os.path.exists(f'/proc/{o}') for o in pids])")
+    assert "True" not in out and "False, False" in out or not os.path.exists("/proc"), err
+
+# %% ../nbs/23_distributed.ipynb #9d81ca28
+def test_gradients_go_into_a_row_and_back():
+    net = nn.Linear(3, 2)
+    net(torch.ones(3)).sum().backward()
+    row = flat_gradient(net)
+    assert row.tolist() == [1.] * 8 and net.weight.grad is None
+    set_gradient(net, sum_in_order(torch.stack([row, row, row])))
+    assert net.weight.grad.tolist() == [[3.] * 3] * 2 and net.bias.grad.tolist() == [3.] * 2
+
+# %% ../nbs/23_distributed.ipynb #a9461c50
+def test_the_order_of_a_sum_counts():
+    a, b = torch.tensor([1e8, 1., -1e8]), torch.tensor([1e8, -1e8, 1.])
+    assert sum_in_order(a[:, None]) == 0 and sum_in_order(b[:, None]) == 1
+
+# %% ../nbs/23_distributed.ipynb #ef9f27a2
+def test_without_shards_everything_stays_as_it_is():
+    state = dict(a=[torch.ones(2), 5], b="c")
+    assert whole(state)["a"][0] is state["a"][0] and whole(state)["b"] == "c" and local([x := torch.ones(2)]) == [x] and split_like(x, x) is x
+    optim = torch.optim.Adam([nn.Parameter(torch.ones(2))])
+    optim.param_groups[0]["params"][0].grad = torch.ones(2)
+    optim.step()
+    assert torch.equal(split_state(optim.state_dict(), optim)["state"][0]["exp_avg"], optim.state_dict()["state"][0]["exp_avg"])
