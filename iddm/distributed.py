@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['launched', 'check_world', 'joined', 'meeting', 'agree', 'gathered', 'received', 'job_store', 'note', 'noted',
-           'speaks', 'Lines', 'put', 'worker', 'Group', 'supervise', 'take_wires', 'read_wire', 'stream', 'close',
-           'reason', 'launch', 'flat_gradient', 'set_gradient', 'sum_in_order', 'shard', 'local', 'whole', 'split_like',
-           'split_state']
+           'speaks', 'Lines', 'put', 'worker', 'follow', 'Group', 'supervise', 'take_wires', 'read_wire',
+           'ProcessFailed', 'stream', 'close', 'reason', 'launch', 'flat_gradient', 'set_gradient', 'sum_in_order',
+           'shard', 'local', 'unsharded', 'split_like', 'split_state']
 
 # %% ../nbs/23_distributed.ipynb #41e7c9b6
 import inspect
@@ -79,7 +79,7 @@ def meeting(e: Exception, come: float) -> str:
 # %% ../nbs/23_distributed.ipynb #f1872c2f
 def agree(
     error: Exception | None = None,  # what went wrong here
-    facts: object = None,  # what must be the same everywhere
+    facts: dict | None = None,  # what must be the same everywhere
 ) -> None:
     "Raise `ValueError` in all processes where something went wrong in one of them, or where their facts differ."
     if error is not None and not dist.is_initialized(): raise error
@@ -88,7 +88,8 @@ def agree(
     dist.all_gather_object(told := [None] * dist.get_world_size(), own)
     for o in told:
         if o["error"]: raise ValueError(f"process {o['rank']} on {o['host']}: {o['error']}") from error
-        if o["facts"] != told[0]["facts"]: raise ValueError(f"process {o['rank']} on {o['host']} has {o['facts']}, process 0 on {told[0]['host']} has {told[0]['facts']}: give all the same")
+        for k, v in (told[0]["facts"] or {}).items():
+            if o["facts"][k] != v: raise ValueError(f"process {o['rank']} on {o['host']} has {k} {o['facts'][k]}, process 0 on {told[0]['host']} has {v}: give all the same")
 
 # %% ../nbs/23_distributed.ipynb #d2c7a70b
 def gathered(x: Tensor) -> Tensor:  # (n, ...) -> (world n, ...)
@@ -153,6 +154,7 @@ def worker(address: tuple, key: bytes, silent: bool, main: Callable, args: tuple
     wire = Client(address, authkey=key)
     put(wire, "pid", os.getpid())
     if pickle.loads(wire.recv_bytes()) == "stop": return
+    threading.Thread(target=follow, args=(wire,), daemon=True).start()
     if silent: sys.stdout, sys.stderr = Lines(wire, "stdout"), Lines(wire, "stderr")
     try:
         out = main(*args)
@@ -160,6 +162,12 @@ def worker(address: tuple, key: bytes, silent: bool, main: Callable, args: tuple
     except Exception as e:
         put(wire, "error", (int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), int(os.environ["RANK"]), f"{type(e).__name__}: {e}", traceback.format_exc()))
         os._exit(1)  # at once: the others wait for us
+
+# %% ../nbs/23_distributed.ipynb #a222c76e
+def follow(wire: Connection) -> None:
+    "End as if asked to when the other end of the wire is gone, for example with the notebook's kernel."
+    with suppress(EOFError, OSError): wire.recv_bytes()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 # %% ../nbs/23_distributed.ipynb #c115daef
 class Group:
@@ -203,6 +211,13 @@ def read_wire(group: Group, wire: Connection) -> None:
                 group.pids.add(what)
                 wire.send_bytes(pickle.dumps("stop" if group.stopping else "go"))
 
+# %% ../nbs/23_distributed.ipynb #98951edd
+class ProcessFailed(RuntimeError):  # noqa: N818 (it's told as a fact)
+    "One of several processes failed; `status` is its exit status, -9 for SIGKILL, None where it raised."
+    def __init__(self, what: str, status: int | None):
+        super().__init__(what)
+        self.status = status
+
 # %% ../nbs/23_distributed.ipynb #5a180225
 def stream(
     main: Callable,  # a function or generator that can be imported; it runs in each process
@@ -210,7 +225,7 @@ def stream(
     world_size: int = 2,
     max_restarts: int = 0,  # how often to start all anew after a failure
 ) -> Iterator:  # what they yield, or return
-    "Run `main(*args)` in several processes of this machine. Raises `RuntimeError` with the traceback of the first that failed."
+    "Run `main(*args)` in several processes of this machine. Raises `ProcessFailed` with the traceback of the first that failed."
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world_size)))  # they share the processors
     group, errors = Group(main, args, world_size, max_restarts), []
     try:
@@ -220,10 +235,10 @@ def stream(
             elif kind == "error": errors.append(what)
             else: print(what, end="", file=getattr(sys, kind), flush=True)
     finally: close(group)
-    if group.failure: raise RuntimeError(reason(group.failure, errors)) from None
+    if group.failure: raise ProcessFailed(*reason(group.failure, errors)) from None
 
-# %% ../nbs/23_distributed.ipynb #9519565c
-def close(group: Group, seconds: float = 30) -> None:
+# %% ../nbs/23_distributed.ipynb #e8c668ce
+def close(group: Group, seconds: float = 120) -> None:
     "Ask what still runs to end, and see to it that it does."
     group.stopping = True
     for number, patience in ((signal.SIGTERM, seconds), (getattr(signal, "SIGKILL", signal.SIGTERM), 10)):
@@ -233,14 +248,14 @@ def close(group: Group, seconds: float = 30) -> None:
         group.thread.join(patience)
     group.listener.close()
 
-# %% ../nbs/23_distributed.ipynb #9ff9577b
-def reason(failure: BaseException, errors: list) -> str:
-    "Why a group of processes failed: the traceback of the first, once."
-    if errors: return "process {1} failed: {2}\n\n{3}".format(*next(o for o in errors if o[0] == errors[-1][0]))
-    if not isinstance(failure, ChildFailedError): return f"{failure}"
+# %% ../nbs/23_distributed.ipynb #a347f6b3
+def reason(failure: BaseException, errors: list) -> tuple[str, int | None]:  # in words; exit status, None where there is a traceback
+    "Why a group of processes failed: the first of its last attempt."
+    if errors: return "process {1} failed: {2}\n\n{3}".format(*next(o for o in errors if o[0] == errors[-1][0])), None
+    if not isinstance(failure, ChildFailedError): return f"{failure}", None
     rank, first = failure.get_first_failure()
     code = first.exitcode
-    return f"process {rank} " + (f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}")
+    return f"process {rank} " + (f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"), code
 
 # %% ../nbs/23_distributed.ipynb #98c01c52
 def launch(main: Callable, *args, **kw) -> object:
@@ -282,11 +297,11 @@ def local(tensors: Iterator[Tensor]) -> list[Tensor]:
     "What this process holds of each tensor."
     return [o.to_local() if isinstance(o, DTensor) else o for o in tensors]
 
-# %% ../nbs/23_distributed.ipynb #41e2b006
-def whole(state: object) -> object:
+# %% ../nbs/23_distributed.ipynb #7ddb8289
+def unsharded(state: object) -> object:
     "Dictionaries and lists, with sharded tensors made whole. All processes must ask for it."
-    if isinstance(state, dict): return {k: whole(v) for k, v in state.items()}
-    if isinstance(state, list): return [whole(o) for o in state]
+    if isinstance(state, dict): return {k: unsharded(v) for k, v in state.items()}
+    if isinstance(state, list): return [unsharded(o) for o in state]
     return state.full_tensor() if isinstance(state, DTensor) else state
 
 # %% ../nbs/23_distributed.ipynb #4582863c

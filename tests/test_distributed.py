@@ -8,9 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 import subprocess
+import time
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.distributed import agree, check_world, flat_gradient, gathered, job_store, joined, launched, local, note, noted, set_gradient, speaks, split_like, split_state, sum_in_order, whole
+from iddm.distributed import agree, check_world, flat_gradient, gathered, job_store, joined, launched, local, note, noted, set_gradient, speaks, split_like, split_state, sum_in_order, unsharded
 
 # %% ../nbs/23_distributed.ipynb #26956e50
 def test_too_few_GPUs_are_said():
@@ -44,9 +45,9 @@ def test_whoever_never_comes_and_a_taken_port_are_told():
         as_rank(m, 0, 2, s.getsockname()[1])
         with pytest.raises(ValueError, match="is taken by another program; choose another port"), joined("cpu", come=1): pass
 
-# %% ../nbs/23_distributed.ipynb #e2d4f931
+# %% ../nbs/23_distributed.ipynb #aed7a2ad
 def test_alone_nothing_is_gathered_and_an_error_is_raised_as_it_is():
-    assert torch.equal(gathered(x := torch.arange(3)), x) and agree(None, 1) is None
+    assert torch.equal(gathered(x := torch.arange(3)), x) and agree(None, dict(n=1)) is None
     with pytest.raises(OSError, match="gone"): agree(OSError("gone"))
 
 # %% ../nbs/23_distributed.ipynb #b88a8308
@@ -107,7 +108,7 @@ def test_what_processes_yield_and_print_arrives():
 def test_the_first_failure_is_told_once_and_a_signal_by_its_name():
     assert err.count("ZeroDivisionError: division by zero") == 2 and err.count("in fail") == 1 and "process 1 failed" in err  # its headline, its traceback
     out, err = program("launch(them.die, 9, world_size=1)")
-    assert err.strip().endswith("RuntimeError: process 0 was ended by SIGKILL"), err
+    assert err.strip().endswith("ProcessFailed: process 0 was ended by SIGKILL"), err
     out, err = program("launch(them.die, them.again)")
     assert "TypeError" in err and err.count("in die") == 1
 
@@ -122,6 +123,13 @@ def test_processes_are_started_anew_as_often_as_allowed():
 def test_whoever_leaves_early_ends_the_processes():
     out, err = program("s = stream(them.endless); pids = [next(s), next(s)]; s.close(); import os; print([os.path.exists(f'/proc/{o}') for o in pids])")
     assert "True" not in out and "False, False" in out or not os.path.exists("/proc"), err
+
+# %% ../nbs/23_distributed.ipynb #d57e7fef
+def test_processes_end_when_whoever_launched_them_is_killed():
+    out, err = program("import os; s = stream(them.endless); print(next(s), next(s), flush=True); os.kill(os.getpid(), 9)")
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{o}") for o in out.split()) and time.monotonic() < deadline: time.sleep(.1)
+    assert len(out.split()) == 2 and not any(os.path.exists(f"/proc/{o}") for o in out.split())
 
 # %% ../nbs/23_distributed.ipynb #9d81ca28
 def test_gradients_go_into_a_row_and_back():
@@ -140,7 +148,7 @@ def test_the_order_of_a_sum_counts():
 # %% ../nbs/23_distributed.ipynb #ef9f27a2
 def test_without_shards_everything_stays_as_it_is():
     state = dict(a=[torch.ones(2), 5], b="c")
-    assert whole(state)["a"][0] is state["a"][0] and whole(state)["b"] == "c" and local([x := torch.ones(2)]) == [x] and split_like(x, x) is x
+    assert unsharded(state)["a"][0] is state["a"][0] and unsharded(state)["b"] == "c" and local([x := torch.ones(2)]) == [x] and split_like(x, x) is x
     optim = torch.optim.Adam([nn.Parameter(torch.ones(2))])
     optim.param_groups[0]["params"][0].grad = torch.ones(2)
     optim.step()

@@ -2,18 +2,38 @@
 
 # %% ../nbs/24_train.ipynb #auto
 import errno
+import os
 import signal
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 import torch
 from iddm.flags import parse
 from iddm.trainer import TrainConfig, Trainer
-import os
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stdout
 from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.train import again, describe, farewell, main, settings, stoppable, stopped, train, trouble
+from torch.distributed import TCPStore
+from iddm.distributed import note
+from iddm.train import again, describe, farewell, give_up, going_on, lost, main, settings, stoppable, stopped, train, trouble
+
+# %% ../nbs/24_train.ipynb #2ee38360
+def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew():
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with pytest.MonkeyPatch.context() as m:
+        for k, v in dict(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port)).items(): m.setenv(k, v)
+        config = TrainConfig(overwrite=True)
+        assert going_on(config) is config
+        note("begun")
+        assert going_on(config) == TrainConfig(resume=True)
+    assert going_on(config) is config
+
+# %% ../nbs/24_train.ipynb #a38b3a23
+def test_a_lost_neighbour_is_told_in_a_line():
+    assert "lost another process" in lost(RuntimeError("[pair.cc] Connection closed by peer [::1]:1"))
+    assert lost(ValueError("Broken pipe")) == "" == lost(RuntimeError("shape"))
+    with pytest.raises(SystemExit, match="2"): give_up("no reason")
 
 # %% ../nbs/24_train.ipynb #0c05c8f8
 TINY = "--image_size 8 --widths 32 --attention [] --batch_size 600 --sample_steps 2 --precision fp32 --device cpu"

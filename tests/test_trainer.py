@@ -18,7 +18,7 @@ from iddm.samplers import last
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, fit, foreign, gradient, has_bf16, keep_memory, line, lr_factor, maker, metadata, open_run, own_device, part, pick_device, pick_precision, plain_config, progress, record, restore, run_config, samples, set_aside, settle, together, train_step, walk
+from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, exact_gradient, facts, fit, foreign, gradient, has_bf16, keep_memory, line, lr_factor, maker, metadata, open_run, own_device, part, pick_device, pick_precision, plain_config, progress, read_run, record, restore, run_config, samples, set_aside, settle, together, train_step, walk
 
 # %% ../nbs/22_trainer.ipynb #60df9478
 def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
@@ -46,7 +46,8 @@ def test_settings_that_cannot_be_are_refused_by_name():
 def test_settings_that_contradict_each_other_are_refused():
     for kw, say in ((dict(num_vis=0), "--num_vis 0"), (dict(attention=(7,)), "--attention 7: no feature map has 7 pixels a side; choose of 16, 8, 4"), (dict(ema_decay=.999), "--ema_decay 0.999: give its half-life in pictures; 0.999 a step is a half-life of 44,339"), (dict(resume=True, overwrite=True), "choose one"), (dict(start_epoch=3), "--start_epoch 3: needs --resume"),
                     (dict(load_model_dir="a"), "--load_model_dir a: needs"), (dict(fp16=True, precision="bf16"), "--fp16 True and --precision bf16"), (dict(start_model_interval=5), "needs --save_model_interval"),
-                    (dict(distributed=True, main_gpu=2), "--main_gpu 2: with --world_size 2 choose 0 to 1"), (dict(distributed=True, batch_size=65), "--batch_size 65: .* multiple")):
+                    (dict(distributed=True, main_gpu=2), "--main_gpu 2: with --world_size 2 choose 0 to 1"), (dict(distributed=True, batch_size=65), "--batch_size 65: .* multiple"),
+                    (dict(exact_shards=3), "--exact_shards 3: choose a divisor of --batch_size 64"), (dict(shard=True, fp16=True), "--shard True with fp16: choose --precision bf16")):
         with pytest.raises(ValueError, match=say): TrainConfig(**kw)
     check_together(TrainConfig(resume=True, start_epoch=-1, start_model_interval=-1))
 
@@ -123,7 +124,23 @@ def test_two_processes_share_a_batch_and_one_alone_decides_for_itself():
     a = Trainer(tiny("nowhere", batch_size=64))
     whole, halves = part(a.data, a.config, 1000, 0, 1, 5), [part(a.data, a.config, 1000, rank, 2, 5) for rank in (0, 1)]
     assert all(torch.equal(w, torch.cat([p, q])) for w, p, q in zip(whole, *halves))
-    assert together(a, torch.tensor([1., 2.])) == [1, 2] and own_device("auto", 1, 1) == "auto" and own_device("cpu", 1, 2) == "cpu" and a.main
+    assert together(a, torch.tensor([1., 2.])) == [1, 2] and own_device("auto", 1) == "auto" and own_device("cpu", 2) == "cpu" and a.main
+
+# %% ../nbs/22_trainer.ipynb #62ba68d1
+def test_shards_added_in_order_make_the_same_step_as_the_whole_batch():
+    a, b = (Trainer(tiny("nowhere", batch_size=64, exact_shards=n)) for n in (0, 4))
+    assert train_step(a) == pytest.approx(train_step(b), rel=1e-5)
+    for o in (a, b): o.net.load_state_dict(a.net.state_dict()), o.optim.zero_grad()
+    some = [part(a.data, a.config, 1000, 0, 1, 1)]
+    plain, exact = gradient(a, some), exact_gradient(b, some)
+    torch.testing.assert_close(plain, exact, rtol=1e-5, atol=0)
+    for p, q in zip(a.net.parameters(), b.net.parameters()): torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
+
+# %% ../nbs/22_trainer.ipynb #c9792a2e
+def test_what_must_be_the_same_everywhere_is_named():
+    told = facts(Trainer(tiny("nowhere")))
+    assert told["pictures"] == 1797 and told["--batch_size"] == 600 and not {"--device", "--result_path", "--num_workers"} & told.keys()
+    with pytest.raises(ValueError, match="--shard True: needs several processes"): Trainer(tiny("nowhere", shard=True))
 
 # %% ../nbs/22_trainer.ipynb #94c95efb
 def test_a_run_reports_its_events_and_leaves_the_promised_files():
@@ -377,7 +394,7 @@ def test_another_data_set_or_network_is_not_resumed():
         for _ in Trainer(tiny(d, run_name="c", batch_size=4, epochs=1), replace(more, key="a")).fit(): pass
         with pytest.raises(ValueError, match="started with other pictures"): Trainer(tiny(d, run_name="c", batch_size=4, resume=True), replace(more, key="b"))
         with pytest.raises(ValueError, match="--widths .64.: .* started with .32."): Trainer(tiny(d, batch_size=4, widths=(64,), resume=True), random_data(2, 1, 8))
-        with pytest.raises(ValueError, match="started with"): restore(Trainer(tiny(d, batch_size=8, run_name="b"), random_data(2, 1, 8)), find_checkpoint(f"{d}/df"))
+        with pytest.raises(ValueError, match="started with"): restore(Trainer(tiny(d, batch_size=8, run_name="b"), random_data(2, 1, 8)), o := find_checkpoint(f"{d}/df"), read_run(o))
 
 # %% ../nbs/22_trainer.ipynb #9cf3cf71
 def test_the_data_is_shown_where_wanted():
