@@ -52,7 +52,19 @@ from iddm.checkpoints import (
     write_whole,
 )
 from .data import DATASETS, Batch, Data, batch, batches, kept_size, load_data, overview, show_classes
-from .distributed import agree, flat_gradient, gathered, local, note, received, set_gradient, shard, split_state, sum_in_order, unsharded
+from iddm.distributed import (
+    agree,
+    flat_gradient,
+    gathered,
+    local,
+    note,
+    received,
+    set_gradient,
+    shard,
+    split_state,
+    sum_in_order,
+    unsharded,
+)
 from .flags import setting
 from .guidance import guided
 from .images import grid

@@ -104,8 +104,9 @@ def test_what_processes_yield_and_print_arrives():
     out, err = program("import io, sys; sys.stdout = io.StringIO(); made = sorted(stream(them.greet, 'hi')); text = sys.stdout.getvalue(); sys.stdout = sys.__stdout__; print(made, [text])")
     assert "['hi 0 0', 'hi 0 1', 'hi 1 0', 'hi 1 1']" in out and out.count("hi from the wire") == 2, err
 
-# %% ../nbs/23_distributed.ipynb #504d3d1e
+# %% ../nbs/23_distributed.ipynb #d2a2b442
 def test_the_first_failure_is_told_once_and_a_signal_by_its_name():
+    out, err = program("launch(them.fail, 1)")
     assert err.count("ZeroDivisionError: division by zero") == 2 and err.count("in fail") == 1 and "process 1 failed" in err  # its headline, its traceback
     out, err = program("launch(them.die, 9, world_size=1)")
     assert err.strip().endswith("ProcessFailed: process 0 was ended by SIGKILL"), err
