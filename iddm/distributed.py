@@ -129,8 +129,8 @@ def noted(what: str) -> bool:
 
 # %% ../nbs/23_distributed.ipynb #e40d0c42
 def speaks() -> bool:
-    "Whether this process is the first of its kind to fail, and so is to say why."
-    with suppress(RuntimeError): return note(f"failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}")
+    "Whether this process is the first of its machine to fail, and so is to say why."
+    with suppress(RuntimeError): return note(f"failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{socket.gethostname()}")
     return True  # the launcher is gone
 
 # %% ../nbs/23_distributed.ipynb #10fa6481
@@ -155,6 +155,7 @@ def worker(address: tuple, key: bytes, silent: bool, main: Callable, args: tuple
     put(wire, "pid", os.getpid())
     if pickle.loads(wire.recv_bytes()) == "stop": return
     threading.Thread(target=follow, args=(wire,), daemon=True).start()
+    if "OMP_NUM_THREADS" not in os.environ: torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))  # they share the processors
     if silent: sys.stdout, sys.stderr = Lines(wire, "stdout"), Lines(wire, "stderr")
     try:
         out = main(*args)
@@ -226,7 +227,6 @@ def stream(
     max_restarts: int = 0,  # how often to start all anew after a failure
 ) -> Iterator:  # what they yield, or return
     "Run `main(*args)` in several processes of this machine. Raises `ProcessFailed` with the traceback of the first that failed."
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world_size)))  # they share the processors
     group, errors = Group(main, args, world_size, max_restarts), []
     try:
         while (item := group.came.get())[0] != "end":
