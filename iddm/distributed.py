@@ -34,6 +34,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from .modules import Attention, ResBlock
+
 # %% ../nbs/23_distributed.ipynb #f74bfdd0
 def launched() -> bool:
     "Whether this process is one of several that torchrun, or `launch`, started."
@@ -289,7 +291,7 @@ def sum_in_order(
 def shard(net: nn.Module, device: str) -> nn.Module:
     "Spread the weights of a network over all processes, block by block."
     mesh = dist.init_device_mesh(device, (dist.get_world_size(),))
-    for block in (*net.down_blocks, net.mid_block, *net.up_blocks): fully_shard(block, mesh=mesh)
+    for block in [o for o in net.modules() if isinstance(o, (ResBlock, Attention))]: fully_shard(block, mesh=mesh)
     return fully_shard(net, mesh=mesh)
 
 # %% ../nbs/23_distributed.ipynb #60ef7049
