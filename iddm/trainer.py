@@ -366,6 +366,7 @@ def prepare(trainer: Trainer, data: Data | None) -> None:
     if c.batch_size % world: raise ValueError(f"--batch_size {c.batch_size}: with {world} processes choose a multiple of {world}")
     if c.exact_shards % world: raise ValueError(f"--exact_shards {c.exact_shards}: with {world} processes choose a multiple of {world}")
     if c.shard and not dist.is_initialized(): raise ValueError("--shard True: needs several processes, by --distributed True or torchrun")
+    if c.shard and trainer.device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"): raise ValueError(f"--shard True: torch {torch.__version__} does that on GPUs only; use a newer torch, or leave it out")
     trainer.dtype, trainer.run = pick_precision(settle(c).precision, trainer.device), Path(c.result_path) / c.run_name
     trainer.source = check_run(trainer.run, c) if trainer.rank == c.main_gpu % world else None  # checkpoint to go on from
     if data is None: data = load_data(c.dataset_path, kept_size(c.image_size, c.crop), c.channels, Path(c.result_path) / "cache", c.data_root)

@@ -110,8 +110,6 @@ def test_the_first_failure_is_told_once_and_a_signal_by_its_name():
     assert err.count("ZeroDivisionError: division by zero") == 2 and err.count("in fail") == 1 and "process 1 failed" in err  # its headline, its traceback
     out, err = program("launch(them.die, 9, world_size=1)")
     assert err.strip().endswith("ProcessFailed: process 0 was ended by SIGKILL"), err
-    out, err = program("launch(them.die, them.again)")
-    assert "TypeError" in err and err.count("in die") == 1
 
 # %% ../nbs/23_distributed.ipynb #97a1552e
 def test_processes_are_started_anew_as_often_as_allowed():
