@@ -176,7 +176,7 @@ def follow(wire: Connection) -> None:
 class Group:
     "Processes that were launched: their wires, what came on them, and how it ended."
     def __init__(self, main: Callable, args: tuple, world_size: int, max_restarts: int):
-        self.came, self.pids, self.failure, self.stopping = Queue(), set(), None, False
+        self.came, self.pids, self.readers, self.failure, self.stopping = Queue(), set(), [], None, False
         key, silent = secrets.token_bytes(16), sys.stdout is not sys.__stdout__  # a notebook
         self.listener = Listener(("127.0.0.1", 0), authkey=key)
         config = LaunchConfig(1, 1, world_size, run_id=uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=max_restarts, monitor_interval=.2, rdzv_configs=dict(join_timeout=50))
@@ -194,6 +194,7 @@ def supervise(group: Group) -> None:
     except BaseException as e: group.failure = e
     finally:
         logger.level = level
+        for o in list(group.readers): o.join(5)  # what was sent last is read
         group.came.put(("end", None))
 
 # %% ../nbs/23_distributed.ipynb #cacf31e9
@@ -202,7 +203,8 @@ def take_wires(group: Group) -> None:
     while True:
         try: wire = group.listener.accept()
         except (OSError, EOFError, pickle.PickleError): return
-        threading.Thread(target=read_wire, args=(group, wire), daemon=True).start()
+        group.readers.append(threading.Thread(target=read_wire, args=(group, wire), daemon=True))
+        group.readers[-1].start()
 
 def read_wire(group: Group, wire: Connection) -> None:
     "Put what comes on a wire where it is waited for."
@@ -236,7 +238,10 @@ def stream(
             if kind == "made": yield what
             elif kind == "error": errors.append(what)
             else: print(what, end="", file=getattr(sys, kind), flush=True)
-    finally: close(group)
+    finally:
+        close(group)
+        for kind, what in list(group.came.queue):  # left early: what they said at the end
+            if kind in ("stdout", "stderr"): print(what, end="", file=getattr(sys, kind), flush=True)
     if group.failure: raise ProcessFailed(*reason(group.failure, errors)) from None
 
 # %% ../nbs/23_distributed.ipynb #e8c668ce
