@@ -4,14 +4,15 @@
 import os
 import socket
 import sys
+import time
 import torch
 import torch.distributed as dist
 from torch import nn
 import subprocess
-import time
+from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.distributed import agree, check_world, flat_gradient, gathered, job_store, joined, launched, local, note, noted, set_gradient, speaks, split_like, split_state, sum_in_order, unsharded
+from iddm.distributed import agree, check_world, flat_gradient, gathered, job_store, joined, launched, local, meet, note, noted, set_gradient, speaks, split_like, split_state, sum_in_order, unsharded
 
 # %% ../nbs/23_distributed.ipynb #26956e50
 def test_too_few_GPUs_are_said():
@@ -19,6 +20,16 @@ def test_too_few_GPUs_are_said():
         m.setattr(torch.cuda, "device_count", lambda: 1)
         with pytest.raises(ValueError, match="--world_size 2: this machine has 1 GPU; choose 1 or fewer, or --device cpu"): check_world(2)
         assert check_world(2, "cpu") is None and check_world(1) is None
+
+# %% ../nbs/23_distributed.ipynb #4bd9e5c1
+def test_whoever_was_killed_is_not_met_again():
+    store = dist.HashStore()
+    store.set("iddm/hello/1", "dead"), store.set("iddm/met/1", "dead too"), store.set("iddm/welcome", "dead too dead")
+    with ThreadPoolExecutor() as pool:
+        late = pool.submit(meet, store, 1, 2, 10)
+        assert meet(store, 0, 2, 10) == late.result() and store.get("iddm/hello/1") != b"dead"
+    with pytest.raises(ValueError, match="process 1, 2 didn't come"): meet(dist.HashStore(), 0, 3, .1)
+    with pytest.raises(ValueError, match="process 0 didn't come"): meet(dist.HashStore(), 1, 2, .1)
 
 # %% ../nbs/23_distributed.ipynb #f906c8db
 def test_a_process_alone_stays_alone():

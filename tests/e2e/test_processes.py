@@ -99,11 +99,13 @@ def test_a_killed_worker_costs_the_steps_since_the_last_save(runs, tmp_path):
     flags = [*TINY, "--run_name", "killed", "--save_minutes", "0.003"]
     p = subprocess.Popen([*torchrun(2, "--max-restarts=3"), *flags], cwd=tmp_path, env=env(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     log = tmp_path / "results/killed/metrics.jsonl"
-    for rank, after in ((1, 12), (0, 35)):
-        wait_for(lambda after=after: log.is_file() and log.read_text().count('"step", ') > after)
-        os.kill(wait_for(lambda: len(found := workers(p)) == 2 and found)[rank], signal.SIGKILL)
-        time.sleep(1)
-    out = p.communicate(timeout=180)[0]
+    try:
+        for rank, after in ((1, 12), (0, 35)):
+            wait_for(lambda after=after: log.is_file() and log.read_text().count('"step", ') > after)
+            os.kill(wait_for(lambda: len(found := workers(p)) == 2 and found)[rank], signal.SIGKILL)
+            time.sleep(1)
+        out = p.communicate(timeout=180)[0]
+    finally: p.terminate()
     assert p.returncode == 0, out[-3000:]
     assert out.count("going on from step") == 2
     weights = load_checkpoint(tmp_path / "results/killed", ema=False)[0]
