@@ -6,10 +6,11 @@
 __all__ = ['STYLE', 'COLORS', 'DASHES', 'png', 'hook', 'picture', 'control', 'row', 'ticks', 'chart', 'thin', 'svg', 'Stopped',
            'Job', 'update', 'run_job', 'sentence', 'telling', 'Panel']
 
-# %% ../nbs/39_parts.ipynb #562e0f9b
+# %% ../nbs/39_parts.ipynb #fc76c516
 import html
 import io
 import math
+import re
 import threading
 import time
 import traceback
@@ -135,7 +136,7 @@ def svg(curves, bars, mark, xs, ys, log, size, label, title, color) -> str:
 class Stopped(Exception):  # noqa: N818 (no error)
     "Raised in work that was asked to stop."
 
-# %% ../nbs/39_parts.ipynb #7fb49f15
+# %% ../nbs/39_parts.ipynb #afa25afa
 class Job:
     "Long work behind a Start and a Stop button, with a bar and a line of text; errors appear in it as a sentence."
     def __init__(
@@ -153,8 +154,7 @@ class Job:
         self.bar = hook(w.FloatProgress(min=0, max=1, layout=dict(width="160px")), f"{prefix}-bar")
         self.status, self.problem = hook(w.HTML(), f"{prefix}-status"), hook(hook(w.HTML(), "error"), f"{prefix}-error")
         self.row = [self.go, self.halt, self.bar, self.status]
-        self.begin = self.start  # what a click does; a panel that reads its settings first puts its own here
-        self.go.on_click(lambda _: self.begin())
+        self.go.on_click(lambda _: self.start())
         self.halt.on_click(lambda _: self.stop())
 
     def start(self, work: Callable | None = None) -> bool:  # whether it began
@@ -210,11 +210,12 @@ def run_job(job: Job, work: Callable) -> None:
         job.status.value = " at ".join(filter(None, [end, html.escape(state[2]) if state else ""])) if end == "stopped" else " · ".join(filter(None, [end, html.escape(state[2]) if state and end == "done" else ""]))
         job.go.disabled, job.halt.disabled = False, True
 
-# %% ../nbs/39_parts.ipynb #2b4ce4fa
+# %% ../nbs/39_parts.ipynb #4afa48d4
 def sentence(e: BaseException) -> str:
     "An error as HTML."
     if isinstance(e, torch.OutOfMemoryError): return "<b>Out of memory on the GPU.</b> Make fewer or smaller pictures at a time."
-    if isinstance(e, (ValueError, OSError, FloatingPointError)): return f"<b>{html.escape(str(e))}</b>"
+    words = re.sub(r"(?<!\S)--(?=[a-z])", "", str(e).replace("--resume True", "Resume"))
+    if isinstance(e, (ValueError, OSError, FloatingPointError)): return f"<b>{html.escape(words)}</b>"
     folded = html.escape("".join(traceback.format_exception(e)))
     return f"<b>{html.escape(type(e).__name__)}: {html.escape(str(e))}</b><details><summary>details</summary><pre>{folded}</pre></details>"
 

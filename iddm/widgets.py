@@ -6,12 +6,12 @@
 __all__ = ['FILMS', 'PAINT', 'spread', 'read_upload', 'guess', 'check_noising', 'noising_controls', 'noising_column',
            'fill_column', 'levels', 'noising_still', 'noising_demo', 'contact_sheet', 'frames', 'screen', 'scrub',
            'trajectory', 'Watched', 'told', 'drawing', 'runs', 'commands', 'keep', 'drawing_controls', 'adopted',
-           'wanted', 'show_drawing', 'framed', 'hung', 'prepared', 'listings', 'generation_panel', 'training', 'clock',
-           'show_training', 'sample_places', 'training_controls', 'begun', 'train_panel', 'variety', 'sweep',
-           'variety_chart', 'ready', 'class_menu', 'guidance_panel', 'between', 'interpolation_panel', 'MaskPainter',
-           'filled', 'inpaint_panel']
+           'wanted', 'show_drawing', 'framed', 'hung', 'missing', 'prepared', 'listings', 'generation_panel',
+           'training', 'clock', 'show_training', 'sample_places', 'training_controls', 'begun', 'train_panel',
+           'variety', 'sweep', 'variety_chart', 'ready', 'class_menu', 'guidance_panel', 'between',
+           'interpolation_panel', 'MaskPainter', 'filled', 'inpaint_panel']
 
-# %% ../nbs/40_widgets.ipynb #a7feb4ca
+# %% ../nbs/40_widgets.ipynb #5450278a
 import html
 import io
 import math
@@ -31,6 +31,7 @@ import traitlets
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from .checkpoints import find_checkpoint, read_weights
 from .data import DATASETS, digits, square
 from .editing import inpainted, slerp
 from .generate import GenerateConfig, Model, choose, draw, draw_files, has_eta, load, new_folder, times
@@ -329,10 +330,9 @@ def adopted(own: Model | None, ui: dict) -> dict:
     ui["weights"].disabled = own is not None
     return dict(model=model, path=path)
 
-# %% ../nbs/40_widgets.ipynb #69c7efae
+# %% ../nbs/40_widgets.ipynb #d943a15f
 def wanted(state: dict, ui: dict) -> tuple[Tensor, GenerateConfig]:
-    "What the menus ask for. Raises `ValueError` where there is no model."
-    if state["model"] is None: raise ValueError("no model yet: train one first, by train_panel() or iddm-train, then open this panel again")
+    "What the menus ask for."
     y = choose(state["model"].classes, ui["class_name"].value, ui["num_images"].value)
     plain = {k: ui[k].value for k in ("class_name", "steps", "cfg_scale", "seed")}
     eta = ui["eta"].value if has_eta(ui["sampler"].value) and ui["eta"].value else None
@@ -366,19 +366,31 @@ def hung(model: Model, y: Tensor, config: GenerateConfig, stop: Flag, gallery: w
     for state in drawing(model, y, config, stop): yield state
     gallery.children = [framed(model, y, state[4], config), *gallery.children][:most]
 
-# %% ../nbs/40_widgets.ipynb #4b13b394
+# %% ../nbs/40_widgets.ipynb #9b6d1800
+def missing(config: TrainConfig) -> TrainConfig | None:  # None: it's there
+    "What is to be trained so that the run of these settings is whole."
+    run = Path(config.result_path) / config.run_name
+    if not (run / "config.yaml").is_file(): return config
+    own = run_config(run)
+    try: done = read_weights(find_checkpoint(run) / "model.safetensors")[1]["epoch"]
+    except ValueError: return own  # not one checkpoint
+    return own if done < own.epochs else None
+
+# %% ../nbs/40_widgets.ipynb #41f4b105
 def prepared(config: TrainConfig, stop: Flag, after: Callable[[], None]) -> Iterator[tuple]:
-    "Train a model that isn't there yet, as the work of a job."
-    yield 0, 1, "training a small model first, once"
-    for done, total, words, *_ in training(Trainer(config), stop): yield done, total, f"training a small model first, once: {words}"
+    "Train a model that isn't there yet, or isn't trained to its end, as the work of a job."
+    told = "training a small model first, once"
+    yield 0, 1, told
+    for done, total, words, *_ in begun(config, stop, {}): yield done, total, f"{told}: {words}"
     after()
+    if stop.is_set(): yield done, total, f"{words}: this is what draws now; run the cell again to train it to the end"
 
 # %% ../nbs/40_widgets.ipynb #0a1e289f
 def listings(*texts: str) -> str:
     "Texts to copy, as HTML."
     return "".join(f"<pre style='margin:2px 0;white-space:pre-wrap;line-height:1.4'>{html.escape(o, quote=False)}</pre>" for o in texts if o)
 
-# %% ../nbs/40_widgets.ipynb #63c62d7b
+# %% ../nbs/40_widgets.ipynb #9b7dcc41
 def generation_panel(
     run_or_model: str | Path | Model = "results",  # a run, a checkpoint, a folder of runs, or a model
     *,
@@ -386,41 +398,38 @@ def generation_panel(
 ) -> Panel:
     "Draw by buttons, and see pictures form."
     ui, own = drawing_controls(), run_or_model if isinstance(run_or_model, Model) else None
-    state = dict(model=own, path=None)
+    state = dict(model=None, path=None)
     image, gallery, code = picture("image", 480), hook(row(), "gallery"), hook(w.HTML(), "commands")
-    job = Job(lambda stop: iter(()), lambda s: show_drawing(s, image, ui["view"].value, len(state["model"].classes) if state["model"] else 0))
 
     def adopt(_=None):
+        state["model"] = None  # so that no model draws that the menu doesn't name
         with telling(job.problem): state.update(adopted(own, ui))
 
-    def refresh():
-        with telling(job.problem):
-            ui["run"].options = list(({"this model": None} if own else runs(run_or_model)).items())
-            ui["run"].index = 0
-            adopt()
+    def find():
+        if not ui["run"].options: ui["run"].options, ui["run"].index = list(({"this model": None} if own else runs(run_or_model)).items()), 0
+        if state["model"] is None: state.update(adopted(own, ui))
 
-    def generate():
-        if job.running: return
-        with telling(job.problem):
-            (y, config), model = wanted(state, ui), state["model"]
-            code.value = listings(*commands(state["path"], config.class_name, len(y), config))
-            job.start(lambda stop: hung(model, y, config, stop, gallery))
+    def work(stop):
+        find()
+        (y, config), model = wanted(state, ui), state["model"]
+        code.value = listings(*commands(state["path"], config.class_name, len(y), config))
+        yield from hung(model, y, config, stop, gallery)
 
-    job.begin = generate
+    job = Job(work, lambda s: show_drawing(s, image, ui["view"].value, len(state["model"].classes) if state["model"] else 0))
     for k in ("run", "weights"): ui[k].observe(adopt, "value")
     ui["sampler"].observe(lambda c: setattr(ui["eta"], "disabled", not has_eta(c["new"])), "value")
     rows = [[ui[k] for k in line] for line in (("run", "weights", "class_name"), ("sampler", "steps", "num_images", "seed"), ("cfg_scale", "eta", "view"))]
     made = Panel([*rows, job.row, job.problem, image, w.Accordion([code], titles=["the same from a shell, and from Python"]), gallery], job=job, image=image, gallery=gallery, commands=code, **ui)
-    if own is None and first is not None and not (Path(run_or_model) / "checkpoints").is_dir(): job.start(lambda stop: prepared(first, stop, refresh))
-    else: refresh()
+    with telling(job.problem):
+        if own is None and first is not None and (rest := missing(first)): job.start(lambda stop: prepared(rest, stop, find))
+        else: find()
     return made
 
-# %% ../nbs/40_widgets.ipynb #9888e2ec
+# %% ../nbs/40_widgets.ipynb #e9cea7ff
 def training(trainer: Trainer, stop: Flag) -> Iterator[tuple]:  # done, total, in words, steps, losses, smoothed losses, images
     "Train and record, as the work of a job. After a stop it ends with a checkpoint."
     start, first, steps, losses, smooth, mean, images = time.monotonic(), trainer.step, [], [], [], 0., None
     for e in record(trainer.fit(), trainer):
-        trainer.stopping = trainer.stopping or stop.is_set()
         if e.kind == "step" and math.isfinite(e.loss):
             mean += .05 * (e.loss - mean)
             steps.append(e.step), losses.append(e.loss), smooth.append(mean / (1 - .95**len(steps)))  # not pulled to its start at 0
@@ -428,6 +437,7 @@ def training(trainer: Trainer, stop: Flag) -> Iterator[tuple]:  # done, total, i
         each = (time.monotonic() - start) / max(1, e.step - first)
         words = f"epoch {min(e.epoch + 1, trainer.config.epochs)} of {trainer.config.epochs} · step {e.step} of {trainer.total} · {trainer.size / each:.0f} images/s · {clock(each * (trainer.total - e.step))} left"
         yield e.step, trainer.total, words, steps, losses, smooth, images
+        trainer.stopping = trainer.stopping or stop.is_set()
 
 # %% ../nbs/40_widgets.ipynb #23de81a0
 def clock(seconds: float) -> str:
@@ -462,14 +472,15 @@ def training_controls(config: TrainConfig) -> dict[str, w.Widget]:
         image_size=control(number, "image_size", config.image_size, 1, 4096), batch_size=control(number, "batch_size", config.batch_size, 1, 10**6),
         run_name=control(w.Text, "run_name", value=config.run_name, width=300), epochs=control(number, "epochs", config.epochs, 1, 10**6))
 
-# %% ../nbs/40_widgets.ipynb #eb1026ee
+# %% ../nbs/40_widgets.ipynb #5658ad4c
 def begun(config: TrainConfig, stop: Flag, current: dict) -> Iterator[tuple]:
     "Read the data, then train; `current` gets the trainer, so that a button can reach it."
     yield 0, 1, f"reading {config.dataset_path}"
     current["trainer"] = Trainer(config)
+    if stop.is_set(): raise Stopped  # and nothing is written
     yield from training(current["trainer"], stop)
 
-# %% ../nbs/40_widgets.ipynb #52ff12c6
+# %% ../nbs/40_widgets.ipynb #bb23cb6d
 def train_panel(
     config: TrainConfig = TrainConfig(),  # noqa: B008 (frozen); where the panel begins
 ) -> Panel:
@@ -477,8 +488,9 @@ def train_panel(
     ui, samples, current = training_controls(config), sample_places(), dict(trainer=None)
     loss = hook(w.HTML(chart({}, title="loss", label="step", size=(420, 220))), "loss")
 
-    def anew(stop): return begun(replace(config, **{k: v.value for k, v in ui.items()}), stop, current)
-    def going(stop): return begun(run_config(Path(config.result_path) / ui["run_name"].value, epochs=ui["epochs"].value), stop, current)
+    def chosen(): return {k: v.value for k, v in ui.items()}
+    def anew(stop): return begun(replace(config, **chosen()), stop, current)
+    def going(stop): return begun(run_config(Path(config.result_path) / ui["run_name"].value, **chosen()), stop, current)  # what makes it another run is refused
     def show(state): show_training(state, loss, samples, current["trainer"].n_classes if current["trainer"] else 0)
 
     def halt(_):
@@ -530,7 +542,7 @@ def class_menu(model: Model) -> w.Dropdown:
     "A menu of a model's classes, whose values are their numbers."
     return control(w.Dropdown, "class_name", options=[(c, i) for i, c in enumerate(model.classes)] or [("none", 0)], text="class")
 
-# %% ../nbs/40_widgets.ipynb #7160e684
+# %% ../nbs/40_widgets.ipynb #f89d12f6
 def guidance_panel(
     run_or_model: str | Path | Model,  # a run, a checkpoint, or a model with classes
     scales: Sequence[float] = (0, 1, 2, 4, 8),
@@ -541,6 +553,7 @@ def guidance_panel(
     "One noise, several scales of guidance. Raises `ValueError` for a model without classes."
     model = ready(run_or_model)
     if not model.classes: raise ValueError("this model was trained without classes: there is nothing to guide it")
+    if n < 2 or not len(scales): raise ValueError(f"n={n}, scales={scales}: give at least 2 pictures and a scale, to compare")
     label, seed = class_menu(model), control(w.BoundedIntText, "seed", 0, 0, 2**31 - 1)
     image, told = picture("image", 48 * n), hook(w.HTML(), "variety")
 
@@ -570,7 +583,7 @@ def between(
     for step in walk(net, model.config, model.in_channels, len(model.classes), y, sample=from_here, steps=steps, cfg_scale=cfg_scale):
         yield step.i + 1, steps, told(step.i + 1, steps, net.nfe, start), step.x.cpu()
 
-# %% ../nbs/40_widgets.ipynb #0842d866
+# %% ../nbs/40_widgets.ipynb #d5a5c1e8
 def interpolation_panel(
     run_or_model: str | Path | Model,  # a run, a checkpoint, or a model
     n: int = 17,  # stations of the way
@@ -579,6 +592,7 @@ def interpolation_panel(
 ) -> Panel:
     "From the picture of one seed to that of another, by a slider."
     model = ready(run_or_model)
+    if n < 2: raise ValueError(f"n={n}: give at least 2 stations, the ends")
     label = class_menu(model)
     a, b = (control(w.BoundedIntText, f"seed-{k}", v, 0, 2**31 - 1, text=f"seed {k}", width=170) for k, v in (("a", 0), ("b", 1)))
     at = control(w.IntSlider, "at", n // 2, 0, n - 1, text="station", width=420)

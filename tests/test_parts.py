@@ -115,13 +115,14 @@ def test_errors_are_told_in_the_panel_and_it_stays_usable():
         assert job.start() and job.wait(5) and told in job.problem.value and job.error is error and job.bar.bar_style == "danger" and job.status.value == "error"
         assert job.start(count) and job.wait(5) and job.status.value == "done · 200 of 200" and job.problem.value == ""
 
-# %% ../nbs/39_parts.ipynb #bf369f57
+# %% ../nbs/39_parts.ipynb #a53ecd47
 def test_a_state_is_a_bar_words_and_whatever_else():
     seen = []
     job = Job(lambda stop: iter(()), seen.append)
     update(job, (1, 4, "<one>", "more"))
     assert job.bar.value == .25 and job.status.value == "&lt;one&gt;" and seen[0][3] == "more"
     assert "<details>" in sentence(KeyError("a")) and sentence(OSError("no <file>")) == "<b>no &lt;file&gt;</b>"
+    assert sentence(ValueError("go on by --resume True, or --run_name a--b")) == "<b>go on by Resume, or run_name a--b</b>"
     def nothing(stop): yield from ()
     run_job(job, nothing)
     assert job.status.value == "done" and issubclass(Stopped, Exception)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from iddm.checkpoints import find_checkpoint, read_weights
 from iddm.data import digits
 from iddm.generate import GenerateConfig, Model
 from iddm.images import to_float
@@ -20,13 +21,13 @@ from iddm.parts import Stopped, picture, png
 from iddm.samplers import Step, generators, noise
 from iddm.schedules import SCHEDULES, time_of
 from iddm.trainer import TrainConfig, Trainer, walk
+import shutil
 from datetime import datetime, timezone
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.checkpoints import find_checkpoint, read_weights
 from iddm.generate import sample
 from iddm.samplers import ddim
-from iddm.widgets import FILMS, MaskPainter, PAINT, Watched, adopted, between, check_noising, commands, contact_sheet, drawing, drawing_controls, fill_column, filled, framed, frames, generation_panel, guess, guidance_panel, hung, inpaint_panel, interpolation_panel, keep, levels, noising_column, noising_controls, noising_demo, noising_still, read_upload, runs, sample_places, screen, scrub, show_drawing, show_training, spread, sweep, train_panel, trajectory, variety, variety_chart, wanted
+from iddm.widgets import FILMS, MaskPainter, PAINT, Watched, adopted, begun, between, check_noising, commands, contact_sheet, drawing, drawing_controls, fill_column, filled, framed, frames, generation_panel, guess, guidance_panel, hung, inpaint_panel, interpolation_panel, keep, levels, missing, noising_column, noising_controls, noising_demo, noising_still, prepared, read_upload, runs, sample_places, screen, scrub, show_drawing, show_training, spread, sweep, train_panel, trajectory, variety, variety_chart, wanted
 
 # %% ../nbs/40_widgets.ipynb #4ee21b58
 def test_the_histogram_of_noise_fits_the_bell():
@@ -189,7 +190,7 @@ def test_the_menu_of_classes_follows_the_model():
     adopted(toy(classes=()), ui)
     assert ui["class_name"].disabled and ui["cfg_scale"].disabled and ui["class_name"].value == -1
 
-# %% ../nbs/40_widgets.ipynb #45ef8b4f
+# %% ../nbs/40_widgets.ipynb #ce0c1e4c
 def test_the_settings_are_read_from_the_menus():
     ui = drawing_controls()
     adopted(toy(), ui)
@@ -198,7 +199,6 @@ def test_the_settings_are_read_from_the_menus():
     assert y.tolist() == [0] * 8 and (config.steps, config.eta, config.ema) == (7, .5, False)
     ui["sampler"].value = "heun"
     assert wanted(dict(model=toy(), path=None), ui)[1].eta is None
-    with pytest.raises(ValueError, match="no model yet"): wanted(dict(model=None), ui)
 
 # %% ../nbs/40_widgets.ipynb #dd675785
 def test_what_forms_is_shown_as_it_was_asked_for():
@@ -252,13 +252,13 @@ def test_stop_answers_within_one_evaluation_and_two_clicks_start_one_run():
     asked = model.net.calls
     assert ui.job.wait(5) and model.net.calls <= asked + 1 and ui.job.status.value.startswith("stopped") and not ui.gallery.children
 
-# %% ../nbs/40_widgets.ipynb #a3cda8f0
+# %% ../nbs/40_widgets.ipynb #6702fa6c
 def test_panels_say_what_is_wrong_and_stay_usable():
     with TemporaryDirectory() as d:
         ui = generation_panel(d).ui
         assert "no run found there; train one first" in ui.job.problem.value
         ui.job.go.click()
-        assert "no model yet" in ui.job.problem.value and not ui.job.go.disabled
+        assert ui.job.wait(5) and "no run found there; train one first" in ui.job.problem.value and not ui.job.go.disabled
 
 # %% ../nbs/40_widgets.ipynb #59ba6df6
 def test_too_little_memory_is_told_and_the_panel_stays_usable():
@@ -280,7 +280,7 @@ def test_samples_are_shown_once_and_the_loss_each_time():
     show_training((*state[:6], (11, dict(ema=-x, raw=x))), loss, samples, 2)
     assert samples["told"].value == "samples after epoch 11" and samples["raw"].value == png(x, 2)
 
-# %% ../nbs/40_widgets.ipynb #3e3442ef
+# %% ../nbs/40_widgets.ipynb #729673d8
 def test_a_training_by_buttons_stops_saves_and_goes_on_to_the_same_bits():
     with TemporaryDirectory() as d, TemporaryDirectory() as other:
         ui = train_panel(replace(small(d), epochs=40, lr_func="constant")).ui
@@ -297,13 +297,25 @@ def test_a_training_by_buttons_stops_saves_and_goes_on_to_the_same_bits():
         a, b = (read_weights(find_checkpoint(Path(o) / "small") / "model.safetensors")[0] for o in (d, other))
         assert all(torch.equal(a[k], b[k]) for k in b) and a.keys() == b.keys()
         ui.job.go.click()
-        assert ui.job.wait(20) and "small" in ui.job.problem.value and not ui.job.go.disabled  # it's there already
+        assert ui.job.wait(20) and "go on with it by Resume" in ui.job.problem.value and not ui.job.go.disabled  # it's there already
+        ui.batch_size.value = 300
+        ui.resume.click()
+        assert ui.job.wait(20) and "batch_size 300: the run in" in ui.job.problem.value
         ui.run_name.value = "nowhere"
         ui.resume.click()
         assert ui.job.wait(5) and "no run of iddm" in ui.job.problem.value
         assert list(runs(d))[0] == "small" and Image.open(io.BytesIO(ui.samples["ema"].value)).size[0] > 80
 
-# %% ../nbs/40_widgets.ipynb #c60046f4
+# %% ../nbs/40_widgets.ipynb #dabcea20
+def test_a_training_that_is_stopped_while_it_reads_its_data_begins_nothing():
+    with TemporaryDirectory() as d:
+        (stop := Flag()).set()
+        states = begun(small(d), stop, {})
+        assert next(states)[2] == "reading digits"
+        with pytest.raises(Stopped): next(states)
+        assert not (Path(d) / "small").exists()
+
+# %% ../nbs/40_widgets.ipynb #c77e27b5
 def test_a_panel_trains_its_first_model_itself_and_saves_what_it_draws():
     with TemporaryDirectory() as d:
         ui = generation_panel(f"{d}/small", first=small(d)).ui
@@ -318,6 +330,33 @@ def test_a_panel_trains_its_first_model_itself_and_saves_what_it_draws():
         (Path(d) / "small" / "generated").rename(Path(d) / "x"), (Path(d) / "small" / "generated").touch()
         frame.children[2].click()
         assert "iddm-error" not in frame.children[3].value and "<b>" in frame.children[3].value  # no folder can be made there: told, not raised
+        assert missing(small(d)) is None and generation_panel(f"{d}/small", first=small(d)).ui.job.thread is None
+
+# %% ../nbs/40_widgets.ipynb #ec6ddd67
+def test_a_first_training_that_was_interrupted_goes_on_when_the_panel_is_opened_again():
+    with TemporaryDirectory() as d:
+        next(first := Trainer(small(d)).fit())
+        first.close()
+        assert missing(small(d)).resume  # not one checkpoint
+        stop = Flag()
+        for state in prepared(missing(small(d)), stop, lambda: None):
+            if state[0] == 1: stop.set()
+        assert "this is what draws now; run the cell again" in state[2] and state[:2] == (2, 4), state
+        ui = generation_panel(d, first=small(d)).ui
+        assert ui.job.wait(60) and ui.job.status.value.startswith("done") and missing(small(d)) is None and ui.run.value == Path(d) / "small", ui.job.problem.value
+
+# %% ../nbs/40_widgets.ipynb #0fa46b5f
+def test_a_damaged_model_is_not_drawn_with_that_of_before():
+    with TemporaryDirectory() as d:
+        for _ in Trainer(replace(small(d), epochs=1)).fit(): pass
+        shutil.copytree(Path(d) / "small", Path(d) / "torn")
+        for o in (Path(d) / "torn").rglob("*.safetensors"): o.write_bytes(b"torn")
+        ui = generation_panel(d).ui
+        ui.steps.value, ui.run.value = 2, Path(d) / "torn"
+        assert "not a weights file of iddm, or damaged" in ui.job.problem.value
+        assert ui.job.start() and ui.job.wait(20) and "damaged" in ui.job.problem.value and not ui.gallery.children
+        ui.run.value = Path(d) / "small"
+        assert ui.job.problem.value == "" and ui.job.start() and ui.job.wait(20) and len(ui.gallery.children) == 1
 
 # %% ../nbs/40_widgets.ipynb #b8fb7b8a
 def test_variety_has_a_closed_form():
@@ -336,11 +375,13 @@ def test_guidance_goes_through_its_scales_from_one_noise():
     ui.job.go.click()
     assert ui.job.wait(20) and "polyline" in ui.variety.value and Image.open(io.BytesIO(ui.image.value)).size == (32, 22), ui.job.problem.value
 
-# %% ../nbs/40_widgets.ipynb #64edd9a1
+# %% ../nbs/40_widgets.ipynb #a83294c6
 def test_all_rows_begin_from_one_noise():
     *_, rows = list(sweep(toy(), torch.tensor([0, 1]), (0, 1), GenerateConfig(steps=3), Flag()))[-1]
     assert torch.equal(rows[0], rows[1])  # this network ignores the label: guidance changes nothing
     with pytest.raises(ValueError, match="trained without classes"): guidance_panel(toy(classes=()))
+    with pytest.raises(ValueError, match="n=1, .* give at least 2 pictures"): guidance_panel(toy(), n=1)
+    with pytest.raises(ValueError, match=r"scales=\(\): give"): guidance_panel(toy(), ())
 
 # %% ../nbs/40_widgets.ipynb #063e3db9
 def test_the_ends_of_the_way_are_the_pictures_of_the_two_seeds():
@@ -348,13 +389,14 @@ def test_the_ends_of_the_way_are_the_pictures_of_the_two_seeds():
     ends = [list(walk(toy().net, toy().config, 1, 2, torch.tensor([0]), steps=4, cfg_scale=2., seed=seed))[-1].x[0] for seed in (3, 4)]
     assert torch.allclose(x[0], ends[0], atol=1e-5) and torch.allclose(x[-1], ends[1], atol=1e-5)
 
-# %% ../nbs/40_widgets.ipynb #5c217a3c
+# %% ../nbs/40_widgets.ipynb #3b77a5be
 def test_the_slider_shows_a_station_of_the_way():
     ui = interpolation_panel(toy(), 5, steps=4).ui
     ui.job.go.click()
     assert ui.job.wait(20), ui.job.problem.value
     was, ui.at.value = ui.image.value, 0
     assert ui.image.value != was and Image.open(io.BytesIO(ui.image.value)).size == (8, 8)
+    with pytest.raises(ValueError, match="n=1: give at least 2 stations"): interpolation_panel(toy(), 1)
 
 # %% ../nbs/40_widgets.ipynb #641b665b
 def test_the_painter_gives_what_the_browser_sent():
