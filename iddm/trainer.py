@@ -6,12 +6,12 @@
 __all__ = ['RANGES', 'LOCAL', 'OPTIMIZERS', 'OURS', 'SHAPE', 'DataConfig', 'NetConfig', 'TrainConfig', 'check_config',
            'check_together', 'settle', 'plain_config', 'run_config', 'pick_device', 'has_bf16', 'pick_precision',
            'keep_memory', 'lr_factor', 'ema_share', 'ema_update', 'build', 'walk', 'Event', 'Trainer', 'prepare',
-           'facts', 'own_device', 'networks', 'optimizer', 'check_run', 'foreign', 'check_data', 'metadata', 'save',
-           'read_run', 'restore', 'set_aside', 'open_run', 'ready_run', 'part', 'maker', 'backward', 'gradient',
-           'exact_gradient', 'train_step', 'together', 'samples', 'draw_some', 'opened', 'fit', 'columns', 'line',
-           'record', 'progress']
+           'facts', 'own_device', 'seeded', 'networks', 'optimizer', 'check_run', 'foreign', 'check_data', 'metadata',
+           'save', 'read_run', 'found', 'restore', 'set_aside', 'take_over', 'open_run', 'ready_run', 'part', 'maker',
+           'backward', 'gradient', 'exact_gradient', 'train_step', 'together', 'samples', 'draw_some', 'opened',
+           'has_grid', 'grid_of', 'owes', 'fit', 'columns', 'line', 'record', 'progress']
 
-# %% ../nbs/22_trainer.ipynb #9aa0b08f
+# %% ../nbs/22_trainer.ipynb #41124124
 import ctypes
 import json
 import math
@@ -20,7 +20,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -119,7 +119,7 @@ class NetConfig(DataConfig):
     keep: int | None = setting(None, "keep the checkpoints of so many epochs, the newest; default: 1, or all with save_model_interval")
     tensorboard: bool = setting(False, "write TensorBoard files too (needs the extra of that name)")
 
-# %% ../nbs/22_trainer.ipynb #2995718b
+# %% ../nbs/22_trainer.ipynb #971c359e
 @dataclass(frozen=True)
 class TrainConfig(NetConfig):
     "Train a diffusion model on a folder of pictures or a built-in data set."
@@ -141,12 +141,17 @@ class TrainConfig(NetConfig):
     compile: bool = setting(False, "let torch compile the network: slow to start, then faster")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     distributed: bool = setting(False, "train with world_size processes, one for each GPU, or on the CPU")
-    world_size: int = setting(2, "with distributed: how many processes")
-    main_gpu: int = setting(0, "with distributed: the process that writes everything down")
+    world_size: int | None = setting(None, "with distributed: how many processes; default: 2")
+    main_gpu: int = setting(0, "of several processes: the one that writes everything down")
     shard: bool = setting(False, "with several processes: each keeps a part of the weights (FSDP2), for networks that don't fit in one")
     exact_shards: int = setting(0, "cut each batch into so many shards and add their gradients in order: any number of processes that divides it gives the same bits, slowly; 0: no")
 
     def __post_init__(self): check_config(self)
+
+    @property
+    def processes(self) -> int:
+        "How many are asked for."
+        return (self.world_size or 2) if self.distributed else 1
 
 # %% ../nbs/22_trainer.ipynb #62a4bb4d
 RANGES = dict(  # lowest and highest value allowed
@@ -172,7 +177,7 @@ def check_config(config: TrainConfig) -> None:
     try: check_prediction(config.prediction, SCHEDULES[config.noise_schedule]())
     except ValueError as e: raise ValueError(f"--prediction {config.prediction} with --noise_schedule {config.noise_schedule}: {e}") from None
 
-# %% ../nbs/22_trainer.ipynb #67d24331
+# %% ../nbs/22_trainer.ipynb #7991f8d7
 def check_together(c: TrainConfig) -> None:
     "Raise `ValueError` for the first pair of settings that contradict each other."
     first = c.start_epoch not in (None, -1)
@@ -183,8 +188,9 @@ def check_together(c: TrainConfig) -> None:
                         (c.load_model_dir and not c.resume, f"--load_model_dir {c.load_model_dir}: needs --resume True"),
                         (c.fp16 and c.precision not in ("auto", "fp16"), f"--fp16 True and --precision {c.precision}: choose one"),
                         (c.start_model_interval > 0 and not c.save_model_interval, f"--start_model_interval {c.start_model_interval}: needs --save_model_interval True"),
-                        (c.distributed and c.main_gpu >= c.world_size, f"--main_gpu {c.main_gpu}: with --world_size {c.world_size} choose 0 to {c.world_size - 1}"),
-                        (c.distributed and c.batch_size % c.world_size, f"--batch_size {c.batch_size}: with --world_size {c.world_size} choose a multiple of it"),
+                        (c.world_size and not c.distributed, f"--world_size {c.world_size}: needs --distributed True; torchrun has --nproc-per-node for it"),
+                        (c.distributed and c.main_gpu >= c.processes, f"--main_gpu {c.main_gpu}: with --world_size {c.processes} choose 0 to {c.processes - 1}"),
+                        (c.batch_size % c.processes, f"--batch_size {c.batch_size}: with --world_size {c.processes} choose a multiple of it"),
                         (c.exact_shards and c.batch_size % c.exact_shards, f"--exact_shards {c.exact_shards}: choose a divisor of --batch_size {c.batch_size}"),
                         (c.shard and c.exact_shards, "--shard and --exact_shards: choose one"), (c.shard and c.compile, "--shard and --compile: choose one"),
                         (c.shard and (c.fp16 or c.precision == "fp16"), "--shard True with fp16: choose --precision bf16 or fp32")):
@@ -206,7 +212,7 @@ def plain_config(config: TrainConfig) -> dict:
     "Settings as values that YAML and JSON hold, to be used again."
     return json.loads(json.dumps(asdict(config) | dict(resume=False, overwrite=False, start_epoch=None, load_model_dir=None)))
 
-# %% ../nbs/22_trainer.ipynb #7a9e9da4
+# %% ../nbs/22_trainer.ipynb #14c8e2fe
 def run_config(
     run: str | Path,  # folder of a run, for example results/df
     **changes,  # fields of `TrainConfig`
@@ -215,7 +221,8 @@ def run_config(
     path = Path(run) / "config.yaml"
     if not path.is_file(): raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
     known = {k: tuple(v) if isinstance(v, list) else v for k, v in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
-    return TrainConfig(**known | dict(run_name=path.parent.name, result_path=str(path.parent.parent), resume=True) | changes)
+    alone = dict(distributed=False, world_size=None, main_gpu=0)  # what goes on with it here is this process
+    return TrainConfig(**known | alone | dict(run_name=path.parent.name, result_path=str(path.parent.parent), resume=True) | changes)
 
 # %% ../nbs/22_trainer.ipynb #a315c2af
 def pick_device(
@@ -329,7 +336,7 @@ class Event:
     path: Path | None = None  # of the checkpoint
     skipped: int = 0  # steps of the run without effect, since their loss or gradient was no number
 
-# %% ../nbs/22_trainer.ipynb #ef8d15f5
+# %% ../nbs/22_trainer.ipynb #31b04814
 class Trainer:
     "A training run: `for event in Trainer(config).fit(): ...`. Raises `ValueError` where settings and data don't fit, before anything of the run is written."
     def __init__(self, config: TrainConfig, data: Data | None = None):
@@ -343,7 +350,7 @@ class Trainer:
         self.skipped, self.in_a_row, self.losses = 0, 0, [0., 0]  # steps without effect; sum and number of the losses of this epoch
         self.replaceable: Path | None = None  # checkpoint that goes when the next one is there
         networks(self)
-        self.source, state = received(lambda: (self.source, self.source and read_run(self.source)), config.main_gpu % self.world)
+        self.source, state, self.owed = received(lambda: found(self), config.main_gpu)
         if state: restore(self, self.source, state)
         optimizer(self, state)
 
@@ -351,16 +358,19 @@ class Trainer:
     def epoch(self) -> int: return self.step // self.per_epoch
 
     @property
-    def main(self) -> bool: return self.rank == self.config.main_gpu % self.world
+    def main(self) -> bool: return self.rank == self.config.main_gpu
 
     def fit(self) -> Iterator[Event]:
         "Train to the last epoch, and report. `stopping = True` ends it with a checkpoint after the next step, or the one that is being made."
         return fit(self)
 
-# %% ../nbs/22_trainer.ipynb #1f56fc52
+# %% ../nbs/22_trainer.ipynb #9d23b932
 def prepare(trainer: Trainer, data: Data | None) -> None:
     "Everything of a trainer that can be wrong on this machine. Raises `ValueError`."
     c, world = trainer.config, trainer.world
+    if c.distributed and world == 1 < c.processes: raise ValueError("--distributed True: this process is alone; start several by iddm-train, or by launch(train, config, world_size=2)")
+    if c.distributed and world != c.processes: raise ValueError(f"--world_size {c.processes}: there are {world} processes; leave out --distributed and --world_size where torchrun starts them")
+    if c.main_gpu >= world: raise ValueError(f"--main_gpu {c.main_gpu}: with {world} process{'es' * (world > 1)} choose " + (f"0 to {world - 1}" if world > 1 else "0"))
     trainer.device = pick_device(own_device(c.device, world))
     if c.tensorboard and not find_spec("tensorboard"): raise ValueError("--tensorboard True: needs one package more, pip install tensorboard")
     if c.batch_size % world: raise ValueError(f"--batch_size {c.batch_size}: with {world} processes choose a multiple of {world}")
@@ -368,7 +378,7 @@ def prepare(trainer: Trainer, data: Data | None) -> None:
     if c.shard and not dist.is_initialized(): raise ValueError("--shard True: needs several processes, by --distributed True or torchrun")
     if c.shard and trainer.device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"): raise ValueError(f"--shard True: torch {torch.__version__} does that on GPUs only; use a newer torch, or leave it out")
     trainer.dtype, trainer.run = pick_precision(settle(c).precision, trainer.device), Path(c.result_path) / c.run_name
-    trainer.source = check_run(trainer.run, c) if trainer.rank == c.main_gpu % world else None  # checkpoint to go on from
+    trainer.source = check_run(trainer.run, c) if trainer.main else None  # checkpoint to go on from
     if data is None: data = load_data(c.dataset_path, kept_size(c.image_size, c.crop), c.channels, Path(c.result_path) / "cache", c.data_root)
     trainer.data, trainer.config = data, settle(replace(c, conditional=bool(data.classes) if c.conditional is None else c.conditional))
     check_data(data, trainer.config)
@@ -384,27 +394,35 @@ def facts(trainer: Trainer) -> dict:
     "What must be the same in all processes."
     return {f"--{k}": v for k, v in plain_config(trainer.config).items() if k not in LOCAL} | dict(pictures=len(trainer.data), classes=trainer.data.classes, data=trainer.data.key)
 
-# %% ../nbs/22_trainer.ipynb #8a952451
+# %% ../nbs/22_trainer.ipynb #dbb23324
 def own_device(
     name: str,  # as `TrainConfig.device`
     world: int,
 ) -> str:
-    "The device of one of several processes: a GPU of its own, where there are any."
-    many = world > 1 and name in ("auto", "cuda") and torch.cuda.is_available()
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if many else name
+    "The device of one of several processes: a GPU of its own, where there are any. Raises `ValueError` where they would have to share one."
+    if world == 1: return name
+    if name not in ("auto", "cpu", "cuda"): raise ValueError(f"--device {name}: several processes can't share it; choose auto, cuda for a GPU each, or cpu")
+    if name == "auto" and not torch.cuda.is_available(): return "cpu"  # Apple's GPU is one, and has no way to exchange gradients
+    return name if name == "cpu" else f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
 
 # %% ../nbs/22_trainer.ipynb #4575e35e
 OPTIMIZERS = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam)
 
-# %% ../nbs/22_trainer.ipynb #bdc7bf31
+# %% ../nbs/22_trainer.ipynb #12cb62d1
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    "Random numbers of torch from this seed; whoever uses some beside us keeps theirs."
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+# %% ../nbs/22_trainer.ipynb #c5d1f441
 def networks(trainer: Trainer) -> None:
     "Make network and average of a trainer."
     c, device = trainer.config, trainer.device
     if device.type == "cpu": keep_memory()
     if c.compile and device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))): raise ValueError("--compile True: on a CPU it needs a C++ compiler, for example g++")
-    with torch.random.fork_rng():  # whoever uses random numbers beside us keeps theirs
-        torch.manual_seed(c.seed)
-        trainer.net = build(c, trainer.in_channels, trainer.n_classes).to(device)
+    with seeded(c.seed, device): trainer.net = build(c, trainer.in_channels, trainer.n_classes).to(device)
     if device.type == "cuda" and trainer.dtype is not None: trainer.net.to(memory_format=torch.channels_last)
     trainer.ema = deepcopy(trainer.net).eval().requires_grad_(False)
 
@@ -496,7 +514,13 @@ def read_run(
     if meta.get("format") != 2: raise ValueError(f"{path}: made by another version of iddm")
     return dict(net=weights, ema=read_weights(path / "ema_model.safetensors")[0], meta=meta, **load_optim(path))
 
-# %% ../nbs/22_trainer.ipynb #e853ffca
+# %% ../nbs/22_trainer.ipynb #acb04837
+def found(trainer: Trainer) -> tuple[Path | None, dict | None, bool]:
+    "The checkpoint to go on from, what it holds, and whether its grid of samples is still to be drawn."
+    state = trainer.source and read_run(trainer.source)
+    return trainer.source, state, bool(state) and owes(trainer, state["meta"]["step"])
+
+# %% ../nbs/22_trainer.ipynb #1fbbfe9c
 def restore(
     trainer: Trainer,
     path: Path,  # a checkpoint
@@ -511,7 +535,7 @@ def restore(
         if was != now: raise ValueError(f"dataset_path {trainer.config.dataset_path!r}: the run in {path.parent.parent} was started with {was} {what}, now there are {now}; resume with the same data, or choose another --run_name")
     if meta["data"] and trainer.data.key and meta["data"] != trainer.data.key: raise ValueError(f"dataset_path {trainer.config.dataset_path!r}: the run in {path.parent.parent} was started with other pictures, or they were changed; resume with the same data, or choose another --run_name")
     for what in ("net", "ema"): fit_weights(getattr(trainer, what), state[what], path)
-    if meta["step"] >= trainer.total: raise ValueError(f"--epochs {trainer.config.epochs}: the run in {path.parent.parent} has {meta['epoch']} already; give more to go on")
+    if meta["step"] >= trainer.total and not trainer.owed: raise ValueError(f"--epochs {trainer.config.epochs}: the run in {path.parent.parent} has {meta['epoch']} already; give more to go on")
     for k in ("step", "skipped", "in_a_row", "losses"): setattr(trainer, k, meta[k])
     trainer.replaceable = path if meta["replaceable"] and path.parent.parent == trainer.run else None
 
@@ -537,6 +561,13 @@ def set_aside(
         part.write_text("".join(o for o, good in lines if good), encoding="utf-8")
         part.replace(log)
 
+# %% ../nbs/22_trainer.ipynb #4d0bd0ac
+def take_over(trainer: Trainer) -> None:
+    "Copy the checkpoint of another run, from which this one goes on, to be its own first one."
+    state, folder = read_run(trainer.source), trainer.run / "checkpoints" / trainer.source.name
+    meta = state["meta"] | dict(config=plain_config(trainer.config), replaceable=True)
+    trainer.source = trainer.replaceable = save_checkpoint(folder, state["net"], state["ema"], dict(optim=state["optim"], scaler=state["scaler"]), meta)
+
 # %% ../nbs/22_trainer.ipynb #7c6f2a42
 def open_run(trainer: Trainer) -> AbstractContextManager:  # whose end frees the run
     "Make the folder of a run, or make it ready to go on, and lock it. Raises `ValueError` where another process trains in it."
@@ -550,7 +581,7 @@ def open_run(trainer: Trainer) -> AbstractContextManager:  # whose end frees the
         raise
     return lock
 
-# %% ../nbs/22_trainer.ipynb #f083b172
+# %% ../nbs/22_trainer.ipynb #bab0ad1c
 def ready_run(trainer: Trainer) -> None:
     "Make the folder of a run what it must be when a training begins, or goes on."
     c, run = trainer.config, trainer.run
@@ -560,7 +591,9 @@ def ready_run(trainer: Trainer) -> None:
         shutil.rmtree(run)
         run.mkdir()
     trainer.opened = True
+    if trainer.source and trainer.source.parent.parent != run: take_over(trainer)
     set_aside(run, trainer.step, trainer.per_epoch, trainer.source)
+    note(f"begun/{run}")  # from now on it can go on by itself
     for o in run.glob("checkpoints/*/state.json"):  # a process that was killed may not have come to delete the one before its last
         if o.parent != trainer.source and json.loads(o.read_text(encoding="utf-8"))["replaceable"]: drop(o.parent)
     write_whole(run / "config.yaml", yaml.safe_dump(plain_config(c), sort_keys=False))
@@ -588,7 +621,7 @@ def maker(trainer: Trainer) -> partial:
     "What makes batches of a run: a function of their number."
     return partial(part, trainer.data, trainer.config, trainer.schedule.T, trainer.rank, trainer.world)
 
-# %% ../nbs/22_trainer.ipynb #62b600a0
+# %% ../nbs/22_trainer.ipynb #aa750d48
 def backward(
     trainer: Trainer,
     b: Batch,
@@ -598,8 +631,8 @@ def backward(
 ) -> Tensor:  # its part of the loss
     "Add a batch's part of the gradient."
     c = trainer.config
-    if c.dropout: torch.manual_seed(c.seed + 1_000_003 * (trainer.step * c.grad_accum + i) + who)  # so that a resumed run drops the same
-    with torch.autocast(trainer.device.type, trainer.dtype, enabled=trainer.dtype is not None):
+    own = seeded(c.seed + 1_000_003 * (trainer.step * c.grad_accum + i) + who, trainer.device) if c.dropout else nullcontext()  # so that a resumed run drops the same
+    with own, torch.autocast(trainer.device.type, trainer.dtype, enabled=trainer.dtype is not None):
         loss = diffusion_loss(trainer.model, trainer.schedule, c.prediction, b.x0, b.t, b.eps, b.y, c.loss_weight, c.loss).mean() * share
     trainer.scaler.scale(loss).backward()
     return loss.detach()
@@ -689,22 +722,40 @@ def draw_some(trainer: Trainer, net: nn.Module, start: int, n: int) -> Tensor:  
         if trainer.stopping and not c.shard: break
     return step.x
 
-# %% ../nbs/22_trainer.ipynb #9f0d0da4
+# %% ../nbs/22_trainer.ipynb #93f765e9
 def opened(trainer: Trainer) -> AbstractContextManager:  # whose end frees the run
     "Open the run in the main process; all learn where that fails."
     lock, error = nullcontext(), None
     try: lock = open_run(trainer) if trainer.main else lock
     except (ValueError, OSError) as e: error = e
     agree(error)
-    if trainer.main: note("begun")
     return lock
 
-# %% ../nbs/22_trainer.ipynb #6e0ca1c8
+# %% ../nbs/22_trainer.ipynb #36b39501
+def has_grid(config: TrainConfig, epoch: int) -> bool:
+    "Whether an epoch ends with a grid of samples."
+    return config.sample_interval > 0 and (epoch % config.sample_interval == 0 or epoch == config.epochs)
+
+def grid_of(trainer: Trainer) -> Iterator[Event]:
+    "Draw the grid that belongs to this step; none where it's to stop."
+    images = samples(trainer)
+    trainer.owed = images is None
+    if images and trainer.main: yield Event("images", trainer.step, trainer.epoch, images=images)
+
+# %% ../nbs/22_trainer.ipynb #0c878741
+def owes(trainer: Trainer, step: int) -> bool:
+    "Whether the run to go on with was recorded, and ended between the checkpoint of this step and its grid."
+    run, (epoch, rest) = trainer.run, divmod(step, trainer.per_epoch)
+    recorded = trainer.source.parent.parent == run and (run / "train.log").is_file()
+    return recorded and rest == 0 and has_grid(trainer.config, epoch) and not (run / "vis" / f"epoch_{epoch:03}_ema.png").is_file()
+
+# %% ../nbs/22_trainer.ipynb #a0a2d41b
 def fit(trainer: Trainer) -> Iterator[Event]:
     "The loop of the training, as a generator of events."
     c, n = trainer.config, trainer.config.grad_accum
     trainer.net.train()
     with opened(trainer):
+        if trainer.owed: yield from grid_of(trainer)
         stream, saved = batches(maker(trainer), trainer.step * n, trainer.total * n, c.num_workers, trainer.device.type == "cuda"), time.monotonic()
         while trainer.step < trainer.total:
             trainer.late = bool(trainer.main and c.save_minutes and time.monotonic() - saved > 60 * c.save_minutes)
@@ -719,8 +770,8 @@ def fit(trainer: Trainer) -> Iterator[Event]:
                 if path := save(trainer): yield Event("checkpoint", trainer.step, epoch, path=path)
                 saved = time.monotonic()
             if trainer.ended: return
-            if end and c.sample_interval and (epoch % c.sample_interval == 0 or epoch == c.epochs) and (images := samples(trainer)) and trainer.main:
-                yield Event("images", trainer.step, epoch, images=images)
+            if end and has_grid(c, epoch): yield from grid_of(trainer)
+    if trainer.main and not trainer.owed: note(f"done/{trainer.run}/{c.epochs}")
 
 # %% ../nbs/22_trainer.ipynb #31ba421e
 def columns(

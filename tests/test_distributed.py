@@ -4,15 +4,20 @@
 import os
 import socket
 import sys
+import threading
 import time
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Listener
+from queue import Queue
 import torch
 import torch.distributed as dist
 from torch import nn
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 import pytest
-from iddm.distributed import agree, check_world, flat_gradient, gathered, job_store, joined, launched, local, meet, note, noted, set_gradient, speaks, split_like, split_state, sum_in_order, unsharded
+from iddm.distributed import agree, check_launch, check_world, flat_gradient, gathered, job_store, joined, launched, local, meet, note, noted, put, set_gradient, speaks, split_like, split_state, sum_in_order, take_wires, unsharded
 
 # %% ../nbs/23_distributed.ipynb #26956e50
 def test_too_few_GPUs_are_said():
@@ -61,23 +66,31 @@ def test_alone_nothing_is_gathered_and_an_error_is_raised_as_it_is():
     assert torch.equal(gathered(x := torch.arange(3)), x) and agree(None, dict(n=1)) is None
     with pytest.raises(OSError, match="gone"): agree(OSError("gone"))
 
-# %% ../nbs/23_distributed.ipynb #b88a8308
+# %% ../nbs/23_distributed.ipynb #8017d577
 def test_without_a_launcher_everybody_is_first_and_nothing_was_noted():
     with pytest.MonkeyPatch.context() as m:
         m.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
-        assert job_store() is None and note("a") and note("a") and not noted("a") and speaks()
+        note("a")
+        assert job_store() is None and not noted("a") and speaks() and speaks()
 
-# %% ../nbs/23_distributed.ipynb #729551d5
+# %% ../nbs/23_distributed.ipynb #b8761913
 def test_the_launcher_s_store_remembers():
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with pytest.MonkeyPatch.context() as m:
         as_rank(m, 0, 1, store.port), m.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-        assert not noted("begun") and note("begun") and not note("begun") and noted("begun")
-        assert speaks() and not speaks()
-        m.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-        assert speaks()
+        note("begun")
+        assert not noted("begun") and speaks() and not speaks()  # by ourselves
+        m.setenv("IDDM_MEETING", "another")
+        assert noted("begun") and not noted("done") and speaks()
 
-# %% ../nbs/23_distributed.ipynb #2c882ad3
+# %% ../nbs/23_distributed.ipynb #098f11e7
+def test_what_cannot_be_started_is_told_before():
+    for kw, say in ((dict(world_size=0), "world_size 0: give a whole number of at least 1"), (dict(world_size="2"), "world_size '2'"), (dict(max_restarts=-1), "max_restarts -1")):
+        with pytest.raises(ValueError, match=say): check_launch(**dict(main=max, world_size=2, max_restarts=0) | kw)
+    with pytest.raises(ValueError, match="<lambda>: other processes can't import it"): check_launch(lambda: 1, 2, 0)
+    assert check_launch(max, 1, 0) is None
+
+# %% ../nbs/23_distributed.ipynb #adefbb95
 PROGRAM = """
 import os, signal, sys, time
 from iddm.distributed import *
@@ -94,12 +107,28 @@ def fail(rank):
 def die(number): os.kill(os.getpid(), number)
 
 def again(times):
-    if int(os.environ["TORCHELASTIC_RESTART_COUNT"]) < times: os._exit(7)
-    return noted("begun") or note("begun")
+    with joined("cpu"):
+        if noted("begun"): return "again"
+        note("begun")
+        if times: os._exit(7)
 
 def endless():
     yield os.getpid()
     while True: time.sleep(.1)
+
+def much():
+    for i in range(3000): yield i
+
+def busy(seconds):
+    with joined("cpu", come=1):
+        if os.environ["RANK"] == "0": time.sleep(seconds)
+        agree()
+        yield os.environ["RANK"]
+
+def strange():
+    made = sys.modules["made"] = type(sys)("made")
+    made.Odd = type("Odd", (), dict(__module__="made"))
+    yield made.Odd()
 """
 
 def program(line):
@@ -115,6 +144,24 @@ def test_what_processes_yield_and_print_arrives():
     out, err = program("import io, sys; sys.stdout = io.StringIO(); made = sorted(stream(them.greet, 'hi')); text = sys.stdout.getvalue(); sys.stdout = sys.__stdout__; print(made, [text])")
     assert "['hi 0 0', 'hi 0 1', 'hi 1 0', 'hi 1 1']" in out and out.count("hi from the wire") == 2, err
 
+# %% ../nbs/23_distributed.ipynb #5bdd08cf
+def test_whoever_looks_slowly_misses_nothing_and_whoever_is_busy_is_waited_for_longer_than_whoever_doesn_t_come():
+    out, err = program("import time; s = stream(them.much); first = next(s); time.sleep(1.5); print(first + sum(s) == 2 * sum(range(3000)), sorted(stream(them.busy, 3)))")
+    assert out.strip() == "True ['0', '1']", err
+
+# %% ../nbs/23_distributed.ipynb #80fb3853
+def test_what_cannot_be_read_here_is_told_and_strangers_are_not_listened_to():
+    out, err = program("launch(them.strange)")
+    assert "ProcessFailed: something that was yielded can't be read here, ModuleNotFoundError: No module named 'made'" in err
+    group = SimpleNamespace(listener=Listener(("127.0.0.1", 0)), key=b"k", came=Queue(), pids=set(), readers=[], stopping=False)
+    threading.Thread(target=take_wires, args=(group,), daemon=True).start()
+    with socket.create_connection(group.listener.address) as silent, pytest.raises(AuthenticationError): Client(group.listener.address, authkey=b"wrong")
+    wire = Client(group.listener.address, authkey=b"k")
+    put(wire, "pid", 5), put(wire, "made", "this"), wire.recv_bytes()
+    assert group.came.get(timeout=5) == ("made", "this") and group.pids == {5} and len(group.readers) == 1
+    wire.close(), group.listener.close(), group.readers[0].join(5)
+    assert group.pids == set()
+
 # %% ../nbs/23_distributed.ipynb #d2a2b442
 def test_the_first_failure_is_told_once_and_a_signal_by_its_name():
     out, err = program("launch(them.fail, 1)")
@@ -122,10 +169,10 @@ def test_the_first_failure_is_told_once_and_a_signal_by_its_name():
     out, err = program("launch(them.die, 9, world_size=1)")
     assert err.strip().endswith("ProcessFailed: process 0 was ended by SIGKILL"), err
 
-# %% ../nbs/23_distributed.ipynb #e5d3991e
+# %% ../nbs/23_distributed.ipynb #622b2541
 def test_processes_are_started_anew_as_often_as_allowed():
     out, err = program("print(launch(them.again, 1, max_restarts=1, world_size=1))")
-    assert out.strip() == "True", err
+    assert out.strip() == "again", err
     out, err = program("launch(them.again, 1, world_size=1)")
     assert "ended with status 7" in err, err
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 import torch
 from iddm.flags import parse
@@ -16,18 +17,20 @@ from tempfile import TemporaryDirectory
 import pytest
 from torch.distributed import TCPStore
 from iddm.distributed import note
-from iddm.train import again, describe, farewell, give_up, going_on, lost, main, settings, stoppable, stopped, train, trouble
+from iddm.train import again, describe, done, farewell, give_up, going_on, lost, main, settings, stoppable, stopped, train, trouble
 
-# %% ../nbs/24_train.ipynb #2ee38360
+# %% ../nbs/24_train.ipynb #bc8d3db0
 def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew():
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with pytest.MonkeyPatch.context() as m:
-        for k, v in dict(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port)).items(): m.setenv(k, v)
+        for k, v in dict(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port), IDDM_MEETING="first").items(): m.setenv(k, v)
         config = TrainConfig(overwrite=True)
-        assert going_on(config) is config
-        note("begun")
-        assert going_on(config) == TrainConfig(resume=True)
-    assert going_on(config) is config
+        note("begun/results/df"), note("done/results/df/24")
+        assert going_on(config) is config and not done(config)  # by these processes
+        m.setenv("IDDM_MEETING", "second")
+        assert going_on(config) == TrainConfig(resume=True) and going_on(other := replace(config, run_name="b")) is other
+        assert done(config) and not done(replace(config, epochs=25))
+    assert going_on(config) is config and not done(config)
 
 # %% ../nbs/24_train.ipynb #a38b3a23
 def test_a_lost_neighbour_is_told_in_a_line():

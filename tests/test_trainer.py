@@ -18,7 +18,7 @@ from iddm.samplers import last
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, exact_gradient, facts, fit, foreign, gradient, has_bf16, keep_memory, line, lr_factor, maker, metadata, open_run, own_device, part, pick_device, pick_precision, plain_config, progress, read_run, record, restore, run_config, samples, set_aside, settle, together, train_step, walk
+from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, exact_gradient, facts, fit, foreign, found, gradient, has_bf16, has_grid, keep_memory, line, lr_factor, maker, metadata, open_run, owes, own_device, part, pick_device, pick_precision, plain_config, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle, together, train_step, walk
 
 # %% ../nbs/22_trainer.ipynb #60df9478
 def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
@@ -42,11 +42,11 @@ def test_settings_that_cannot_be_are_refused_by_name():
     check_config(TrainConfig(image_size=24))
     assert all(hasattr(TrainConfig(), name) for name in RANGES) and issubclass(TrainConfig, NetConfig) and issubclass(NetConfig, DataConfig)
 
-# %% ../nbs/22_trainer.ipynb #730403d7
+# %% ../nbs/22_trainer.ipynb #074c7ab7
 def test_settings_that_contradict_each_other_are_refused():
     for kw, say in ((dict(num_vis=0), "--num_vis 0"), (dict(attention=(7,)), "--attention 7: no feature map has 7 pixels a side; choose of 16, 8, 4"), (dict(ema_decay=.999), "--ema_decay 0.999: give its half-life in pictures; 0.999 a step is a half-life of 44,339"), (dict(resume=True, overwrite=True), "choose one"), (dict(start_epoch=3), "--start_epoch 3: needs --resume"),
                     (dict(load_model_dir="a"), "--load_model_dir a: needs"), (dict(fp16=True, precision="bf16"), "--fp16 True and --precision bf16"), (dict(start_model_interval=5), "needs --save_model_interval"),
-                    (dict(distributed=True, main_gpu=2), "--main_gpu 2: with --world_size 2 choose 0 to 1"), (dict(distributed=True, batch_size=65), "--batch_size 65: .* multiple"),
+                    (dict(distributed=True, main_gpu=2), "--main_gpu 2: with --world_size 2 choose 0 to 1"), (dict(distributed=True, batch_size=65), "--batch_size 65: .* multiple"), (dict(world_size=2), "--world_size 2: needs --distributed True"),
                     (dict(exact_shards=3), "--exact_shards 3: choose a divisor of --batch_size 64"), (dict(shard=True, fp16=True), "--shard True with fp16: choose --precision bf16")):
         with pytest.raises(ValueError, match=say): TrainConfig(**kw)
     check_together(TrainConfig(resume=True, start_epoch=-1, start_model_interval=-1))
@@ -103,6 +103,15 @@ def test_a_walk_ends_on_pictures_of_the_right_shape_and_range():
     a = last(walk(net, config, 1, 3, torch.tensor([0, 2]), steps=3))
     torch.testing.assert_close(a[1:], last(walk(net, config, 1, 3, torch.tensor([2]), steps=3, start=1)))
 
+# %% ../nbs/22_trainer.ipynb #de955e01
+def test_a_seed_is_for_us_alone():
+    torch.manual_seed(3)
+    first = torch.rand(2)
+    torch.manual_seed(3)
+    with seeded(5, torch.device("cpu")): a = torch.rand(2)
+    assert torch.equal(torch.rand(2), first)
+    with seeded(5, torch.device("cpu")): assert torch.equal(torch.rand(2), a)
+
 # %% ../nbs/22_trainer.ipynb #d8752d8d
 def tiny(where, **kw):
     "Settings of a run of seconds, in a folder."
@@ -136,11 +145,14 @@ def test_shards_added_in_order_make_the_same_step_as_the_whole_batch():
     torch.testing.assert_close(plain, exact, rtol=1e-5, atol=0)
     for p, q in zip(a.net.parameters(), b.net.parameters()): torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
 
-# %% ../nbs/22_trainer.ipynb #c9792a2e
+# %% ../nbs/22_trainer.ipynb #2885d330
 def test_what_must_be_the_same_everywhere_is_named():
     told = facts(Trainer(tiny("nowhere")))
     assert told["pictures"] == 1797 and told["--batch_size"] == 600 and not {"--device", "--result_path", "--num_workers"} & told.keys()
-    with pytest.raises(ValueError, match="--shard True: needs several processes"): Trainer(tiny("nowhere", shard=True))
+    for kw, say in ((dict(shard=True), "--shard True: needs several processes"), (dict(distributed=True), "--distributed True: this process is alone"), (dict(main_gpu=1), "--main_gpu 1: with 1 process choose 0")):
+        with pytest.raises(ValueError, match=say): Trainer(tiny("nowhere", **kw))
+    with pytest.raises(ValueError, match="--device mps: several processes can't share it"): own_device("mps", 2)
+    assert TrainConfig(distributed=True).processes == 2 and TrainConfig().processes == 1
 
 # %% ../nbs/22_trainer.ipynb #94c95efb
 def test_a_run_reports_its_events_and_leaves_the_promised_files():
@@ -329,6 +341,17 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_goes_on_in_mid_epoch(
         a, b = ([json.loads(o) for o in (t.run / "metrics.jsonl").read_text().splitlines()] for t in (whole, cut))
         assert [(o["step"], o["loss"]) for o in a] == [(o["step"], o["loss"]) for o in b]
 
+# %% ../nbs/22_trainer.ipynb #d760b3a4
+def test_a_grid_that_was_not_drawn_is_drawn_when_the_run_goes_on():
+    with TemporaryDirectory() as d:
+        first = Trainer(tiny(d, epochs=1))
+        for e in record(first.fit(), first): first.stopping = e.kind == "checkpoint"
+        assert e.kind == "checkpoint" and first.owed and not list(first.run.glob("vis/*"))
+        more = Trainer(tiny(d, epochs=1, resume=True))
+        assert more.step == more.total and owes(more, more.step) and [e.kind for e in record(more.fit(), more)] == ["images"] and len(list(more.run.glob("vis/*"))) == 2
+        with pytest.raises(ValueError, match="--epochs 1: the run in .* has 1 already"): Trainer(tiny(d, epochs=1, resume=True))
+        assert not has_grid(tiny(d, sample_interval=0), 2) and [has_grid(tiny(d, epochs=5), i) for i in range(1, 6)] == [False, True, False, True, True]
+
 # %% ../nbs/22_trainer.ipynb #b6bd6404
 def test_a_long_epoch_is_saved_in_its_middle():
     with TemporaryDirectory() as d:
@@ -344,7 +367,7 @@ def test_as_many_checkpoints_are_kept_as_were_asked_for():
             for _ in trainer.fit(): pass
             assert list(epochs(trainer.run)) == want and find_checkpoint(trainer.run).name == "epoch_006", kw
 
-# %% ../nbs/22_trainer.ipynb #5e550ce7
+# %% ../nbs/22_trainer.ipynb #621647e9
 def test_a_run_goes_on_from_an_earlier_epoch_or_as_another_run_and_later_checkpoints_are_set_aside():
     with TemporaryDirectory() as d:
         kw = dict(epochs=4, save_model_interval=True, sample_interval=0)
@@ -353,17 +376,20 @@ def test_a_run_goes_on_from_an_earlier_epoch_or_as_another_run_and_later_checkpo
         other = Trainer(tiny(d, run_name="b", resume=True, start_epoch=2, load_model_dir="df", **kw))
         for _ in other.fit(): pass
         assert same(whole.run, other.run) and list(epochs(other.run)) == [3, 4] and list(epochs(whole.run)) == [1, 2, 3, 4]
+        for e in (third := Trainer(tiny(d, run_name="c", resume=True, load_model_dir="df", **kw | dict(epochs=5)))).fit(): break
+        assert find_checkpoint(third.run).name == "epoch_004" and Trainer(tiny(d, run_name="c", resume=True, **kw | dict(epochs=5))).step == 8  # killed at once, it goes on from there
         again = Trainer(tiny(d, resume=True, start_epoch=1, load_model_dir="df", **kw))
         for i, _ in enumerate(record(again.fit(), again)):
             if i == 0: assert list(epochs(again.run)) == [1] and find_checkpoint(again.run).name == "epoch_001"
         assert same(again.run, other.run) and sorted(o.name for o in (again.run / "superseded").iterdir()) == ["epoch_002_1", "epoch_003_1", "epoch_004_1", "metrics.jsonl"]
         assert [json.loads(o)["step"] for o in (again.run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8, 8]
 
-# %% ../nbs/22_trainer.ipynb #53f83885
+# %% ../nbs/22_trainer.ipynb #dfa3bdd2
 def test_a_run_goes_on_from_its_own_settings():
     with TemporaryDirectory() as d:
         for _ in Trainer(tiny(d, epochs=1, seed=4)).fit(): pass
         more = Trainer(run_config(f"{d}/df", epochs=2))
+        assert not found(more)[2]
         assert more.config.seed == 4 and more.step == 2 and more.total == 4
         with pytest.raises(ValueError, match="no run of iddm"): run_config(d)
 
