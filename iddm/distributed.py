@@ -9,7 +9,7 @@ __all__ = ['SENDING', 'launched', 'check_world', 'joined', 'patient', 'meet', 'n
            'reason', 'launch', 'flat_gradient', 'set_gradient', 'sum_in_order', 'shard', 'local', 'unsharded',
            'split_like', 'split_state']
 
-# %% ../nbs/23_distributed.ipynb #717ceb1b
+# %% ../nbs/23_distributed.ipynb #b9759a1d
 import inspect
 import io
 import logging
@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from multiprocessing import AuthenticationError
+from multiprocessing import AuthenticationError, resource_tracker
 from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from queue import Empty, Queue
 from uuid import uuid4
@@ -222,12 +222,14 @@ class Group:
         self.thread = threading.Thread(target=supervise, args=(self,), daemon=True)
         self.thread.start()
 
-# %% ../nbs/23_distributed.ipynb #f8622a40
+# %% ../nbs/23_distributed.ipynb #9f4e4a7c
 def supervise(group: Group) -> None:
     "Start the processes, start them anew where wanted, and note how it ended."
     logger = logging.getLogger("torch.distributed.elastic")
     level, logger.level = logger.level, logging.CRITICAL  # what it would tell, we tell
-    if hasattr(signal, "pthread_sigmask"): signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # of this thread, and of processes until they begin
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # now, since it unblocks signals
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # in this thread, and in processes until they begin
     try: group.run()
     except BaseException as e: group.failure = e
     finally:

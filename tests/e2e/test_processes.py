@@ -78,14 +78,20 @@ def test_shards_of_weights_train_as_copies_do(runs):
     assert far(alone, again) < 2e-5
 
 
-def workers(p):
-    "The processes that a launcher has started, by their number."
-    found = {}
+def children(p, word, where="cmdline"):
+    "The processes that a process has started, with a word in their command line or environment."
+    found = []
     for o in Path("/proc").glob("[0-9]*"):
-        try: parent, env = int((o / "stat").read_text().rpartition(")")[2].split()[1]), (o / "environ").read_bytes()
+        try: parent, text = int((o / "stat").read_text().rpartition(")")[2].split()[1]), (o / where).read_bytes()
         except OSError: continue
-        if parent == p.pid and (m := re.search(rb"(?:^|\0)RANK=(\d+)", env)): found[int(m[1])] = int(o.name)
+        if parent == p.pid and word in text: found.append(o)
     return found
+
+
+def worker(p, rank):
+    "The process id of a worker of torchrun's, where both are there."
+    both = [children(p, f"\0RANK={o}\0".encode(), "environ") for o in (0, 1)]
+    return all(both) and int(both[rank][0].name)
 
 
 def wait_for(what, seconds=90):
@@ -102,7 +108,7 @@ def test_a_killed_worker_costs_the_steps_since_the_last_save(runs, tmp_path):
     try:
         for rank, after in ((1, 12), (0, 35)):
             wait_for(lambda after=after: log.is_file() and log.read_text().count('"step", ') > after)
-            os.kill(wait_for(lambda: len(found := workers(p)) == 2 and found)[rank], signal.SIGKILL)
+            os.kill(wait_for(lambda rank=rank: worker(p, rank)), signal.SIGKILL)
             time.sleep(1)
         out = p.communicate(timeout=180)[0]
     finally: p.terminate()
@@ -111,6 +117,29 @@ def test_a_killed_worker_costs_the_steps_since_the_last_save(runs, tmp_path):
     weights = load_checkpoint(tmp_path / "results/killed", ema=False)[0]
     assert all(torch.equal(weights[k], runs[1][2][k]) for k in weights)
     assert [int(o) for o in re.findall(r'"kind": "step", "step": (\d+)', log.read_text())] == list(range(1, 57))
+
+
+DIES = """
+import os, signal, time
+import iddm.trainer as t
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1":
+    setattr(t, os.environ["DIES_IN"], lambda *a: os.kill(os.getpid(), signal.SIGKILL))
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "1" and os.environ["RANK"] == "0": time.sleep(2)  # later than the other
+from iddm.train import main
+main()
+"""
+
+
+def test_a_worker_killed_before_the_first_save_or_after_the_last_loses_nothing(runs, tmp_path):
+    shutil.copytree(runs[0] / "results", tmp_path / "results")
+    (tmp_path / "dies.py").write_text(DIES)
+    flags = "--resume", "True", "--load_model_dir", "in2", "--epochs", "3", "--sample_interval", "9", "--sample_steps", "2"
+    whole = train(tmp_path, "whole", 2, *flags)
+    for where, said in (("train_step", "going on from step 56 of 84"), ("samples", "going on from step 84 of 84")):
+        code, out, err = sh([*torchrun(2, "--max-restarts=1")[:-2], "dies.py", *TINY, *flags, "--run_name", where], tmp_path, DIES_IN=where)
+        weights = load_checkpoint(tmp_path / "results" / where, ema=False)[0]
+        assert code == 0 and said in out and all(torch.equal(weights[k], whole[k]) for k in whole), err[-3000:]
+        assert (tmp_path / "results" / where / "vis/epoch_003_ema.png").read_bytes() == (tmp_path / "results/whole/vis/epoch_003_ema.png").read_bytes()
 
 
 def test_an_old_run_is_not_touched_by_a_restart(runs, tmp_path):
@@ -122,11 +151,11 @@ def test_an_old_run_is_not_touched_by_a_restart(runs, tmp_path):
 
 def test_what_is_wrong_is_said_once_and_soon(tmp_path):
     start = time.monotonic()
-    for flags, say in ((["--epoks", "3"], "epoks"), (["--batch_size", "63"], "--batch_size 63"), (["--dataset_path", "nowhere"], "nowhere")):
+    for flags, say in ((["--epoks", "3"], "epoks"), (["--batch_size", "63"], "--batch_size 63"), (["--dataset_path", "nowhere"], "nowhere"), (["--main_gpu", "2"], "--main_gpu 2: with 2 processes choose 0 to 1"), (["--distributed", "True", "--world_size", "4"], "--world_size 4: there are 2 processes")):
         code, out, err = sh([*torchrun(2), *TINY, *flags], tmp_path)
         told = [o for o in err.splitlines() if o.startswith("iddm-train:")]
         assert code and len(told) == 1 and say in told[0], err
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 90
 
 
 def test_a_worker_that_raises_shows_its_traceback_once(tmp_path):
@@ -145,6 +174,14 @@ def test_the_command_starts_its_own_processes_and_stops_them(tmp_path):
     assert (tmp_path / "results/df/checkpoints/last").is_file()
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds workers in /proc, which is not here")
+def test_ctrl_c_while_processes_start_ends_all_in_a_line(tmp_path):
+    p = subprocess.Popen([*TRAIN, *TINY, "--distributed", "True"], cwd=tmp_path, env=env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pids = wait_for(lambda: len(found := children(p, b"spawn_main")) == 2 and found)
+    os.killpg(p.pid, signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and err.strip() == "stopped before the training began; nothing of the run is written" and not any(o.exists() for o in pids), err
+    assert not (tmp_path / "results/df").exists()
 def test_too_few_gpus_are_said(tmp_path):
     if torch.cuda.device_count() == 0: say, code = "cuda", sh([*TRAIN, "--distributed", "True", "--device", "cuda"], tmp_path)
     else: say, code = "GPU", sh([*TRAIN, "--distributed", "True", "--world_size", str(torch.cuda.device_count() + 1), "--batch_size", "5040"], tmp_path)
