@@ -6,10 +6,11 @@
 __all__ = ['EARLY', 'settings', 'describe', 'again', 'farewell', 'stoppable', 'stopped', 'trouble', 'give_up', 'going_on', 'done',
            'train', 'events', 'start_all', 'lost', 'main']
 
-# %% ../nbs/24_train.ipynb #2b4195c8
+# %% ../nbs/24_train.ipynb #39d7d121
 import errno
 import io
 import os
+import shlex
 import signal
 import sys
 import time
@@ -58,13 +59,13 @@ def describe(
     return (f"data: {len(data)} pictures of {c.image_size}x{c.image_size}, {('grey', 'colour')[trainer.in_channels > 1]}, {classes} (of {c.dataset_path}){left}{table}\n"
             f"network: {params / 1e6:.1f} M parameters, {flops / 1e9:.2f} GFLOP a picture, {trainer.device.type} in {str(trainer.dtype or 'float32').removeprefix('torch.')}{many}{begin}")
 
-# %% ../nbs/24_train.ipynb #9652057f
+# %% ../nbs/24_train.ipynb #290a4e9e
 def again(trainer: Trainer) -> str:
     "The command that goes on with a run."
     c = trainer.config
-    return "iddm-train --resume True" + f" --run_name {c.run_name}" * (c.run_name != "df") + f" --result_path {c.result_path}" * (c.result_path != "results")
+    return shlex.join(["iddm-train", "--resume", "True", *["--run_name", c.run_name] * (c.run_name != "df"), *["--result_path", c.result_path] * (c.result_path != "results")])
 
-# %% ../nbs/24_train.ipynb #12424fe0
+# %% ../nbs/24_train.ipynb #7c34cf34
 def farewell(
     trainer: Trainer,
 ) -> str:
@@ -72,7 +73,7 @@ def farewell(
     grids = sorted((trainer.run / "vis").glob("*_ema.png"), key=lambda o: o.stat().st_mtime)
     look = f"samples: {grids[-1]}\n" if grids else ""
     skipped = f"{trainer.skipped} of {trainer.total} steps were skipped: their loss or gradient was no number\n" * (trainer.skipped > 0)
-    return f"{skipped}{look}draw more of them:\n    iddm-generate --weight_path {trainer.run}"
+    return f"{skipped}{look}draw more of them:\n    iddm-generate --weight_path {shlex.quote(str(trainer.run))}"
 
 # %% ../nbs/24_train.ipynb #00d93c3f
 @contextmanager

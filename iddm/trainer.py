@@ -233,10 +233,8 @@ def pick_device(
     try: return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError): raise ValueError(f"--device {name}: not on this machine; auto picks {pick_device()}") from None
 
-# %% ../nbs/22_trainer.ipynb #1be85823
-def has_bf16(
-    device: torch.device,
-) -> bool:
+# %% ../nbs/22_trainer.ipynb #354b1610
+def has_bf16(device: torch.device) -> bool:
     "Whether a device computes bf16 in hardware."
     if device.type == "cuda": return torch.cuda.get_device_capability(device) >= (8, 0)
     cpu = getattr(torch.cpu, "_is_amx_tile_supported", bool), getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
@@ -731,11 +729,12 @@ def opened(trainer: Trainer) -> AbstractContextManager:  # whose end frees the r
     agree(error)
     return lock
 
-# %% ../nbs/22_trainer.ipynb #36b39501
+# %% ../nbs/22_trainer.ipynb #ebd65621
 def has_grid(config: TrainConfig, epoch: int) -> bool:
     "Whether an epoch ends with a grid of samples."
     return config.sample_interval > 0 and (epoch % config.sample_interval == 0 or epoch == config.epochs)
 
+# %% ../nbs/22_trainer.ipynb #8811d472
 def grid_of(trainer: Trainer) -> Iterator[Event]:
     "Draw the grid that belongs to this step; none where it's to stop."
     images = samples(trainer)

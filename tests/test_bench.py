@@ -9,7 +9,7 @@ from iddm.data import Batch, folder, own_noise
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 import pytest
-from iddm.bench import BenchConfig, Ratio, bench_data, bench_memory, bench_train, in_turns, main, our_step, print_train, some_jpegs, their_step
+from iddm.bench import BenchConfig, MISSING, Ratio, bench_data, bench_memory, bench_train, in_turns, main, measured, our_step, some_jpegs, their_step, train_ratios
 
 # %% ../nbs/32_bench.ipynb #a7eb4c3c
 def test_a_ratio_is_that_of_the_speeds():
@@ -41,12 +41,12 @@ def test_attention_holds_no_matrix_of_all_pairs():
     pairs = 4 * (64 * 64)**2 * 2 / 1e9  # of two heads, float32
     assert with_attention - without < 3 * pairs  # six attentions at 64x64 would hold at least that of each
 
-# %% ../nbs/32_bench.ipynb #6fea784e
+# %% ../nbs/32_bench.ipynb #edc48e52
 def test_a_missing_peer_is_said():
-    with pytest.MonkeyPatch.context() as m, redirect_stdout(StringIO()) as out:
-        m.setitem(print_train.__globals__, "find_spec", lambda name: None)
-        print_train(BenchConfig(), torch.device("cpu"))
-    assert out.getvalue() == "training step: not measured, its peer is not installed, pip install diffusers\n"
+    with pytest.MonkeyPatch.context() as m:
+        m.setitem(train_ratios.__globals__, "find_spec", lambda name: None)
+        assert list(train_ratios(BenchConfig(), torch.device("cpu"))) == [f"training step: not measured, {MISSING}"]
+        with pytest.raises(ValueError, match=f"--part train: {MISSING}"): next(measured(BenchConfig(part="train")))
 
 # %% ../nbs/32_bench.ipynb #ca872a26
 def test_the_command_measures_what_it_is_asked():
