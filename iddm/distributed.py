@@ -45,13 +45,14 @@ def launched() -> bool:
     "Whether this process is one of several that torchrun, or `launch`, started."
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
-# %% ../nbs/23_distributed.ipynb #51d2090d
+# %% ../nbs/23_distributed.ipynb #4cc20580
 def check_world(
     world_size: int,  # processes on this machine
     device: str = "auto",
 ) -> None:
-    "Raise `ValueError` where there are GPUs, but not one for each process."
+    "Raise `ValueError` where there are GPUs, but not one for each process, or none though they were asked for."
     n = torch.cuda.device_count()
+    if device == "cuda" and not n: raise ValueError("--device cuda: this machine has none; choose auto or cpu")
     if n and device in ("auto", "cuda") and n < world_size: raise ValueError(f"--world_size {world_size}: this machine has {n} GPU{'s' * (n > 1)}; choose {n} or fewer, or --device cpu")
 
 # %% ../nbs/23_distributed.ipynb #60dcb715

@@ -6,7 +6,7 @@
 __all__ = ['EARLY', 'settings', 'describe', 'again', 'farewell', 'stoppable', 'stopped', 'trouble', 'give_up', 'going_on', 'done',
            'train', 'events', 'start_all', 'lost', 'main']
 
-# %% ../nbs/24_train.ipynb #39d7d121
+# %% ../nbs/24_train.ipynb #4cbb99f6
 import errno
 import io
 import os
@@ -26,7 +26,7 @@ from .checkpoints import full_disk
 from .data import overview
 from .distributed import ProcessFailed, check_world, joined, launch, launched, noted, speaks
 from .flags import parse, stop
-from .trainer import Event, TrainConfig, Trainer, build, progress, record
+from .trainer import Event, TrainConfig, Trainer, build, own_device, progress, record
 from .unet import cost
 
 # %% ../nbs/24_train.ipynb #7006eafa
@@ -159,12 +159,12 @@ def events(config: TrainConfig) -> Iterator[Event]:  # of the main process; the 
             for e in record(trainer.fit(), trainer) if trainer.main else trainer.fit():
                 if trainer.main: yield e
 
-# %% ../nbs/24_train.ipynb #4f4e10b5
+# %% ../nbs/24_train.ipynb #d8503395
 EARLY = "\nstopped before the training began; nothing of the run is written"
 
 def start_all(config: TrainConfig, argv: list[str]) -> None:
     "Run the command in several processes of this machine."
-    check_world(config.processes, config.device)
+    check_world(config.processes, own_device(config.device, config.processes).split(":")[0])
     Trainer(replace(config, distributed=False, world_size=None, main_gpu=0, shard=False, compile=False, device="cpu", precision="fp32", fp16=False))
     log = Path(config.result_path) / config.run_name / "train.log"
     def size() -> int: return log.stat().st_size if log.is_file() else 0

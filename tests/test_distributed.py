@@ -19,11 +19,13 @@ from types import SimpleNamespace
 import pytest
 from iddm.distributed import agree, check_launch, check_world, flat_gradient, gathered, job_store, joined, launched, local, meet, note, noted, put, set_gradient, speaks, split_like, split_state, sum_in_order, take_wires, unsharded
 
-# %% ../nbs/23_distributed.ipynb #26956e50
+# %% ../nbs/23_distributed.ipynb #10691305
 def test_too_few_GPUs_are_said():
     with pytest.MonkeyPatch.context() as m:
         m.setattr(torch.cuda, "device_count", lambda: 1)
         with pytest.raises(ValueError, match="--world_size 2: this machine has 1 GPU; choose 1 or fewer, or --device cpu"): check_world(2)
+        m.setattr(torch.cuda, "device_count", lambda: 0)
+        with pytest.raises(ValueError, match="--device cuda: this machine has none"): check_world(2, "cuda")
         assert check_world(2, "cpu") is None and check_world(1) is None
 
 # %% ../nbs/23_distributed.ipynb #4bd9e5c1
@@ -149,13 +151,13 @@ def test_whoever_looks_slowly_misses_nothing_and_whoever_is_busy_is_waited_for_l
     out, err = program("import time; s = stream(them.much); first = next(s); time.sleep(1.5); print(first + sum(s) == 2 * sum(range(3000)), sorted(stream(them.busy, 3)))")
     assert out.strip() == "True ['0', '1']", err
 
-# %% ../nbs/23_distributed.ipynb #80fb3853
+# %% ../nbs/23_distributed.ipynb #185c8d2e
 def test_what_cannot_be_read_here_is_told_and_strangers_are_not_listened_to():
     out, err = program("launch(them.strange)")
     assert "ProcessFailed: something that was yielded can't be read here, ModuleNotFoundError: No module named 'made'" in err
     group = SimpleNamespace(listener=Listener(("127.0.0.1", 0)), key=b"k", came=Queue(), pids=set(), readers=[], stopping=False)
     threading.Thread(target=take_wires, args=(group,), daemon=True).start()
-    with socket.create_connection(group.listener.address) as silent, pytest.raises(AuthenticationError): Client(group.listener.address, authkey=b"wrong")
+    with socket.create_connection(group.listener.address), pytest.raises(AuthenticationError): Client(group.listener.address, authkey=b"wrong")
     wire = Client(group.listener.address, authkey=b"k")
     put(wire, "pid", 5), put(wire, "made", "this"), wire.recv_bytes()
     assert group.came.get(timeout=5) == ("made", "this") and group.pids == {5} and len(group.readers) == 1

@@ -367,7 +367,7 @@ def test_as_many_checkpoints_are_kept_as_were_asked_for():
             for _ in trainer.fit(): pass
             assert list(epochs(trainer.run)) == want and find_checkpoint(trainer.run).name == "epoch_006", kw
 
-# %% ../nbs/22_trainer.ipynb #621647e9
+# %% ../nbs/22_trainer.ipynb #192e2d95
 def test_a_run_goes_on_from_an_earlier_epoch_or_as_another_run_and_later_checkpoints_are_set_aside():
     with TemporaryDirectory() as d:
         kw = dict(epochs=4, save_model_interval=True, sample_interval=0)
@@ -376,7 +376,7 @@ def test_a_run_goes_on_from_an_earlier_epoch_or_as_another_run_and_later_checkpo
         other = Trainer(tiny(d, run_name="b", resume=True, start_epoch=2, load_model_dir="df", **kw))
         for _ in other.fit(): pass
         assert same(whole.run, other.run) and list(epochs(other.run)) == [3, 4] and list(epochs(whole.run)) == [1, 2, 3, 4]
-        for e in (third := Trainer(tiny(d, run_name="c", resume=True, load_model_dir="df", **kw | dict(epochs=5)))).fit(): break
+        next((third := Trainer(tiny(d, run_name="c", resume=True, load_model_dir="df", **kw | dict(epochs=5)))).fit())
         assert find_checkpoint(third.run).name == "epoch_004" and Trainer(tiny(d, run_name="c", resume=True, **kw | dict(epochs=5))).step == 8  # killed at once, it goes on from there
         again = Trainer(tiny(d, resume=True, start_epoch=1, load_model_dir="df", **kw))
         for i, _ in enumerate(record(again.fit(), again)):

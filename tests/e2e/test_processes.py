@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -133,7 +134,7 @@ main()
 def test_a_worker_killed_before_the_first_save_or_after_the_last_loses_nothing(runs, tmp_path):
     shutil.copytree(runs[0] / "results", tmp_path / "results")
     (tmp_path / "dies.py").write_text(DIES)
-    flags = "--resume", "True", "--load_model_dir", "in2", "--epochs", "3", "--sample_interval", "9", "--sample_steps", "2"
+    flags = "--resume", "True", "--load_model_dir", "in4", "--epochs", "3", "--sample_interval", "9", "--sample_steps", "2"
     whole = train(tmp_path, "whole", 2, *flags)
     for where, said in (("train_step", "going on from step 56 of 84"), ("samples", "going on from step 84 of 84")):
         code, out, err = sh([*torchrun(2, "--max-restarts=1")[:-2], "dies.py", *TINY, *flags, "--run_name", where], tmp_path, DIES_IN=where)
@@ -158,6 +159,14 @@ def test_what_is_wrong_is_said_once_and_soon(tmp_path):
     assert time.monotonic() - start < 90
 
 
+def test_a_port_in_use_is_told(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0)), s.listen()
+        meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{s.getsockname()[1]}", "--rdzv-conf=is_host=1"]
+        code, out, err = sh([*torchrun(2)[:3], *meet, "--nproc-per-node=2", "-m", "iddm.train", *TINY], tmp_path, timeout=60)
+    assert code and "RendezvousConnectionError" in err and not list(tmp_path.iterdir())
+
+
 def test_a_worker_that_raises_shows_its_traceback_once(tmp_path):
     (tmp_path / "broken.py").write_text("import os\nimport iddm.trainer as t\nold = t.train_step\ndef step(*a):\n    if os.environ['RANK'] == '1': 1 / 0\n    return old(*a)\nt.train_step = step\nfrom iddm.train import main\nmain()\n")
     code, out, err = sh([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "broken.py", *TINY], tmp_path)
@@ -176,7 +185,9 @@ def test_the_command_starts_its_own_processes_and_stops_them(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds workers in /proc, which is not here")
 def test_ctrl_c_while_processes_start_ends_all_in_a_line(tmp_path):
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)  # where these tests run in the background it's ignored, by all that they start too
     p = subprocess.Popen([*TRAIN, *TINY, "--distributed", "True"], cwd=tmp_path, env=env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, old)
     pids = wait_for(lambda: len(found := children(p, b"spawn_main")) == 2 and found)
     os.killpg(p.pid, signal.SIGINT)
     out, err = p.communicate(timeout=60)
