@@ -119,7 +119,7 @@ class NetConfig(DataConfig):
     keep: int | None = setting(None, "keep the checkpoints of so many epochs, the newest; default: 1, or all with save_model_interval")
     tensorboard: bool = setting(False, "write TensorBoard files too (needs the extra of that name)")
 
-# %% ../nbs/22_trainer.ipynb #971c359e
+# %% ../nbs/22_trainer.ipynb #ad07af37
 @dataclass(frozen=True)
 class TrainConfig(NetConfig):
     "Train a diffusion model on a folder of pictures or a built-in data set."
@@ -141,7 +141,7 @@ class TrainConfig(NetConfig):
     compile: bool = setting(False, "let torch compile the network: slow to start, then faster")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     distributed: bool = setting(False, "train with world_size processes, one for each GPU, or on the CPU")
-    world_size: int | None = setting(None, "with distributed: how many processes; default: 2")
+    world_size: int = setting(2, "with distributed: how many processes")
     main_gpu: int = setting(0, "of several processes: the one that writes everything down")
     shard: bool = setting(False, "with several processes: each keeps a part of the weights (FSDP2), for networks that don't fit in one")
     exact_shards: int = setting(0, "cut each batch into so many shards and add their gradients in order: any number of processes that divides it gives the same bits, slowly; 0: no")
@@ -150,8 +150,8 @@ class TrainConfig(NetConfig):
 
     @property
     def processes(self) -> int:
-        "How many are asked for."
-        return (self.world_size or 2) if self.distributed else 1
+        "How many are to be started."
+        return self.world_size if self.distributed else 1
 
 # %% ../nbs/22_trainer.ipynb #62a4bb4d
 RANGES = dict(  # lowest and highest value allowed
@@ -177,7 +177,7 @@ def check_config(config: TrainConfig) -> None:
     try: check_prediction(config.prediction, SCHEDULES[config.noise_schedule]())
     except ValueError as e: raise ValueError(f"--prediction {config.prediction} with --noise_schedule {config.noise_schedule}: {e}") from None
 
-# %% ../nbs/22_trainer.ipynb #7991f8d7
+# %% ../nbs/22_trainer.ipynb #4821b98d
 def check_together(c: TrainConfig) -> None:
     "Raise `ValueError` for the first pair of settings that contradict each other."
     first = c.start_epoch not in (None, -1)
@@ -188,7 +188,7 @@ def check_together(c: TrainConfig) -> None:
                         (c.load_model_dir and not c.resume, f"--load_model_dir {c.load_model_dir}: needs --resume True"),
                         (c.fp16 and c.precision not in ("auto", "fp16"), f"--fp16 True and --precision {c.precision}: choose one"),
                         (c.start_model_interval > 0 and not c.save_model_interval, f"--start_model_interval {c.start_model_interval}: needs --save_model_interval True"),
-                        (c.world_size and not c.distributed, f"--world_size {c.world_size}: needs --distributed True; torchrun has --nproc-per-node for it"),
+
                         (c.distributed and c.main_gpu >= c.processes, f"--main_gpu {c.main_gpu}: with --world_size {c.processes} choose 0 to {c.processes - 1}"),
                         (c.batch_size % c.processes, f"--batch_size {c.batch_size}: with --world_size {c.processes} choose a multiple of it"),
                         (c.exact_shards and c.batch_size % c.exact_shards, f"--exact_shards {c.exact_shards}: choose a divisor of --batch_size {c.batch_size}"),
@@ -212,7 +212,7 @@ def plain_config(config: TrainConfig) -> dict:
     "Settings as values that YAML and JSON hold, to be used again."
     return json.loads(json.dumps(asdict(config) | dict(resume=False, overwrite=False, start_epoch=None, load_model_dir=None)))
 
-# %% ../nbs/22_trainer.ipynb #14c8e2fe
+# %% ../nbs/22_trainer.ipynb #eb943967
 def run_config(
     run: str | Path,  # folder of a run, for example results/df
     **changes,  # fields of `TrainConfig`
@@ -221,7 +221,7 @@ def run_config(
     path = Path(run) / "config.yaml"
     if not path.is_file(): raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
     known = {k: tuple(v) if isinstance(v, list) else v for k, v in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
-    alone = dict(distributed=False, world_size=None, main_gpu=0)  # what goes on with it here is this process
+    alone = dict(distributed=False, world_size=2, main_gpu=0, shard=False)  # what goes on with it here is this process
     return TrainConfig(**known | alone | dict(run_name=path.parent.name, result_path=str(path.parent.parent), resume=True) | changes)
 
 # %% ../nbs/22_trainer.ipynb #a315c2af
@@ -362,12 +362,13 @@ class Trainer:
         "Train to the last epoch, and report. `stopping = True` ends it with a checkpoint after the next step, or the one that is being made."
         return fit(self)
 
-# %% ../nbs/22_trainer.ipynb #9d23b932
+# %% ../nbs/22_trainer.ipynb #a6c3459c
 def prepare(trainer: Trainer, data: Data | None) -> None:
     "Everything of a trainer that can be wrong on this machine. Raises `ValueError`."
     c, world = trainer.config, trainer.world
     if c.distributed and world == 1 < c.processes: raise ValueError("--distributed True: this process is alone; start several by iddm-train, or by launch(train, config, world_size=2)")
     if c.distributed and world != c.processes: raise ValueError(f"--world_size {c.processes}: there are {world} processes; leave out --distributed and --world_size where torchrun starts them")
+    if not c.distributed and c.world_size not in (2, world): raise ValueError(f"--world_size {c.world_size}: needs --distributed True")  # 2 is the default
     if c.main_gpu >= world: raise ValueError(f"--main_gpu {c.main_gpu}: with {world} process{'es' * (world > 1)} choose " + (f"0 to {world - 1}" if world > 1 else "0"))
     trainer.device = pick_device(own_device(c.device, world))
     if c.tensorboard and not find_spec("tensorboard"): raise ValueError("--tensorboard True: needs one package more, pip install tensorboard")
@@ -579,7 +580,7 @@ def open_run(trainer: Trainer) -> AbstractContextManager:  # whose end frees the
         raise
     return lock
 
-# %% ../nbs/22_trainer.ipynb #bab0ad1c
+# %% ../nbs/22_trainer.ipynb #64358d6a
 def ready_run(trainer: Trainer) -> None:
     "Make the folder of a run what it must be when a training begins, or goes on."
     c, run = trainer.config, trainer.run
@@ -591,7 +592,7 @@ def ready_run(trainer: Trainer) -> None:
     trainer.opened = True
     if trainer.source and trainer.source.parent.parent != run: take_over(trainer)
     set_aside(run, trainer.step, trainer.per_epoch, trainer.source)
-    note(f"begun/{run}")  # from now on it can go on by itself
+    note(f"run/{run}", "begun")  # from now on it can go on by itself
     for o in run.glob("checkpoints/*/state.json"):  # a process that was killed may not have come to delete the one before its last
         if o.parent != trainer.source and json.loads(o.read_text(encoding="utf-8"))["replaceable"]: drop(o.parent)
     write_whole(run / "config.yaml", yaml.safe_dump(plain_config(c), sort_keys=False))
@@ -748,15 +749,15 @@ def owes(trainer: Trainer, step: int) -> bool:
     recorded = trainer.source.parent.parent == run and (run / "train.log").is_file()
     return recorded and rest == 0 and has_grid(trainer.config, epoch) and not (run / "vis" / f"epoch_{epoch:03}_ema.png").is_file()
 
-# %% ../nbs/22_trainer.ipynb #a0a2d41b
+# %% ../nbs/22_trainer.ipynb #d8800f2c
 def fit(trainer: Trainer) -> Iterator[Event]:
     "The loop of the training, as a generator of events."
     c, n = trainer.config, trainer.config.grad_accum
     trainer.net.train()
     with opened(trainer):
         if trainer.owed: yield from grid_of(trainer)
-        stream, saved = batches(maker(trainer), trainer.step * n, trainer.total * n, c.num_workers, trainer.device.type == "cuda"), time.monotonic()
-        while trainer.step < trainer.total:
+        stream, saved, kept = batches(maker(trainer), trainer.step * n, trainer.total * n, c.num_workers, trainer.device.type == "cuda"), time.monotonic(), trainer.step
+        while trainer.step < trainer.total and not trainer.owed:
             trainer.late = bool(trainer.main and c.save_minutes and time.monotonic() - saved > 60 * c.save_minutes)
             loss = train_step(trainer, islice(stream, n))
             lr, epoch = trainer.optim.param_groups[0]["lr"], trainer.epoch
@@ -767,10 +768,11 @@ def fit(trainer: Trainer) -> Iterator[Event]:
                 yield Event("epoch", trainer.step, epoch, total / count if count else math.nan, lr, skipped=trainer.skipped)
             if trainer.ended or trainer.due or end and (epoch % c.save_interval == 0 or epoch == c.epochs):
                 if path := save(trainer): yield Event("checkpoint", trainer.step, epoch, path=path)
-                saved = time.monotonic()
+                saved, kept = time.monotonic(), trainer.step
             if trainer.ended: return
             if end and has_grid(c, epoch): yield from grid_of(trainer)
-    if trainer.main and not trainer.owed: note(f"done/{trainer.run}/{c.epochs}")
+        if kept != trainer.step and (path := save(trainer)): yield Event("checkpoint", trainer.step, trainer.epoch, path=path)  # it was stopped in a grid
+    if trainer.main and not trainer.owed: note(f"run/{trainer.run}", f"done {c.epochs}")
 
 # %% ../nbs/22_trainer.ipynb #31ba421e
 def columns(

@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.flags import allowed, parse, parser, plain, setting, stop
+from iddm.flags import allowed, parse, parser, plain, read, setting, stop
 
 # %% ../nbs/19_flags.ipynb #bff16bf9
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ def test_each_kind_of_setting_says_what_it_takes():
     assert allowed(bool) == "choose True or False" and allowed(int | None) == "give a whole number"
     assert allowed(float) == "give a number" and allowed(str) == "give some text"
 
-# %% ../nbs/19_flags.ipynb #7f602703
+# %% ../nbs/19_flags.ipynb #1d39d80f
 def test_flags_become_settings():
     assert parse(Soup, "soup", []) == Soup()
     got = parse(Soup, "soup", ["--salt=2", "--hot", "False", "--spoons", "3,4", "--kind", "leek"])
     assert got == Soup(2., "leek", (3, 4), None, False)
     assert parse(Soup, "soup", ["--spoons", "[5]"]).spoons == (5,) and parse(Soup, "soup", ["--bowls=1,2"]).bowls == parse(Soup, "soup", ["--bowls", "1,2"]).bowls == (1, 2)
-    assert parse(Soup, "soup", ["--bowls", "null"]).bowls is None
+    assert parse(Soup, "soup", ["--bowls", "null"]).bowls is None and read(Soup, "soup", ["--salt", "-1"]).salt == -1
     assert "grams per litre" in parser(Soup, "soup").format_help()
 
 # %% ../nbs/19_flags.ipynb #6e22000c

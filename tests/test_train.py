@@ -11,25 +11,27 @@ from pathlib import Path
 import torch
 from iddm.flags import parse
 from iddm.trainer import TrainConfig, Trainer
+import json
 from contextlib import redirect_stdout
 from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
 from torch.distributed import TCPStore
-from iddm.distributed import note
-from iddm.train import again, describe, done, farewell, give_up, going_on, lost, main, settings, stoppable, stopped, train, trouble
+from iddm.distributed import HERE, note
+from iddm.trainer import plain_config
+from iddm.train import again, alone, describe, done, farewell, give_up, going_on, lost, main, settings, stoppable, stopped, train, trouble
 
-# %% ../nbs/24_train.ipynb #bc8d3db0
+# %% ../nbs/24_train.ipynb #281922c1
 def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew():
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with pytest.MonkeyPatch.context() as m:
-        for k, v in dict(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port), IDDM_MEETING="first").items(): m.setenv(k, v)
+        for k, v in dict(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port)).items(): m.setenv(k, v)
         config = TrainConfig(overwrite=True)
-        note("begun/results/df"), note("done/results/df/24")
+        note("run/results/df", "done 24"), note("run/results/b", "begun")
         assert going_on(config) is config and not done(config)  # by these processes
-        m.setenv("IDDM_MEETING", "second")
-        assert going_on(config) == TrainConfig(resume=True) and going_on(other := replace(config, run_name="b")) is other
-        assert done(config) and not done(replace(config, epochs=25))
+        m.setitem(HERE, "meeting", "after a restart")
+        assert going_on(config) == TrainConfig(resume=True) and going_on(other := replace(config, run_name="c")) is other
+        assert done(config) and not done(replace(config, epochs=25)) and not done(replace(config, run_name="b"))
     assert going_on(config) is config and not done(config)
 
 # %% ../nbs/24_train.ipynb #a38b3a23
@@ -88,6 +90,20 @@ def test_settings_of_another_run_come_along_and_its_name_does_not():
         run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
         config = settings(f"--resume True --load_model_dir a --run_name b --result_path {d}".split())
         assert (config.seed, config.run_name, config.load_model_dir) == (3, "b", "a") and settings(["--run_name", "a"]).seed == 0
+
+# %% ../nbs/24_train.ipynb #10853f29
+def test_a_run_goes_on_in_as_many_processes_as_it_had_unless_it_is_told_otherwise():
+    with TemporaryDirectory() as d, pytest.MonkeyPatch.context() as m:
+        shared = TrainConfig(result_path=d, batch_size=48, distributed=True, world_size=3, main_gpu=2, shard=True)
+        (Path(d) / "df").mkdir(), (Path(d) / "df/config.yaml").write_text(json.dumps(plain_config(shared)))
+        def how(line):
+            c = settings(f"--resume True --result_path {d} {line}".split())
+            return c.distributed, c.world_size, c.main_gpu, c.shard
+        assert how("") == (True, 3, 2, True) and how("--distributed False") == (False, 2, 0, False) and alone([], []) != []
+        m.setenv("RANK", "0"), m.setenv("WORLD_SIZE", "4")
+        assert how("--main_gpu 3") == (False, 2, 3, True) and how("--distributed True --world_size 3") == (True, 3, 0, True)
+    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit): settings(["--world_size", "2"])
+    assert "--world_size 2: needs --distributed True" in err.getvalue()
 
 # %% ../nbs/24_train.ipynb #0f962b4c
 def test_a_setting_that_makes_it_another_run_is_refused():

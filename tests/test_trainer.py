@@ -42,11 +42,11 @@ def test_settings_that_cannot_be_are_refused_by_name():
     check_config(TrainConfig(image_size=24))
     assert all(hasattr(TrainConfig(), name) for name in RANGES) and issubclass(TrainConfig, NetConfig) and issubclass(NetConfig, DataConfig)
 
-# %% ../nbs/22_trainer.ipynb #074c7ab7
+# %% ../nbs/22_trainer.ipynb #b70ece5b
 def test_settings_that_contradict_each_other_are_refused():
     for kw, say in ((dict(num_vis=0), "--num_vis 0"), (dict(attention=(7,)), "--attention 7: no feature map has 7 pixels a side; choose of 16, 8, 4"), (dict(ema_decay=.999), "--ema_decay 0.999: give its half-life in pictures; 0.999 a step is a half-life of 44,339"), (dict(resume=True, overwrite=True), "choose one"), (dict(start_epoch=3), "--start_epoch 3: needs --resume"),
                     (dict(load_model_dir="a"), "--load_model_dir a: needs"), (dict(fp16=True, precision="bf16"), "--fp16 True and --precision bf16"), (dict(start_model_interval=5), "needs --save_model_interval"),
-                    (dict(distributed=True, main_gpu=2), "--main_gpu 2: with --world_size 2 choose 0 to 1"), (dict(distributed=True, batch_size=65), "--batch_size 65: .* multiple"), (dict(world_size=2), "--world_size 2: needs --distributed True"),
+                    (dict(distributed=True, main_gpu=2), "--main_gpu 2: with --world_size 2 choose 0 to 1"), (dict(distributed=True, batch_size=65), "--batch_size 65: .* multiple"),
                     (dict(exact_shards=3), "--exact_shards 3: choose a divisor of --batch_size 64"), (dict(shard=True, fp16=True), "--shard True with fp16: choose --precision bf16")):
         with pytest.raises(ValueError, match=say): TrainConfig(**kw)
     check_together(TrainConfig(resume=True, start_epoch=-1, start_model_interval=-1))
@@ -145,11 +145,11 @@ def test_shards_added_in_order_make_the_same_step_as_the_whole_batch():
     torch.testing.assert_close(plain, exact, rtol=1e-5, atol=0)
     for p, q in zip(a.net.parameters(), b.net.parameters()): torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
 
-# %% ../nbs/22_trainer.ipynb #2885d330
+# %% ../nbs/22_trainer.ipynb #c4a9be4a
 def test_what_must_be_the_same_everywhere_is_named():
     told = facts(Trainer(tiny("nowhere")))
     assert told["pictures"] == 1797 and told["--batch_size"] == 600 and not {"--device", "--result_path", "--num_workers"} & told.keys()
-    for kw, say in ((dict(shard=True), "--shard True: needs several processes"), (dict(distributed=True), "--distributed True: this process is alone"), (dict(main_gpu=1), "--main_gpu 1: with 1 process choose 0")):
+    for kw, say in ((dict(shard=True), "--shard True: needs several processes"), (dict(distributed=True), "--distributed True: this process is alone"), (dict(main_gpu=1), "--main_gpu 1: with 1 process choose 0"), (dict(world_size=3), "--world_size 3: needs --distributed True")):
         with pytest.raises(ValueError, match=say): Trainer(tiny("nowhere", **kw))
     with pytest.raises(ValueError, match="--device mps: several processes can't share it"): own_device("mps", 2)
     assert TrainConfig(distributed=True).processes == 2 and TrainConfig().processes == 1
@@ -341,7 +341,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_goes_on_in_mid_epoch(
         a, b = ([json.loads(o) for o in (t.run / "metrics.jsonl").read_text().splitlines()] for t in (whole, cut))
         assert [(o["step"], o["loss"]) for o in a] == [(o["step"], o["loss"]) for o in b]
 
-# %% ../nbs/22_trainer.ipynb #d760b3a4
+# %% ../nbs/22_trainer.ipynb #a8c6ff18
 def test_a_grid_that_was_not_drawn_is_drawn_when_the_run_goes_on():
     with TemporaryDirectory() as d:
         first = Trainer(tiny(d, epochs=1))
@@ -350,6 +350,12 @@ def test_a_grid_that_was_not_drawn_is_drawn_when_the_run_goes_on():
         more = Trainer(tiny(d, epochs=1, resume=True))
         assert more.step == more.total and owes(more, more.step) and [e.kind for e in record(more.fit(), more)] == ["images"] and len(list(more.run.glob("vis/*"))) == 2
         with pytest.raises(ValueError, match="--epochs 1: the run in .* has 1 already"): Trainer(tiny(d, epochs=1, resume=True))
+        for kw in (dict(), dict(save_interval=3)):  # in mid-run, saved before the grid or not
+            first = Trainer(tiny(d, run_name=f"b{len(kw)}", epochs=3, sample_interval=1, **kw))
+            for e in record(first.fit(), first): first.stopping = e.kind == "epoch" and e.epoch == 1 and bool(kw) or e.kind == "checkpoint"
+            assert first.owed and first.step == 2 and e.kind == "checkpoint" and not list(first.run.glob("vis/*"))
+            for _ in record(first.fit(), first): pass
+            assert first.step == 6 and len(list(first.run.glob("vis/*"))) == 6
         assert not has_grid(tiny(d, sample_interval=0), 2) and [has_grid(tiny(d, epochs=5), i) for i in range(1, 6)] == [False, True, False, True, True]
 
 # %% ../nbs/22_trainer.ipynb #b6bd6404
