@@ -93,7 +93,7 @@ def test_what_cannot_be_started_is_told_before():
     with pytest.raises(ValueError, match="<lambda>: other processes can't import it"): check_launch(lambda: 1, 2, 0)
     assert check_launch(max, 1, 0) is None
 
-# %% ../nbs/23_distributed.ipynb #94194d08
+# %% ../nbs/23_distributed.ipynb #b4a3db55
 PROGRAM = """
 import os, signal, sys, time
 from iddm.distributed import *
@@ -140,6 +140,7 @@ def strange():
     yield made.Odd()
 """
 
+# %% ../nbs/23_distributed.ipynb #60797657
 def program(line):
     "Run a line of Python that may use the functions above; return what it printed and complained of."
     with TemporaryDirectory() as d:
