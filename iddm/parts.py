@@ -42,7 +42,7 @@ def hook(widget: w.Widget, name: str) -> w.Widget:
     widget.add_class(f"iddm-{name}")
     return widget
 
-# %% ../nbs/39_parts.ipynb #9c338b4c
+# %% ../nbs/39_parts.ipynb #6d21e028
 STYLE = """<style>.iddm-pixels {image-rendering: pixelated; object-fit: contain} .iddm-error {color: #b00020; white-space: pre-wrap; line-height: 1.4}
 .iddm-error > * {height: auto !important} .iddm-row {flex-flow: row wrap; align-items: flex-start; gap: 4px 16px}</style>"""
 
@@ -52,7 +52,7 @@ def picture(
     value: bytes = b"",
 ) -> w.Image:
     "A place for a small picture, shown enlarged with square pixels."
-    return hook(hook(w.Image(value=value or png(Image.new("L", (1, 1), 255)), format="png", width=width, layout=dict(width=f"{width}px", max_width="100%")), "pixels"), name)
+    return hook(hook(w.Image(value=value or png(Image.new("L", (64, 1), 255)), format="png", width=width, layout=dict(width=f"{width}px", max_width="100%")), "pixels"), name)
 
 # %% ../nbs/39_parts.ipynb #24cb56bf
 def control(
