@@ -177,7 +177,7 @@ def check_config(config: TrainConfig) -> None:
     try: check_prediction(config.prediction, SCHEDULES[config.noise_schedule]())
     except ValueError as e: raise ValueError(f"--prediction {config.prediction} with --noise_schedule {config.noise_schedule}: {e}") from None
 
-# %% ../nbs/22_trainer.ipynb #4821b98d
+# %% ../nbs/22_trainer.ipynb #593a7ee1
 def check_together(c: TrainConfig) -> None:
     "Raise `ValueError` for the first pair of settings that contradict each other."
     first = c.start_epoch not in (None, -1)
@@ -188,7 +188,6 @@ def check_together(c: TrainConfig) -> None:
                         (c.load_model_dir and not c.resume, f"--load_model_dir {c.load_model_dir}: needs --resume True"),
                         (c.fp16 and c.precision not in ("auto", "fp16"), f"--fp16 True and --precision {c.precision}: choose one"),
                         (c.start_model_interval > 0 and not c.save_model_interval, f"--start_model_interval {c.start_model_interval}: needs --save_model_interval True"),
-
                         (c.distributed and c.main_gpu >= c.processes, f"--main_gpu {c.main_gpu}: with --world_size {c.processes} choose 0 to {c.processes - 1}"),
                         (c.batch_size % c.processes, f"--batch_size {c.batch_size}: with --world_size {c.processes} choose a multiple of it"),
                         (c.exact_shards and c.batch_size % c.exact_shards, f"--exact_shards {c.exact_shards}: choose a divisor of --batch_size {c.batch_size}"),

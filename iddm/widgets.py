@@ -11,9 +11,10 @@ __all__ = ['FILMS', 'PAINT', 'spread', 'read_upload', 'guess', 'check_noising', 
            'variety', 'sweep', 'variety_chart', 'ready', 'class_menu', 'guidance_panel', 'between',
            'interpolation_panel', 'MaskPainter', 'filled', 'inpaint_panel']
 
-# %% ../nbs/40_widgets.ipynb #5450278a
+# %% ../nbs/40_widgets.ipynb #1d9dd6ec
 import html
 import io
+import json
 import math
 import shlex
 import time
@@ -31,7 +32,7 @@ import traitlets
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from .checkpoints import find_checkpoint, read_weights
+from .checkpoints import find_checkpoint
 from .data import DATASETS, digits, square
 from .editing import inpainted, slerp
 from .generate import GenerateConfig, Model, choose, draw, draw_files, has_eta, load, new_folder, times
@@ -366,22 +367,22 @@ def hung(model: Model, y: Tensor, config: GenerateConfig, stop: Flag, gallery: w
     for state in drawing(model, y, config, stop): yield state
     gallery.children = [framed(model, y, state[4], config), *gallery.children][:most]
 
-# %% ../nbs/40_widgets.ipynb #9b6d1800
+# %% ../nbs/40_widgets.ipynb #7999a0a7
 def missing(config: TrainConfig) -> TrainConfig | None:  # None: it's there
     "What is to be trained so that the run of these settings is whole."
     run = Path(config.result_path) / config.run_name
     if not (run / "config.yaml").is_file(): return config
     own = run_config(run)
-    try: done = read_weights(find_checkpoint(run) / "model.safetensors")[1]["epoch"]
+    try: done = json.loads((find_checkpoint(run) / "state.json").read_text(encoding="utf-8"))["epoch"]
     except ValueError: return own  # not one checkpoint
     return own if done < own.epochs else None
 
-# %% ../nbs/40_widgets.ipynb #41f4b105
+# %% ../nbs/40_widgets.ipynb #5a2692ca
 def prepared(config: TrainConfig, stop: Flag, after: Callable[[], None]) -> Iterator[tuple]:
     "Train a model that isn't there yet, or isn't trained to its end, as the work of a job."
-    told = "training a small model first, once"
-    yield 0, 1, told
-    for done, total, words, *_ in begun(config, stop, {}): yield done, total, f"{told}: {words}"
+    first = "training a small model first, once"
+    yield 0, 1, first
+    for done, total, words, *_ in begun(config, stop, {}): yield done, total, f"{first}: {words}"
     after()
     if stop.is_set(): yield done, total, f"{words}: this is what draws now; run the cell again to train it to the end"
 

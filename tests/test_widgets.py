@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from iddm.checkpoints import find_checkpoint, read_weights
+from iddm.checkpoints import find_checkpoint
 from iddm.data import digits
 from iddm.generate import GenerateConfig, Model
 from iddm.images import to_float
@@ -25,6 +25,7 @@ import shutil
 from datetime import datetime, timezone
 from tempfile import TemporaryDirectory
 import pytest
+from iddm.checkpoints import read_weights
 from iddm.generate import sample
 from iddm.samplers import ddim
 from iddm.widgets import FILMS, MaskPainter, PAINT, Watched, adopted, begun, between, check_noising, commands, contact_sheet, drawing, drawing_controls, fill_column, filled, framed, frames, generation_panel, guess, guidance_panel, hung, inpaint_panel, interpolation_panel, keep, levels, missing, noising_column, noising_controls, noising_demo, noising_still, prepared, read_upload, runs, sample_places, screen, scrub, show_drawing, show_training, spread, sweep, train_panel, trajectory, variety, variety_chart, wanted
