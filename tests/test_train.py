@@ -41,7 +41,7 @@ def test_a_lost_neighbour_is_told_in_a_line():
     with pytest.raises(SystemExit, match="2"): give_up("no reason")
 
 # %% ../nbs/24_train.ipynb #0c05c8f8
-TINY = "--image_size 8 --widths 32 --attention [] --batch_size 600 --sample_steps 2 --precision fp32 --device cpu"
+TINY = "--image_size 8 --widths 32 --attention [] --batch_size 600 --save_interval 1 --sample_steps 2 --precision fp32 --device cpu"
 
 def run(line):
     "What `iddm-train` prints, what it complains of, and its exit status."
