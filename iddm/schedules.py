@@ -158,8 +158,8 @@ def trailing(T: int, steps: int) -> list[int]:
     return [round(T * i / steps) - 1 for i in range(1, steps + 1)]
 
 def leading(T: int, steps: int) -> list[int]:
-    "Equal strides of whole entries, beginning at 0."
-    return [i * (T // steps) for i in range(steps)]
+    "Equal strides, beginning at 0; a single step is taken at T - 1."
+    return [T * i // steps for i in range(steps)] if steps > 1 else [T - 1]
 
 # %% ../nbs/00_schedules.ipynb #ab26abc5
 def linspace(T: int, steps: int) -> list[int]:

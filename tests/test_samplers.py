@@ -5,6 +5,7 @@ import math
 from functools import partial
 import torch
 from iddm.schedules import timesteps
+import torch.nn.functional as F
 from iddm.images import to_uint8
 from iddm.oracles import finite, gaussian, mixture
 from iddm.schedules import SCHEDULES, SPACINGS, cosine, edm, flow, linear, zero_terminal_snr
@@ -26,6 +27,7 @@ def test_a_picture_draws_the_same_noise_in_every_batch():
 def test_a_walk_starts_at_the_spread_of_its_end_and_hops_to_the_clean_picture():
     assert hops(cosine(), 2) == [(999, 499), (499, None)] and hops(cosine(), (7, 3, 0)) == [(7, 3), (3, 0), (0, None)]
     assert [begin(make(), torch.ones(1)).item() for make in (linear, flow, edm)] == pytest.approx([1, 1, (80**2 + 1)**.5], rel=1e-6)
+    assert begin(edm(), torch.ones(1), [500, 100]).item() == pytest.approx(math.hypot(*edm().at(500)))
     for bad in ([], [1000], [5, 5], [3, 4], [3, -1]):
         with pytest.raises(ValueError, match="give times that fall, from 999 at most to 0"): hops(cosine(), bad)
     for bad in ("50", 5., None, [9.5, 3], ["9"]):
@@ -63,6 +65,39 @@ def test_DDIM_matches_its_recursion_on_Gaussian_data():
                     var = c**2 * var + tau2
                 assert spread_of(ddim, s, std, ts, eta=eta) == pytest.approx(var**.5, abs=1e-10)
                 if spacing == "leading" and (eta, steps) in known: assert round(var**.5, 4) == known[eta, steps]
+
+# %% ../nbs/03_samplers.ipynb #5138175a
+def gaussian_end(alpha: torch.Tensor, sigma: torch.Tensor, ts: list[int], mean: float, std: float) -> torch.Tensor:
+    "Mean and standard deviation that DDIM without fresh noise makes of Gaussian data; tables of (..., T) to (2, ...)."
+    a, s = alpha[..., ts], sigma[..., ts]  # (..., n) each
+    a_next, s_next = F.pad(a[..., 1:], (0, 1), value=1.), F.pad(s[..., 1:], (0, 1))  # the last hop ends at 1 and 0
+    k = a * std**2 / (a**2 * std**2 + s**2)
+    P = (a_next * k + s_next / s * (1 - a * k)).prod(-1)
+    return torch.stack([mean * (1 - a[..., 0] * P), torch.hypot(a[..., 0], s[..., 0]) * P])
+
+# %% ../nbs/03_samplers.ipynb #2bc1f916
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_walk_ends_where_the_closed_form_says(name, spacing, steps):
+    s, eps = SCHEDULES[name](), torch.tensor([[0.], [1.]], dtype=torch.float64)  # x is a line in eps: 0 gives the mean
+    ts = timesteps(s.T, steps, spacing)
+    at_0, at_1 = last(ddim(gaussian(s, .5, .2), begin(s, eps, ts), s, ts)).flatten().tolist()
+    assert [at_0, at_1 - at_0] == pytest.approx(gaussian_end(s.alpha, s.sigma, ts, .5, .2).tolist(), abs=1e-9)
+
+# %% ../nbs/03_samplers.ipynb #41a420aa
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_every_grid_of_every_number_of_steps_ends_near_the_data(spacing):
+    names, T, mean, std = [name for name in SCHEDULES if name != "sqrt"], 1000, .5, .5
+    alpha, sigma = (torch.stack([getattr(SCHEDULES[name](T), o) for name in names]) for o in ("alpha", "sigma"))  # (6, T)
+    grids = [timesteps(T, n, spacing) for n in range(1, T + 1)]
+    means, stds = torch.stack([gaussian_end(alpha, sigma, ts, mean, std) for ts in grids], -1)  # (6, T) each
+    n, correlation = torch.arange(1, T + 1), alpha * std / torch.hypot(alpha * std, sigma)  # (T,), (6, T)
+    lost = correlation[:, -1:].expand(-1, T)  # by any walk: what signal the schedule ends with
+    if spacing == "leading":
+        lost = lost + torch.stack([.4 / n**.5 if name == "sigmoid" else 1 / n for name in names])
+    assert ((stds / std - 1).abs() < 4 / n).all()
+    assert ((1 - means / mean).abs() < 1.05 * lost + 1e-6).all()
 
 # %% ../nbs/03_samplers.ipynb #84c053f8
 def test_Euler_is_DDIM_without_fresh_noise_on_every_path():
