@@ -16,7 +16,8 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from .schedules import Schedule, time_of, timesteps
+from .predictions import predicted
+from .schedules import Choices, Schedule, check_floats, check_schedule, number, time_of, timesteps, whole
 
 # %% ../nbs/03_samplers.ipynb #ff955569
 @dataclass(frozen=True, eq=False)
@@ -31,8 +32,10 @@ class Step:
 def last(
     steps: Iterator[Step],  # a sampler at work
 ) -> Tensor:  # (B, C, H, W)
-    "Run a sampler to its end and keep the pictures."
+    "Run a sampler to its end and keep the pictures. Raises `ValueError` for one that has ended before."
+    x = None
     for step in steps: x = step.x
+    if x is None: raise ValueError("the sampler makes no step: it has run to its end before; start a new one")
     return x
 
 # %% ../nbs/03_samplers.ipynb #797d1f87
@@ -45,6 +48,7 @@ def generators(
     start: int = 0,  # number of the first one
 ) -> list[Generator]:
     "One random generator for each picture: picture `i` of a seed is the same in every batch."
+    seed, n, start = whole("seed", seed, 0), whole("n", n, 0), whole("start", start, 0)
     from numpy.random import SeedSequence
     return [Generator().manual_seed(int(SeedSequence([seed, i]).generate_state(1, "uint64")[0] >> 1)) for i in range(start, start + n)]
 
@@ -58,6 +62,8 @@ def noise(
     if isinstance(generator, (list, tuple)) and len(generator) != shape[0]: raise ValueError(f"{len(generator)} generators for {shape[0]} pictures: give one for each")
     if isinstance(generator, (list, tuple)): return torch.stack([torch.randn(shape[1:], generator=g) for g in generator]).to(device)
     if callable(generator): return generator(shape).to(device)
+    if not isinstance(generator, Generator | None):
+        raise TypeError(f"generator={generator!r:.60}: give a torch.Generator, a list of them as `generators` makes, or None")
     return torch.randn(shape, generator=generator).to(device)
 
 # %% ../nbs/03_samplers.ipynb #9556fc5d
@@ -66,6 +72,7 @@ def hops(
     steps: int | Sequence[int],  # how many, or the times to visit
 ) -> list[tuple[int, int | None]]:
     "From where to where a sampler goes. Raises `ValueError` for times that don't fall, or that the schedule doesn't have."
+    check_schedule(schedule)
     try: ts = [operator.index(t) for t in steps] if hasattr(steps, "__len__") and getattr(steps, "shape", None) != () else timesteps(schedule.T, operator.index(steps))
     except TypeError: raise ValueError(f"steps={steps!r}: give a whole number, or times that fall") from None
     if not ts or ts[0] >= schedule.T or ts[-1] < 0 or any(a <= b for a, b in zip(ts, ts[1:])): raise ValueError(f"steps={ts}: give times that fall, from {schedule.T - 1} at most to 0 at least")
@@ -78,6 +85,7 @@ def begin(
     steps: int | Sequence[int] = 1,  # as for the sampler; any number begins at T - 1
 ) -> Tensor:  # (B, C, H, W)
     "Where a walk begins: noise with the standard deviation of the first time that it visits."
+    check_floats(eps=eps)
     first, _ = hops(schedule, steps)[0]
     return eps * math.hypot(*schedule.at(first))
 
@@ -88,7 +96,7 @@ def renewed(
     eta: float,
 ) -> tuple[float, float]:
     "How much of the noise at the next level is fresh and how much is kept: tau and `sqrt(sigma'² - tau²)` (Song et al. 2021, eq. 16). Raises `ValueError` for an eta outside [0, 1]."
-    if not 0 <= eta <= 1: raise ValueError(f"eta={eta}: give a share from 0 to 1")
+    if not 0 <= number("eta", eta) <= 1: raise ValueError(f"eta={eta}: give a share from 0 to 1")
     (a, s), (a_next, s_next) = here, there
     tau = eta * s_next / s * max(s**2 - (a * s_next / a_next)**2, 0.)**.5
     return tau, max(s_next**2 - tau**2, 0.)**.5
@@ -108,7 +116,7 @@ def ddim(
     for i, (t, t_next) in enumerate(hops(schedule, steps)):
         (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)
         tau, kept = renewed((a, s), (a_next, s_next), eta)
-        x0 = denoise(x, t)
+        x0 = predicted(denoise, x, t)
         x = a_next * x0 + kept * ((x - a * x0) / s)
         if tau: x = x + tau * noise(x.shape, generator, x.device).to(x)
         yield Step(i, t, x, x0)
@@ -126,7 +134,7 @@ def euler(
     "Euler's method on the probability flow (Karras et al. 2022, arXiv 2206.00364, eq. 4)."
     for i, (t, t_next) in enumerate(hops(schedule, steps)):
         (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)
-        x0 = denoise(x, t)
+        x0 = predicted(denoise, x, t)
         x = x + (a_next - a) * x0 + (s_next - s) * ((x - a * x0) / s)
         yield Step(i, t, x, x0)
 
@@ -161,16 +169,16 @@ def heun(
     generator: Source = None,
 ) -> Iterator[Step]:
     "Heun's method on the probability flow, with churn (Karras et al. 2022, arXiv 2206.00364, algorithms 1 and 2). Raises `ValueError` for a churn below 0."
-    if not s_churn >= 0: raise ValueError(f"s_churn={s_churn}: give 0 for none, or more")
+    if not number("s_churn", s_churn) >= 0: raise ValueError(f"s_churn={s_churn}: give 0 for none, or more")
     for i, (t, t_next) in enumerate(pairs := hops(schedule, steps)):
         if s_churn and s_tmin * schedule.at(t)[0] <= schedule.at(t)[1] <= s_tmax * schedule.at(t)[0]:
             x, t = churned(x, schedule, t, min(s_churn / len(pairs), 2**.5 - 1), s_noise, generator)
         (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)
-        x0 = denoise(x, t)
+        x0 = predicted(denoise, x, t)
         eps = (x - a * x0) / s
         ahead = a_next * x0 + s_next * eps  # where Euler would arrive
         if t_next is not None:
-            x0_next = denoise(ahead, t_next)
+            x0_next = predicted(denoise, ahead, t_next)
             eps_next = (ahead - a_next * x0_next) / s_next
             ahead = x + (a_next - a) * (x0 + x0_next) / 2 + (s_next - s) * (eps + eps_next) / 2
         x = ahead
@@ -191,7 +199,7 @@ def euler_ancestral(
     for i, (t, t_next) in enumerate(hops(schedule, steps)):
         (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)
         up, down = renewed((a, s), (a_next, s_next), eta)
-        x0 = denoise(x, t)
+        x0 = predicted(denoise, x, t)
         x = x + (a_next - a) * x0 + (down - s) * ((x - a * x0) / s)
         if up: x = x + up * noise(x.shape, generator, x.device).to(x)
         yield Step(i, t, x, x0)
@@ -212,7 +220,7 @@ def ddpm(
     for i, (t, t_next) in enumerate(hops(schedule, schedule.T if steps is None else steps)):
         (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)
         beta, shrink = s**2 - (a * s_next / a_next)**2, (s_next / s)**2
-        x0 = denoise(x, t)
+        x0 = predicted(denoise, x, t)
         x = a_next * beta / s**2 * x0 + a / a_next * shrink * x
         if t_next is not None: x = x + (beta if variance == "large" else beta * shrink)**.5 * noise(x.shape, generator, x.device).to(x)
         yield Step(i, t, x, x0)
@@ -234,7 +242,7 @@ def plms(
     past: list[Tensor] = []  # noise guesses, the latest first
     for i, (t, t_next) in enumerate(hops(schedule, steps)):
         (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)
-        x0 = denoise(x, t)
+        x0 = predicted(denoise, x, t)
         past = [(x - a * x0) / s, *past[:3]]
         if i and t_next is not None and a > 1e-3 * s:
             eps = sum(w * eps for w, eps in zip(ADAMS_BASHFORTH[len(past) - 1], past))
@@ -259,7 +267,7 @@ def dpmpp_2m(
         (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)
         tau, kept = renewed((a, s), (a_next, s_next), eta)
         h = math.log(a_next * s / (a * s_next)) if a and s_next else math.inf
-        x0 = denoise(x, t)
+        x0 = predicted(denoise, x, t)
         ahead = x0 if before is None or t_next is None else x0 + h / (2 * h_before) * (x0 - before)
         x = a_next * ahead + kept * ((x - a * ahead) / s)
         if tau: x = x + tau * noise(x.shape, generator, x.device).to(x)
@@ -270,4 +278,5 @@ def dpmpp_2m(
 dpmpp_2m_sde = partial(dpmpp_2m, eta=1.)
 
 # %% ../nbs/03_samplers.ipynb #0681ae6c
-SAMPLERS = dict(ddim=ddim, ddpm=ddpm, euler=euler, euler_ancestral=euler_ancestral, heun=heun, plms=plms, dpmpp_2m=dpmpp_2m, dpmpp_2m_sde=dpmpp_2m_sde)
+SAMPLERS = Choices("sample", ddim=ddim, ddpm=ddpm, euler=euler, euler_ancestral=euler_ancestral, heun=heun, plms=plms,
+                   dpmpp_2m=dpmpp_2m, dpmpp_2m_sde=dpmpp_2m_sde)

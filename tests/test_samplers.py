@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from iddm.images import to_uint8
 from iddm.oracles import finite, gaussian, mixture
 from iddm.schedules import SCHEDULES, SPACINGS, cosine, edm, flow, linear, zero_terminal_snr
+import re
 import pytest
 from iddm.samplers import ADAMS_BASHFORTH, SAMPLERS, Step, begin, churned, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, generators, heun, hops, last, noise
 
@@ -89,7 +90,8 @@ def test_a_walk_ends_where_the_closed_form_says(name, spacing, steps):
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_every_grid_of_every_number_of_steps_ends_near_the_data(spacing):
     names, T, mean, std = [name for name in SCHEDULES if name != "sqrt"], 1000, .5, .5
-    alpha, sigma = (torch.stack([getattr(SCHEDULES[name](T), o) for name in names]) for o in ("alpha", "sigma"))  # (6, T)
+    schedules = [SCHEDULES[name](T) for name in names]
+    alpha, sigma = torch.stack([s.alpha for s in schedules]), torch.stack([s.sigma for s in schedules])  # (6, T) each
     grids = [timesteps(T, n, spacing) for n in range(1, T + 1)]
     means, stds = torch.stack([gaussian_end(alpha, sigma, ts, mean, std) for ts in grids], -1)  # (6, T) each
     n, correlation = torch.arange(1, T + 1), alpha * std / torch.hypot(alpha * std, sigma)  # (T,), (6, T)
@@ -267,3 +269,51 @@ def test_every_sampler_keeps_to_the_dtype_it_was_given():
             for dtype in (torch.float32, torch.float64):
                 x = begin(s, noise((1, 1, 2, 2)).to(dtype))
                 assert last(sampler(mixture(s, torch.ones(2, 1, 2, 2)), x, s, 4)).dtype == dtype
+
+# %% ../nbs/03_samplers.ipynb #ff2bc4ea
+s, x = cosine(), torch.zeros(2, 1, 4, 4)
+def same(x, t): return x
+def walked(denoise=same, x=x, s=s, steps=3, sampler=ddim, **kw): return last(sampler(denoise, x, s, steps, **kw))
+WRONG = {
+    "a sampler that has ended": (
+        lambda: last(iter([])), ValueError, "the sampler makes no step: it has run to its end"),
+    "steps below 0": (lambda: walked(steps=-1), ValueError, "steps=-1: choose from 1 to 1000"),
+    "a time below 0": (lambda: walked(steps=[5, -1]), ValueError, "give times that fall, from 999 at most to 0"),
+    "times that rise": (lambda: walked(steps=[1, 5]), ValueError, "give times that fall"),
+    "times with NaN": (lambda: walked(steps=[5, math.nan]), ValueError, "give a whole number, or times that fall"),
+    "steps as text": (lambda: walked(steps="50"), ValueError, "steps='50': give a whole number"),
+    "a schedule by its name": (lambda: walked(s="cosine"), TypeError, "schedule='cosine': give a Schedule"),
+    "a schedule that was not made": (lambda: walked(s=cosine), TypeError, "give a Schedule, for example cosine()"),
+    "noise as a list": (lambda: walked(x=[0.]), TypeError, "x is list: give a tensor"),
+    "noise as whole numbers": (lambda: walked(x=x.long()), ValueError, "x is torch.int64: give floats"),
+    "a start as a list": (lambda: begin(s, [0.]), TypeError, "eps is list"),
+    "a share of fresh noise as text": (lambda: walked(eta="1"), TypeError, "eta='1': give a number"),
+    "churn of NaN": (lambda: walked(sampler=heun, s_churn=math.nan), ValueError, "s_churn=nan"),
+    "churn as text": (lambda: walked(sampler=heun, s_churn="9"), TypeError, "s_churn='9': give a number"),
+    "a seed as a source": (lambda: walked(eta=1., generator=5), TypeError, "generator=5: give a torch.Generator"),
+    "too few generators": (
+        lambda: walked(eta=1., generator=generators(0, 1)), ValueError, "1 generators for 2 pictures"),
+    "a seed below 0": (lambda: generators(-1, 2), ValueError, "seed=-1: give 0 or more"),
+    "a seed with a fraction": (lambda: generators(.5, 2), TypeError, "seed=0.5: give a whole number"),
+    "generators below 0": (lambda: generators(0, -2), ValueError, "n=-2: give 0 or more"),
+    "a sampler that is none": (lambda: SAMPLERS["euler_a"], ValueError, "sample='euler_a': choose ddim, ddpm"),
+}
+
+# %% ../nbs/03_samplers.ipynb #aa7874ad
+@pytest.mark.parametrize("use", WRONG)
+def test_a_wrong_use_is_told_in_a_line(use):
+    call, error, words = WRONG[use]
+    with pytest.raises(error, match=re.escape(words)): call()
+
+# %% ../nbs/03_samplers.ipynb #c4206513
+ANSWERS = {
+    "one image for two": (lambda x, t: x[:1], ValueError, "the model answers (1, 1, 4, 4) for pictures of (2, 1, 4, 4)"),
+    "a number": (lambda x, t: 0., TypeError, "the model answers float: let it return a tensor"),
+    "a tuple": (lambda x, t: (x,), TypeError, "the model answers tuple"),
+}
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_denoiser_that_answers_something_else_is_told(name, answer):
+    denoise, error, words = ANSWERS[answer]
+    with pytest.raises(error, match=re.escape(words)): next(SAMPLERS[name](denoise, torch.zeros(2, 1, 4, 4), cosine(), 3))
