@@ -46,7 +46,8 @@ def slerp(
     check_alike(a=a, b=b)
     check_finite(w=w)
     w = torch.as_tensor(w, dtype=a.dtype, device=a.device)
-    if w.shape not in ((), (1,), (len(a),)): raise ValueError(f"w is {tuple(w.shape)}: give one share, or one for each of {len(a)}")
+    if w.shape not in ((), (1,), (len(a),)):
+        raise ValueError(f"w is {tuple(w.shape)}: give one share, or one for each of {len(a)}")
     w = w.expand(len(a))[:, None]  # (B, 1)
     p, q = a.flatten(1), b.flatten(1)  # (B, D)
     theta = torch.nn.functional.cosine_similarity(p, q)[:, None].clamp(-1, 1).acos()  # (B, 1)
@@ -69,7 +70,8 @@ def img2img(
 ) -> Iterator[Step]:
     "Noise pictures part of the way and sample from there (Meng et al. 2022, arXiv 2108.01073, algorithm 1). Raises `ValueError` for a strength outside (0, 1]."
     check_floats(x0=x0)
-    if not 0 < number("strength", strength) <= 1: raise ValueError(f"strength={strength}: give a share above 0 and up to 1")
+    if not 0 < number("strength", strength) <= 1:
+        raise ValueError(f"strength={strength}: give a share above 0 and up to 1")
     ts = [t for t, _ in hops(schedule, steps)]
     ts = ts[len(ts) - max(1, round(strength * len(ts))):]
     alpha, sigma = schedule.at(ts[0])
@@ -81,7 +83,7 @@ def kept_part(
     mask: Tensor,  # (H, W), (B, 1, H, W) or the shape of x: 1 where the picture is known
     x: Tensor,  # (B, C, H, W)
 ) -> Tensor:  # (B, C, H, W) bool
-    "Where pictures are known. Raises `TypeError` for a mask that is no tensor, `ValueError` for one that doesn't fit them."
+    "Where pictures are known. Raises `ValueError` for a mask that doesn't fit them."
     if not isinstance(mask, Tensor): raise TypeError(f"mask is {type(mask).__name__}: give a tensor")
     try: return (mask.to(x.device) > .5).expand(x.shape)
     except RuntimeError:
@@ -106,7 +108,7 @@ def inpainted(
     known: Tensor,  # (B, C, H, W) the picture; where it isn't known, its values don't count
     mask: Tensor,  # (H, W), (B, 1, H, W) or (B, C, H, W): 1 where it is known, 0 where it is to be filled
 ) -> Callable:  # denoise(x, t, ...) -> x0
-    "A denoiser that knows part of the picture: there, its guess is the picture. Raises `ValueError` for a mask or a picture that doesn't fit."
+    "A denoiser that predicts the known part of the image as it is. Raises `ValueError` for what doesn't fit."
     def denoise_rest(x: Tensor, t: int, *args, **kw) -> Tensor:
         return torch.where(kept_part(mask, x), fitted(known, x), predicted(denoise, x, t, *args, **kw))
     return denoise_rest

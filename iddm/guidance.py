@@ -16,9 +16,10 @@ from .schedules import check_alike, check_finite, number, whole
 
 # %% ../nbs/04_guidance.ipynb #6dbb127b
 def check_labels(y: Tensor) -> None:
-    "Raise `TypeError` for what is no tensor, `ValueError` for labels that can't be: a negative one stops a GPU for good."
+    "Raise unless these are labels, (B,), and none is negative: on a GPU that would end the process."
     if not isinstance(y, Tensor): raise TypeError(f"y is {type(y).__name__}: give a tensor of whole numbers, (B,)")
-    if y.ndim != 1 or y.is_floating_point(): raise ValueError(f"y is {y.dtype} {tuple(y.shape)}: give whole numbers, (B,)")
+    if y.ndim != 1 or y.is_floating_point():
+        raise ValueError(f"y is {y.dtype} {tuple(y.shape)}: give whole numbers, (B,)")
     if (y < 0).any(): raise ValueError(f"y holds {y.min()}: give labels from 0")
 
 def check_interval(interval: tuple[int, int]) -> None:
@@ -51,7 +52,7 @@ def guided(
         if len(x) != len(y): raise ValueError(f"{len(y)} labels for {len(x)} pictures: give one for each")
         scale = cfg_scale if interval is None or interval[0] <= t <= interval[1] else 1.
         if scale in (0, 1): return predicted(denoise, x, t, y if scale else none)
-        uncond, cond = predicted(denoise, torch.cat([x, x]), t, torch.cat([none, y])).chunk(2)  # (2B, C, H, W) -> 2 of (B, C, H, W)
+        uncond, cond = predicted(denoise, torch.cat([x, x]), t, torch.cat([none, y])).chunk(2)  # (B, C, H, W) each
         x0 = uncond + scale * (cond - uncond)
         return x0.lerp(rescaled(x0, cond), rescale) if rescale else x0
     return guide

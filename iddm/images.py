@@ -18,7 +18,7 @@ from torchvision.utils import make_grid
 def to_uint8(
     x: Tensor,  # floats, nominally in [-1, 1], any shape
 ) -> Tensor:  # uint8, same shape
-    "Clamp and round floats to bytes. Raises `ValueError` for other numbers than floats, and for NaN, which has no colour."
+    "Clamp and round floats to bytes. Raises `ValueError` unless they are floats, and for NaN, which has no colour."
     if not isinstance(x, Tensor): raise TypeError(f"x is {type(x).__name__}: give a tensor of floats in [-1, 1]")
     if not x.is_floating_point(): raise ValueError(f"x is {x.dtype}: give floats in [-1, 1]")
     if x.isnan().any(): raise ValueError(f"a picture holds {int(x.isnan().sum())} NaN of {x.numel()} values: the model diverged")

@@ -67,7 +67,8 @@ def check_mixture(schedule: Schedule, means: Tensor, stds: float | Tensor, weigh
     "Raise `TypeError` or `ValueError` for what doesn't describe a mixture."
     check_schedule(schedule)
     if not isinstance(means, Tensor): raise TypeError(f"means is {type(means).__name__}: give a tensor, (K, ...)")
-    if means.dtype == torch.uint8: raise ValueError("means is torch.uint8: give floats, as `to_float` makes them of bytes")
+    if means.dtype == torch.uint8:
+        raise ValueError("means is torch.uint8: give floats, as `to_float` makes them of bytes")
     if not means.numel(): raise ValueError(f"means is {tuple(means.shape)}: give at least one")
     check_finite(means=means)
     check_finite(0, stds=stds)
@@ -77,7 +78,8 @@ def check_mixture(schedule: Schedule, means: Tensor, stds: float | Tensor, weigh
     if not isinstance(weights, Tensor): raise TypeError(f"weights is {type(weights).__name__}: give a tensor, (K,)")
     check_finite(0, weights=weights)
     if weights.shape != means.shape[:1] or not weights.any():
-        raise ValueError(f"weights is {weights.tolist()}: give a share for each of {len(means)} means, not all of them 0")
+        raise ValueError(f"weights is {weights.tolist()}: "
+                         f"give a share for each of {len(means)} means, not all of them 0")
 
 # %% ../nbs/02_oracles.ipynb #dd5e7bdc
 def log_joint(

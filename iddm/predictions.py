@@ -107,7 +107,7 @@ def convert(
     source: str,  # what `out` is: a key of `TARGETS`
     target: str,  # what is wanted: a key of `TARGETS`
 ) -> Tensor:  # (B, ...)
-    "From any prediction to any other; finite at any SNR, 0 and infinity too. Raises `ValueError` for shapes that differ."
+    "From any prediction to any other; finite at any SNR, 0 and infinity too. Raises as `check_alike`."
     to_x0, to_eps, to_target = TO_X0[source], TO_EPS[source], TARGETS[target]
     check_alike(out=out, x=x)
     if source == target: return out

@@ -63,7 +63,7 @@ def noise(
     if isinstance(generator, (list, tuple)): return torch.stack([torch.randn(shape[1:], generator=g) for g in generator]).to(device)
     if callable(generator): return generator(shape).to(device)
     if not isinstance(generator, Generator | None):
-        raise TypeError(f"generator={generator!r:.60}: give a torch.Generator, a list of them as `generators` makes, or None")
+        raise TypeError(f"generator={generator!r:.60}: give a torch.Generator, a list of them (`generators`), or None")
     return torch.randn(shape, generator=generator).to(device)
 
 # %% ../nbs/03_samplers.ipynb #9556fc5d

@@ -192,9 +192,10 @@ def edm(
     sigma_max: float = 80.,
     rho: float = 7.,  # the larger, the more levels near the picture
 ) -> Schedule:
-    "The variance exploding process on the grid of Karras et al. (2022, arXiv 2206.00364, eq. 5). Raises `ValueError` for levels out of order."
+    "The variance exploding process on the grid of Karras et al. (2022, arXiv 2206.00364, eq. 5)."
     if not 0 < sigma_min <= sigma_max < math.inf or not 0 < rho < math.inf:
-        raise ValueError(f"{sigma_min=}, {sigma_max=}, {rho=}: give finite numbers above 0, sigma_max not below sigma_min")
+        raise ValueError(f"{sigma_min=}, {sigma_max=}, {rho=}: "
+                         "give finite numbers above 0, sigma_max not below sigma_min")
     ramp = line(1, 0, T).flip(0)  # (T,) 0 to 1; of one entry: 1
     sigma = (sigma_min**(1 / rho) + ramp * (sigma_max**(1 / rho) - sigma_min**(1 / rho)))**rho
     return Schedule(torch.ones_like(sigma), sigma)
@@ -246,7 +247,7 @@ def add_noise(
     t: Tensor,  # (B,) int in 0..T-1
     eps: Tensor,  # (B, ...) standard normal
 ) -> Tensor:  # (B, ...) noised
-    "`x_t = alpha x0 + sigma eps` (Ho et al. 2020, eq. 4). Raises `ValueError` for shapes that differ, and as `per_image`."
+    "`x_t = alpha x0 + sigma eps` (Ho et al. 2020, eq. 4). Raises as `check_alike` and `per_image`."
     check_schedule(schedule)
     check_alike(x0=x0, eps=eps)
     return per_image(schedule.alpha, t, x0) * x0 + per_image(schedule.sigma, t, x0) * eps
@@ -278,7 +279,7 @@ def timesteps(
     steps: int,  # steps to take, 1 to T
     spacing: str = "trailing",  # a key of `SPACINGS`
 ) -> list[int]:  # falling, each in 0..T-1
-    "Which `t` a sampler visits, noisiest first. Raises `ValueError` for a number of steps outside 1..T, and as `whole`."
+    "Which `t` a sampler visits, noisiest first. Raises `ValueError` for a number of steps outside 1..T."
     T = whole("T", T, 1)
     return SPACINGS[spacing](T, whole("steps", steps, 1, T))[::-1]
 

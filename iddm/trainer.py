@@ -316,9 +316,11 @@ def walk(
     device, schedule = next(net.parameters()).device, SCHEDULES[config.noise_schedule]()
     denoise = denoiser(net, schedule, config.prediction)
     if n_classes: denoise = guided(denoise, y.to(device), n_classes, cfg_scale)
-    own, steps = generators(seed, len(y), start), schedule.T if steps is None else steps
+    own = generators(seed, len(y), start)
+    if steps is None: steps = schedule.T
     x = begin(schedule, noise((len(y), in_channels, config.image_size, config.image_size), own, device), steps)
-    return (SAMPLERS[sample] if isinstance(sample, str) else sample)(clipped(denoise), x, schedule, steps, generator=own, **kw)
+    sampler = SAMPLERS[sample] if isinstance(sample, str) else sample
+    return sampler(clipped(denoise), x, schedule, steps, generator=own, **kw)
 
 # %% ../nbs/22_trainer.ipynb #6fee5c62
 @dataclass(frozen=True, eq=False)

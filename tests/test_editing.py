@@ -121,7 +121,7 @@ WRONG = {
     "noise of a denoiser of another shape": (
         lambda: last(invert(lambda x, t: x[:1], x, s, 3)), ValueError, "the model answers (1, "),
     "ends of other shapes": (lambda: slerp(x, x[:1], .5), ValueError, "a is (2, 1, 4, 4) and b is (1, 1, 4, 4)"),
-    "shares for another batch": (lambda: slerp(x, x, torch.ones(3)), ValueError, "w is (3,): give one share, or one for each of 2"),
+    "shares for another batch": (lambda: slerp(x, x, torch.ones(3)), ValueError, "w is (3,): give one share"),
     "a share of NaN": (lambda: slerp(x, x, math.nan), ValueError, "w=nan: give finite numbers"),
     "an end as a list": (lambda: slerp([0.], x, .5), TypeError, "a is list"),
     "a strength of 0": (lambda: sketched(strength=0), ValueError, "strength=0: give a share above 0"),

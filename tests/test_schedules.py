@@ -207,7 +207,7 @@ WRONG |= {
     "times in two axes": (lambda: add_noise(s, x, t[:, None], x), ValueError, "(2, 1) for images of (2, 1, 4, 4)"),
     "times as a mask": (lambda: add_noise(s, x, t > 1, x), ValueError, "t is torch.bool"),
     "noise of another shape": (
-        lambda: add_noise(s, x, t, x[:1]), ValueError, "x0 is (2, 1, 4, 4) and eps is (1, 1, 4, 4): give the same shape"),
+        lambda: add_noise(s, x, t, x[:1]), ValueError, "x0 is (2, 1, 4, 4) and eps is (1, 1, 4, 4)"),
     "images as bytes": (lambda: add_noise(s, x.byte(), t, x), ValueError, "x0 is torch.uint8: give floats"),
     "images as a list": (lambda: add_noise(s, [0.], t, x), TypeError, "x0 is list"),
     "a schedule that was not made": (

@@ -95,9 +95,10 @@ def test_a_walk_begins_with_the_standard_deviation_of_the_first_time_that_it_vis
     starts = []
     def look(denoise, x, schedule, steps, generator): return starts.append(x) or iter(())
     for ts in (None, [500, 100]):
-        walk(nn.Linear(1, 1), TrainConfig(noise_schedule="edm", image_size=4), 1, 0, torch.zeros(2), sample=look, steps=ts)
+        config = TrainConfig(noise_schedule="edm", image_size=4)
+        walk(nn.Linear(1, 1), config, 1, 0, torch.zeros(2), sample=look, steps=ts)
     edm = SCHEDULES["edm"]()
-    torch.testing.assert_close(starts[1] * edm.spread[-1], starts[0] * edm.spread[500], rtol=1e-6, atol=1e-6, check_dtype=False)
+    torch.testing.assert_close(starts[1] / starts[0], torch.full_like(starts[0], edm.spread[500] / edm.spread[-1]))
 
 # %% ../nbs/22_trainer.ipynb #624ed34a
 def test_a_walk_ends_on_pictures_of_the_right_shape_and_range():
