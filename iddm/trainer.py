@@ -323,8 +323,10 @@ def walk(
     denoise = denoiser(net, schedule, config.prediction)
     if n_classes: denoise = guided(denoise, y.to(device), n_classes, cfg_scale)
     own = generators(seed, len(y), start)
-    x = begin(schedule, noise((len(y), in_channels, config.image_size, config.image_size), own, device))
-    return (SAMPLERS[sample] if isinstance(sample, str) else sample)(clipped(denoise), x, schedule, schedule.T if steps is None else steps, generator=own, **kw)
+    if steps is None: steps = schedule.T
+    x = begin(schedule, noise((len(y), in_channels, config.image_size, config.image_size), own, device), steps)
+    sampler = SAMPLERS[sample] if isinstance(sample, str) else sample
+    return sampler(clipped(denoise), x, schedule, steps, generator=own, **kw)
 
 # %% ../nbs/22_trainer.ipynb #6fee5c62
 @dataclass(frozen=True, eq=False)

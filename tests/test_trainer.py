@@ -98,6 +98,16 @@ def test_a_network_is_built_as_the_settings_say():
     assert net(torch.zeros(1, 3, 16, 16), torch.tensor([1]), torch.tensor([5])).shape == (1, 3, 16, 16)
     assert net.class_embedding.num_embeddings == 6 and build(TrainConfig(), 1, 0).class_embedding is None
 
+# %% ../nbs/22_trainer.ipynb #97db7504
+def test_a_walk_begins_with_the_standard_deviation_of_the_first_time_that_it_visits():
+    starts = []
+    def look(denoise, x, schedule, steps, generator): return starts.append(x) or iter(())
+    for ts in (None, [500, 100]):
+        config = TrainConfig(noise_schedule="edm", image_size=4)
+        walk(nn.Linear(1, 1), config, 1, 0, torch.zeros(2), sample=look, steps=ts)
+    edm = SCHEDULES["edm"]()
+    torch.testing.assert_close(starts[1] / starts[0], torch.full_like(starts[0], edm.spread[500] / edm.spread[-1]))
+
 # %% ../nbs/22_trainer.ipynb #624ed34a
 def test_a_walk_ends_on_pictures_of_the_right_shape_and_range():
     torch.manual_seed(0)
