@@ -18,7 +18,7 @@ from iddm.samplers import last
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_run, check_together, columns, ema_share, ema_update, exact_gradient, facts, fit, foreign, found, gradient, has_bf16, has_grid, keep_memory, line, lr_factor, maker, metadata, open_run, owes, own_device, part, pick_device, pick_precision, plain_config, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle, together, train_step, walk
+from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, build, check_config, check_data, check_groups, check_run, check_together, columns, ema_share, ema_update, exact_gradient, facts, fit, foreign, found, gradient, has_bf16, has_grid, keep_memory, line, lr_factor, maker, metadata, open_run, owes, own_device, part, pick_device, pick_precision, plain_config, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle, together, train_step, upgrade_config, walk
 
 # %% ../nbs/22_trainer.ipynb #60df9478
 def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
@@ -32,6 +32,11 @@ def test_remembered_settings_do_not_resume_or_overwrite():
     again = plain_config(TrainConfig(overwrite=True, epochs=3, widths=(32, 32)))
     assert again["overwrite"] is False and again["epochs"] == 3 and again["widths"] == [32, 32]
     assert plain_config(TrainConfig(resume=True, start_epoch=3, load_model_dir="b"))["start_epoch"] is None
+
+# %% ../nbs/22_trainer.ipynb #23f9dd1d
+@pytest.mark.parametrize("values, groups", [({}, 32), (dict(groups=8), 8)])
+def test_settings_of_an_earlier_version_mean_32_groups(values, groups):
+    assert upgrade_config(dict(epochs=3) | values) == dict(epochs=3, groups=groups)
 
 # %% ../nbs/22_trainer.ipynb #e3ab0175
 def test_settings_that_cannot_be_are_refused_by_name():
@@ -111,6 +116,35 @@ def test_a_seed_is_for_us_alone():
     with seeded(5, torch.device("cpu")): a = torch.rand(2)
     assert torch.equal(torch.rand(2), first)
     with seeded(5, torch.device("cpu")): assert torch.equal(torch.rand(2), a)
+
+# %% ../nbs/22_trainer.ipynb #b5131e0f
+@pytest.mark.parametrize("widths", [(32,), (64, 32)])
+def test_a_new_run_whose_network_could_hear_neither_time_nor_label_is_refused(tmp_path, widths):
+    config = tiny(tmp_path, widths=widths, groups=32)
+    with pytest.raises(ValueError, match="--groups 32: leaves one channel in a group at width 32, .*; choose 8, or leave it out"): Trainer(config)
+    with pytest.raises(ValueError, match="--groups 32: leaves one channel"): check_groups(config)
+
+@pytest.mark.parametrize("groups", [12, 64])
+def test_groups_that_do_not_divide_the_widths_are_refused(groups):
+    with pytest.raises(ValueError, match=f"groups {groups}: must divide each of the widths 32,64; choose 8"): TrainConfig(widths=(32, 64), groups=groups)
+
+@pytest.mark.parametrize("change, groups", [({}, 8), (dict(widths=(64, 128)), 16), (dict(widths=(128, 256)), 32), (dict(groups=4), 4)])
+def test_groups_follow_from_the_narrowest_stage(change, groups):
+    config = TrainConfig(**change)
+    assert settle(config).groups == groups
+    assert build(config, 1, 0).mid_block.resnets[0].norm2.num_groups == groups
+
+def test_groups_may_not_change_on_resume(tmp_path):
+    for _ in Trainer(tiny(tmp_path, epochs=1, sample_interval=0)).fit(): pass
+    with pytest.raises(ValueError, match="--groups 4: the run in .* was started with 8"): Trainer(tiny(tmp_path, resume=True, groups=4))
+
+def test_a_network_hears_time_and_label_after_a_few_steps(tmp_path):
+    trainer = Trainer(tiny(tmp_path, widths=None, attention=None, batch_size=64, lr_func="constant"))
+    for _ in range(10): train_step(trainer)
+    x, t, y = trainer.data.images[:8] / 127.5 - 1, torch.full((8,), 500), torch.full((8,), 0)
+    with torch.no_grad(): a, other_time, other_label = trainer.net(x, t, y), trainer.net(x, t - 490, y), trainer.net(x, t, y + 7)
+    assert (other_time - a).norm() > 1e-3 * a.norm()
+    assert (other_label - a).norm() > 1e-3 * a.norm()
 
 # %% ../nbs/22_trainer.ipynb #d8752d8d
 def tiny(where, **kw):
