@@ -104,7 +104,7 @@ class NetConfig(DataConfig):
     widths: tuple[int, ...] | None = setting(None, "width of each stage of the network; default: by image_size")
     attention: tuple[int, ...] | None = setting(None, "sizes of the feature map, in pixels, that get attention too; default: up to 16")
     layers: int = setting(1, "blocks in a stage")
-    groups: int | None = setting(None, "groups of channels in each norm; default: 32, or so few that each has at least 4 channels")
+    groups: int | None = setting(None, "groups of channels in each norm; default: at most 32, of 4 channels or more")
     patch: int = setting(1, "cut pictures in patches of so many pixels a side: 1 draws finest, 2 is cheaper")
     act: Literal[tuple(ACTIVATIONS)] = setting("silu", "activation")
     dropout: float = setting(0., "of the network")
@@ -203,8 +203,8 @@ def settle(
     "Fill in what follows from other settings."
     widths = default_widths(config.image_size, config.patch) if config.widths is None else config.widths
     found = dict(
-        widths=widths, attention=default_attention(config.image_size, widths, config.patch), groups=default_groups(widths),
-        lr=min(2e-3, .128 / max(widths)),
+        widths=widths, attention=default_attention(config.image_size, widths, config.patch),
+        groups=default_groups(widths), lr=min(2e-3, .128 / max(widths)),
         weight_decay=.01 if config.optim == "adamw" else 0., sample_steps=100 if config.sample == "ddpm" else 25)
     return replace(config, precision="fp16" if config.fp16 else config.precision, fp16=False, **{k: v for k, v in found.items() if getattr(config, k) is None})
 
@@ -226,7 +226,8 @@ def run_config(
     "The settings of a run, to go on with it: `Trainer(run_config('results/df', epochs=40))`. Raises `ValueError` where there is no run."
     path = Path(run) / "config.yaml"
     if not path.is_file(): raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
-    known = {k: tuple(v) if isinstance(v, list) else v for k, v in upgrade_config(yaml.safe_load(path.read_text(encoding="utf-8"))).items()}
+    stored = upgrade_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+    known = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     alone = dict(distributed=False, world_size=2, main_gpu=0, shard=False)  # what goes on with it here is this process
     return TrainConfig(**known | alone | dict(run_name=path.parent.name, result_path=str(path.parent.parent), resume=True) | changes)
 
@@ -302,8 +303,8 @@ def build(
 ) -> UNet:
     "The network that the settings describe."
     config = settle(config)
-    return UNet(config.image_size, in_channels, config.widths, config.attention, config.layers, n_classes or None, config.act, config.dropout,
-                groups=config.groups, patch=config.patch)
+    return UNet(config.image_size, in_channels, config.widths, config.attention, config.layers, n_classes or None,
+                config.act, config.dropout, groups=config.groups, patch=config.patch)
 
 # %% ../nbs/22_trainer.ipynb #c2fb4cf6
 def walk(
@@ -494,8 +495,9 @@ def check_groups(config: TrainConfig) -> None:
     "Raise `ValueError` if the norms of a new network would remove time and label: with one channel in a group they do."
     groups, narrowest = config.groups, min(config.widths)
     if groups == narrowest:
-        raise ValueError(f"--groups {groups}: leaves one channel in a group at width {narrowest}, so the network could hear neither time "
-                         f"nor label; choose {default_groups(config.widths)}, or leave it out")
+        raise ValueError(f"--groups {groups}: leaves one channel in a group at width {narrowest}, "
+                         f"so the network could hear neither time nor label; "
+                         f"choose {default_groups(config.widths)}, or leave it out")
 
 # %% ../nbs/22_trainer.ipynb #68cab11b
 def metadata(trainer: Trainer) -> dict:

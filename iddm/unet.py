@@ -102,7 +102,7 @@ def default_widths(
     image_size: int,
     patch: int = 1,
 ) -> tuple[int, ...]:
-    "Look up the widths of the stages for images of this size. Raises `ValueError` that names the nearest sizes if it has none."
+    "Look up the widths of the stages for images of this size. Raises `ValueError`, with the nearest, if it has none."
     if image_size < 1 or patch not in (1, 2, 4):
         raise ValueError(f"image_size {image_size}, patch {patch}: give a positive size, and a patch of 1, 2 or 4")
     widths, fits = _row(image_size, patch)
@@ -110,7 +110,8 @@ def default_widths(
     smaller = [size for size in range(1, image_size) if _row(size, patch)[1]][-1:]
     larger = next(size for size in range(image_size, 2 * image_size + patch) if _row(size, patch)[1])
     choice = " or ".join(map(str, [*smaller, larger]))
-    raise ValueError(f"image_size {image_size}: no default network for it; choose {choice}, or give the widths of the stages")
+    raise ValueError(f"image_size {image_size}: no default network for it; "
+                     f"choose {choice}, or give the widths of the stages")
 
 # %% ../nbs/11_unet.ipynb #944dd78a
 def default_attention(
@@ -118,21 +119,21 @@ def default_attention(
     widths: tuple[int, ...],
     patch: int = 1,
 ) -> tuple[int, ...]:
-    "Choose at which sizes of the map attention is worth its cost: at most 16 pixels, and at most a quarter of the image."
+    "Choose the sizes of the map where attention is worth its cost: at most 16 pixels, and a quarter of the image."
     sizes = [image_size // patch // 2**i for i in range(len(widths))]
     return tuple(size for size in sizes if size <= min(16, image_size // 4))
 
 # %% ../nbs/11_unet.ipynb #02ba945b
 def default_groups(widths: tuple[int, ...]) -> int:
-    "Choose how many groups of channels each norm has: at most 32, so that the narrowest stage has 4 channels or more in each."
-    most = min(32, min(widths) // 4)
-    return max(n for n in range(1, most + 1) if math.gcd(*widths) % n == 0)
+    "Choose the number of groups in each norm: at most 32, and so few that the narrowest stage has 4 channels in each."
+    return max(n for n in range(1, 33) if math.gcd(*widths) % n == 0 and (n == 1 or 4 * n <= min(widths)))
 
 # %% ../nbs/11_unet.ipynb #20f8c8f0
 class UNet(nn.Module):
     """The network: noised pictures, times and labels in; its prediction out, of the same shape.
 
-    Without patches, parameters are named and shaped as in diffusers' `UNet2DModel`, whose `num_class_embeds` is `n_classes + 1`.
+    Without patches, parameters are named and shaped as in diffusers' `UNet2DModel`, whose `num_class_embeds` is `n_classes + 1`
+    and whose `norm_num_groups` is `groups` (32 there unless you say otherwise).
     Raises `ValueError` for sizes that don't fit (see `check_shape`)."""
     def __init__(
         self, image_size: int = 16, in_channels: int = 1,

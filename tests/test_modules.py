@@ -34,7 +34,8 @@ def test_a_residual_block_agrees_with_diffusers():
 
     torch.manual_seed(0)
     for c_in, act in ((32, "silu"), (64, "gelu")):
-        theirs = resnet.ResnetBlock2D(in_channels=c_in, out_channels=32, temb_channels=16, groups=8, eps=1e-5, non_linearity=act)
+        theirs = resnet.ResnetBlock2D(in_channels=c_in, out_channels=32, temb_channels=16, groups=8, eps=1e-5,
+                                       non_linearity=act)
         ours = ResBlock(c_in, 32, 16, act)
         ours.load_state_dict(theirs.state_dict())
         x, emb = torch.randn(2, c_in, 8, 8), torch.randn(2, 16)

@@ -120,15 +120,16 @@ def test_a_seed_is_for_us_alone():
 # %% ../nbs/22_trainer.ipynb #b5131e0f
 @pytest.mark.parametrize("widths", [(32,), (64, 32)])
 def test_a_new_run_whose_network_could_hear_neither_time_nor_label_is_refused(tmp_path, widths):
-    config = tiny(tmp_path, widths=widths, groups=32)
-    with pytest.raises(ValueError, match="--groups 32: leaves one channel in a group at width 32, .*; choose 8, or leave it out"): Trainer(config)
-    with pytest.raises(ValueError, match="--groups 32: leaves one channel"): check_groups(config)
+    say = "--groups 32: leaves one channel in a group at width 32, .*; choose 8, or leave it out"
+    with pytest.raises(ValueError, match=say): Trainer(tiny(tmp_path, widths=widths, groups=32))
+    with pytest.raises(ValueError, match=say): check_groups(tiny(tmp_path, widths=widths, groups=32))
 
 @pytest.mark.parametrize("groups", [12, 64])
 def test_groups_that_do_not_divide_the_widths_are_refused(groups):
-    with pytest.raises(ValueError, match=f"groups {groups}: must divide each of the widths 32,64; choose 8"): TrainConfig(widths=(32, 64), groups=groups)
+    say = f"groups {groups}: must divide each of the widths 32,64; choose 8"
+    with pytest.raises(ValueError, match=say): TrainConfig(widths=(32, 64), groups=groups)
 
-@pytest.mark.parametrize("change, groups", [({}, 8), (dict(widths=(64, 128)), 16), (dict(widths=(128, 256)), 32), (dict(groups=4), 4)])
+@pytest.mark.parametrize("change, groups", [({}, 8), (dict(widths=(64, 128)), 16), (dict(groups=4), 4)])
 def test_groups_follow_from_the_narrowest_stage(change, groups):
     config = TrainConfig(**change)
     assert settle(config).groups == groups
@@ -136,15 +137,17 @@ def test_groups_follow_from_the_narrowest_stage(change, groups):
 
 def test_groups_may_not_change_on_resume(tmp_path):
     for _ in Trainer(tiny(tmp_path, epochs=1, sample_interval=0)).fit(): pass
-    with pytest.raises(ValueError, match="--groups 4: the run in .* was started with 8"): Trainer(tiny(tmp_path, resume=True, groups=4))
+    say = "--groups 4: the run in .* was started with 8"
+    with pytest.raises(ValueError, match=say): Trainer(tiny(tmp_path, resume=True, groups=4))
 
 def test_a_network_hears_time_and_label_after_a_few_steps(tmp_path):
     trainer = Trainer(tiny(tmp_path, widths=None, attention=None, batch_size=64, lr_func="constant"))
     for _ in range(10): train_step(trainer)
+    net = trainer.net.eval().requires_grad_(False)
     x, t, y = trainer.data.images[:8] / 127.5 - 1, torch.full((8,), 500), torch.full((8,), 0)
-    with torch.no_grad(): a, other_time, other_label = trainer.net(x, t, y), trainer.net(x, t - 490, y), trainer.net(x, t, y + 7)
-    assert (other_time - a).norm() > 1e-3 * a.norm()
-    assert (other_label - a).norm() > 1e-3 * a.norm()
+    answer = net(x, t, y)
+    assert (net(x, t - 490, y) - answer).norm() > 1e-3 * answer.norm()
+    assert (net(x, t, y + 7) - answer).norm() > 1e-3 * answer.norm()
 
 # %% ../nbs/22_trainer.ipynb #d8752d8d
 def tiny(where, **kw):

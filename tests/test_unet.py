@@ -30,8 +30,9 @@ def test_sizes_that_cannot_be_halved_are_refused_by_name():
         with pytest.raises(ValueError, match=say): check_shape(*args)
 
 # %% ../nbs/11_unet.ipynb #034e6131
-@pytest.mark.parametrize("widths, groups", [((32,), 8), ((32, 64, 128), 8), ((64, 128, 256), 16), ((64, 96, 128), 16), ((96, 128), 16),
-                                            ((96,), 24), ((128, 256), 32), ((512,), 32)])
+@pytest.mark.parametrize("widths, groups", [
+    ((32,), 8), ((32, 64, 128), 8), ((64, 128, 256), 16), ((64, 96, 128), 16), ((96, 128), 16),
+    ((96,), 24), ((128, 256), 32), ((512,), 32)])
 def test_the_narrowest_stage_has_at_least_four_channels_in_a_group(widths, groups):
     assert default_groups(widths) == groups
     check_shape(64, widths, 1, groups)
@@ -39,8 +40,8 @@ def test_the_narrowest_stage_has_at_least_four_channels_in_a_group(widths, group
 # %% ../nbs/11_unet.ipynb #70686060
 @pytest.mark.parametrize("widths, groups", [((32, 64), 12), ((32, 64), 0), ((32, 64), 64), ((96, 128), 24)])
 def test_groups_that_do_not_divide_each_width_are_refused(widths, groups):
-    with pytest.raises(ValueError, match=f"groups {groups}: must divide each of the widths .*; choose (8|16), or leave it out"):
-        check_shape(64, widths, 1, groups)
+    say = f"groups {groups}: must divide each of the widths .*; choose (8|16), or leave it out"
+    with pytest.raises(ValueError, match=say): check_shape(64, widths, 1, groups)
 
 # %% ../nbs/11_unet.ipynb #c92b860a
 def sizes(patch=1):
@@ -64,6 +65,7 @@ def test_default_maps_are_of_three_sizes_and_the_smallest_has_4_to_15_pixels_and
     assert 4 <= smallest <= 15
     assert smallest in default_attention(size, widths)
 
+# %% ../nbs/11_unet.ipynb #dfe9ee8d
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_a_size_without_a_default_network_is_refused_and_the_nearest_that_have_one_are_named(patch):
     good = sizes(patch)
@@ -106,18 +108,20 @@ def as_if_trained(net):
     "Random numbers where a layer starts at zero."
     for p in net.parameters():
         if p.ndim > 1 and not p.any(): torch.nn.init.normal_(p, std=.05)
-    return net.eval()
+    return net.eval().requires_grad_(False)
 
 @pytest.mark.parametrize("size", [size for size in sizes() if 2 <= size <= 128])
 def test_time_and_label_change_the_answer_of_every_default_network(size):
     torch.manual_seed(0)
     widths = default_widths(size)
     net = as_if_trained(UNet(size, 1, widths, default_attention(size, widths), layers=1, n_classes=10))
-    x = torch.randn(2, 1, *[2**len(widths)] * 2)  # smaller than `size` where that is large: enough for a smallest map of 2
-    with torch.no_grad(): a, other_time, other_label = (net(x, torch.full((2,), t), torch.full((2,), y)) for t, y in ((500, 0), (10, 0), (500, 7)))
-    assert (other_time - a).norm() > .01 * a.norm()
-    assert (other_label - a).norm() > .01 * a.norm()
+    side = 2**len(widths)  # at most `size`, so that this is quick: the smallest map has 2 pixels
+    x, t, y = torch.randn(2, 1, side, side), torch.full((2,), 500), torch.full((2,), 0)
+    answer = net(x, t, y)
+    assert (net(x, t - 490, y) - answer).norm() > .01 * answer.norm()
+    assert (net(x, t, y + 7) - answer).norm() > .01 * answer.norm()
 
+# %% ../nbs/11_unet.ipynb #952451da
 @pytest.mark.parametrize("widths", [*DEFAULT_WIDTHS.values()][:8])
 def test_every_residual_block_of_a_default_network_hears_its_embedding(widths):
     torch.manual_seed(0)
@@ -126,7 +130,7 @@ def test_every_residual_block_of_a_default_network_hears_its_embedding(widths):
     assert len(blocks) == 3 * len(widths) + 2
     for block in blocks:
         x = torch.randn(1, block.conv1.in_channels, 4, 4)
-        with torch.no_grad(): a, b = (block(x, e[None]) - block.conv_shortcut(x) for e in emb)
+        a, b = (block(x, e[None]) - block.conv_shortcut(x) for e in emb)
         assert (a - b).norm() > .05 * a.norm()
 
 @pytest.mark.parametrize("groups, hears", [(32, False), (16, True), (None, True)])
