@@ -31,7 +31,7 @@ from .images import grid, to_float, to_pil_image, to_uint8
 from .modules import ACTIVATIONS
 from .samplers import SAMPLERS, Step
 from .schedules import SPACINGS, timesteps
-from .trainer import TrainConfig, build, columns, pick_device, walk
+from .trainer import TrainConfig, build, columns, pick_device, upgrade_config, walk
 from .unet import UNet
 
 # %% ../nbs/30_generate.ipynb #a3e39074
@@ -54,7 +54,7 @@ def load(
     weights, meta = load_checkpoint(path, ema)
     known = {f.name for f in fields(TrainConfig)}
     if meta.get("format") != 2 or not meta["config"].keys() <= known: raise ValueError(f"weight_path {str(path)!r}: made by another version of iddm")
-    config = TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()})
+    config = TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in upgrade_config(meta["config"]).items()})
     where, net = pick_device(device), build(config, meta["in_channels"], len(meta["classes"]))
     fit_weights(net, weights, f"weight_path {str(path)!r}")
     return Model(net.to(where).eval(), config, meta["in_channels"], tuple(meta["classes"]), meta["epoch"])

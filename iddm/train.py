@@ -27,7 +27,7 @@ from .console import steady_output
 from .data import overview
 from .distributed import ProcessFailed, check_world, joined, launch, launched, noted, speaks
 from .flags import parse, read, stop
-from .trainer import Event, TrainConfig, Trainer, build, own_device, progress, record
+from .trainer import Event, TrainConfig, Trainer, build, own_device, progress, record, upgrade_config
 from .unet import cost
 
 # %% ../nbs/24_train.ipynb #7fee34ae
@@ -40,6 +40,7 @@ def settings(
     known = Path(args.result_path) / (args.load_model_dir or args.run_name) / "config.yaml"
     of_run = ["--config", str(known), "--run_name", args.run_name, "--result_path", args.result_path] if args.resume and known.is_file() else []
     config = parse(TrainConfig, "iddm-train", [*of_run, *(alone(of_run, argv) if of_run else []), *argv])
+    if of_run and config.groups is None: config = replace(config, **upgrade_config({}))
     if not config.distributed and any(o.split("=")[0] == "--world_size" for o in argv): stop("iddm-train", f"--world_size {config.world_size}: needs --distributed True; torchrun has --nproc-per-node for it")
     return config
 

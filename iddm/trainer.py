@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'LOCAL', 'OPTIMIZERS', 'OURS', 'SHAPE', 'DataConfig', 'NetConfig', 'TrainConfig', 'check_config',
-           'check_together', 'settle', 'plain_config', 'run_config', 'pick_device', 'has_bf16', 'pick_precision',
-           'keep_memory', 'lr_factor', 'ema_share', 'ema_update', 'build', 'walk', 'Event', 'Trainer', 'prepare',
-           'facts', 'own_device', 'seeded', 'networks', 'optimizer', 'check_run', 'foreign', 'check_data', 'metadata',
-           'save', 'default_save_interval', 'read_run', 'found', 'restore', 'set_aside', 'take_over', 'open_run',
-           'lock_run', 'close_abandoned', 'acquire_lock', 'ready_run', 'write_settings', 'mend_folder', 'part', 'maker',
-           'backward', 'gradient', 'exact_gradient', 'train_step', 'together', 'grid_size', 'samples', 'draw_some',
-           'opened', 'has_grid', 'grid_of', 'owes', 'fit', 'columns', 'line', 'now', 'metrics_row', 'LineFile',
-           'open_board', 'save_grid', 'record', 'progress']
+           'check_together', 'settle', 'plain_config', 'upgrade_config', 'run_config', 'pick_device', 'has_bf16',
+           'pick_precision', 'keep_memory', 'lr_factor', 'ema_share', 'ema_update', 'build', 'walk', 'Event', 'Trainer',
+           'prepare', 'facts', 'own_device', 'seeded', 'networks', 'optimizer', 'check_run', 'foreign', 'check_data',
+           'check_groups', 'metadata', 'save', 'default_save_interval', 'read_run', 'found', 'restore', 'set_aside',
+           'take_over', 'open_run', 'lock_run', 'close_abandoned', 'acquire_lock', 'ready_run', 'write_settings',
+           'mend_folder', 'part', 'maker', 'backward', 'gradient', 'exact_gradient', 'train_step', 'together',
+           'grid_size', 'samples', 'draw_some', 'opened', 'has_grid', 'grid_of', 'owes', 'fit', 'columns', 'line',
+           'now', 'metrics_row', 'LineFile', 'open_board', 'save_grid', 'record', 'progress']
 
 # %% ../nbs/22_trainer.ipynb #41124124
 import ctypes
@@ -77,7 +77,7 @@ from .modules import ACTIVATIONS
 from .predictions import LOSSES, TO_X0, WEIGHTS, check_prediction, clipped, denoiser, diffusion_loss
 from .samplers import SAMPLERS, Step, begin, generators, noise
 from .schedules import SCHEDULES
-from .unet import UNet, check_shape, default_attention, default_widths
+from .unet import UNet, check_shape, default_attention, default_groups, default_widths
 
 # %% ../nbs/22_trainer.ipynb #b97cc12a
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class NetConfig(DataConfig):
     widths: tuple[int, ...] | None = setting(None, "width of each stage of the network; default: by image_size")
     attention: tuple[int, ...] | None = setting(None, "sizes of the feature map, in pixels, that get attention too; default: up to 16")
     layers: int = setting(1, "blocks in a stage")
+    groups: int | None = setting(None, "groups of channels in each norm; default: at most 32, of 4 channels or more")
     patch: int = setting(1, "cut pictures in patches of so many pixels a side: 1 draws finest, 2 is cheaper")
     act: Literal[tuple(ACTIVATIONS)] = setting("silu", "activation")
     dropout: float = setting(0., "of the network")
@@ -162,7 +163,7 @@ class TrainConfig(NetConfig):
 # %% ../nbs/22_trainer.ipynb #62a4bb4d
 RANGES = dict(  # lowest and highest value allowed
     image_size=(1, 4096), num_classes=(1, math.inf), num_workers=(0, 256), start_epoch=(-1, math.inf), epochs=(1, math.inf), batch_size=(1, math.inf), grad_accum=(1, math.inf),
-    seed=(0, 2**63 - 1), lr=(1e-12, 10), weight_decay=(0, 10), grad_clip=(0, math.inf), ema_decay=(0, math.inf), label_drop=(0, 1), layers=(1, 16), dropout=(0, .99),
+    seed=(0, 2**63 - 1), lr=(1e-12, 10), weight_decay=(0, 10), grad_clip=(0, math.inf), ema_decay=(0, math.inf), label_drop=(0, 1), layers=(1, 16), groups=(1, 4096), dropout=(0, .99),
     sample_steps=(1, 1000), sample_interval=(0, math.inf), num_vis=(-1, 1000), cfg_scale=(-100, 100), save_interval=(1, math.inf), save_minutes=(0, math.inf),
     start_model_interval=(-1, math.inf), keep=(1, math.inf), world_size=(1, 4096), main_gpu=(0, 4095), exact_shards=(0, 4096))
 
@@ -177,7 +178,7 @@ def check_config(config: TrainConfig) -> None:
             raise ValueError(f"--{name} {value!r}: give a plain name, of a folder in --result_path" + (" (cache is taken, for decoded data)" if value == "cache" else ""))
     check_together(config)
     widths = default_widths(config.image_size, config.patch) if config.widths is None else config.widths
-    check_shape(config.image_size, widths, config.patch)
+    check_shape(config.image_size, widths, config.patch, config.groups)
     maps = [config.image_size // config.patch // 2**i for i in range(len(widths))]
     if lost := set(config.attention or ()) - set(maps): raise ValueError(f"--attention {','.join(map(str, config.attention))}: no feature map has {min(lost)} pixels a side; choose of {', '.join(map(str, maps))}, or [] for none")
     try: check_prediction(config.prediction, SCHEDULES[config.noise_schedule]())
@@ -208,7 +209,8 @@ def settle(
     "Fill in what follows from other settings."
     widths = default_widths(config.image_size, config.patch) if config.widths is None else config.widths
     found = dict(
-        widths=widths, attention=default_attention(config.image_size, widths, config.patch), lr=min(2e-3, .128 / max(widths)),
+        widths=widths, attention=default_attention(config.image_size, widths, config.patch),
+        groups=default_groups(widths), lr=min(2e-3, .128 / max(widths)),
         weight_decay=.01 if config.optim == "adamw" else 0., sample_steps=100 if config.sample == "ddpm" else 25)
     return replace(config, precision="fp16" if config.fp16 else config.precision, fp16=False, **{k: v for k, v in found.items() if getattr(config, k) is None})
 
@@ -216,6 +218,11 @@ def settle(
 def plain_config(config: TrainConfig) -> dict:
     "Settings as values that YAML and JSON hold, to be used again."
     return json.loads(json.dumps(asdict(config) | dict(resume=False, overwrite=False, start_epoch=None, load_model_dir=None)))
+
+# %% ../nbs/22_trainer.ipynb #af0ca73e
+def upgrade_config(values: dict) -> dict:
+    "Add what the stored settings of an earlier version don't say: without `groups`, its networks had 32."
+    return dict(groups=32) | values
 
 # %% ../nbs/22_trainer.ipynb #eb943967
 def run_config(
@@ -225,7 +232,8 @@ def run_config(
     "The settings of a run, to go on with it: `Trainer(run_config('results/df', epochs=40))`. Raises `ValueError` where there is no run."
     path = Path(run) / "config.yaml"
     if not path.is_file(): raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
-    known = {k: tuple(v) if isinstance(v, list) else v for k, v in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
+    stored = upgrade_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+    known = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     alone = dict(distributed=False, world_size=2, main_gpu=0, shard=False)  # what goes on with it here is this process
     return TrainConfig(**known | alone | dict(run_name=path.parent.name, result_path=str(path.parent.parent), resume=True) | changes)
 
@@ -301,7 +309,8 @@ def build(
 ) -> UNet:
     "The network that the settings describe."
     config = settle(config)
-    return UNet(config.image_size, in_channels, config.widths, config.attention, config.layers, n_classes or None, config.act, config.dropout, patch=config.patch)
+    return UNet(config.image_size, in_channels, config.widths, config.attention, config.layers, n_classes or None,
+                config.act, config.dropout, groups=config.groups, patch=config.patch)
 
 # %% ../nbs/22_trainer.ipynb #c2fb4cf6
 def walk(
@@ -391,6 +400,7 @@ def prepare(trainer: Trainer, data: Data | None) -> None:
     if data is None: data = load_data(c.dataset_path, kept_size(c.image_size, c.crop), c.channels, Path(c.result_path) / "cache", c.data_root)
     trainer.data, trainer.config = data, settle(replace(c, conditional=bool(data.classes) if c.conditional is None else c.conditional))
     check_data(data, trainer.config)
+    if trainer.main and trainer.source is None: check_groups(trainer.config)
     trainer.n_classes, trainer.in_channels = len(data.classes) * trainer.config.conditional, data.images.shape[1]
     trainer.size = c.batch_size * c.grad_accum  # pictures in a step
     trainer.per_epoch = len(data) // trainer.size
@@ -492,6 +502,15 @@ def check_data(
     if config.conditional and not n: raise ValueError(f"--conditional True: {config.dataset_path} has no class folders; sort its pictures into one folder per class, or use --conditional False")
     if config.num_classes not in (None, n) and (n or config.num_classes > 1): raise ValueError(f"--num_classes {config.num_classes}: {config.dataset_path} has {n} class folders" + f" ({', '.join(data.classes[:12])})" * (n > 0) + "; leave the flag out, or mend the folders")
 
+# %% ../nbs/22_trainer.ipynb #5a117e7b
+def check_groups(config: TrainConfig) -> None:
+    "Raise `ValueError` if the norms of a new network would remove time and label: with one channel in a group they do."
+    groups, narrowest = config.groups, min(config.widths)
+    if groups == narrowest:
+        raise ValueError(f"--groups {groups}: leaves one channel in a group at width {narrowest}, "
+                         f"so the network could hear neither time nor label; "
+                         f"choose {default_groups(config.widths)}, or leave it out")
+
 # %% ../nbs/22_trainer.ipynb #68cab11b
 def metadata(trainer: Trainer) -> dict:
     "What a checkpoint remembers beside tensors."
@@ -525,7 +544,7 @@ def default_save_interval(
     return 1 if keeps_epochs else -(-100 // steps_per_epoch)
 
 # %% ../nbs/22_trainer.ipynb #b0819c71
-SHAPE = ("image_size", "channels", "conditional", "crop", "hflip", "batch_size", "grad_accum", "seed", "optim", "noise_schedule", "prediction", "widths", "attention", "layers", "patch", "act")
+SHAPE = ("image_size", "channels", "conditional", "crop", "hflip", "batch_size", "grad_accum", "seed", "optim", "noise_schedule", "prediction", "widths", "attention", "layers", "groups", "patch", "act")
 
 def read_run(
     path: Path,  # a checkpoint
@@ -533,6 +552,7 @@ def read_run(
     "What a checkpoint holds: weights, their average, state of the optimizer, and what they are. Raises `ValueError` where it's damaged."
     weights, meta = read_weights(path / "model.safetensors")
     if meta.get("format") != 2: raise ValueError(f"{path}: made by another version of iddm")
+    meta["config"] = upgrade_config(meta["config"])
     return dict(net=weights, ema=read_weights(path / "ema_model.safetensors")[0], meta=meta, **load_optim(path))
 
 # %% ../nbs/22_trainer.ipynb #acb04837

@@ -26,7 +26,7 @@ from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, acquire_lock, build, check_config, check_data, check_run, check_together, columns, default_save_interval, ema_share, ema_update, exact_gradient, facts, fit, foreign, found, gradient, grid_size, has_bf16, has_grid, keep_memory, line, lr_factor, maker, metadata, open_run, owes, own_device, part, pick_device, pick_precision, plain_config, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle, together, train_step, walk
+from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, acquire_lock, build, check_config, check_data, check_groups, check_run, check_together, columns, default_save_interval, ema_share, ema_update, exact_gradient, facts, fit, foreign, found, gradient, grid_size, has_bf16, has_grid, keep_memory, line, lr_factor, maker, metadata, open_run, owes, own_device, part, pick_device, pick_precision, plain_config, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle, together, train_step, upgrade_config, walk
 
 # %% ../nbs/22_trainer.ipynb #60df9478
 def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
@@ -40,6 +40,11 @@ def test_remembered_settings_do_not_resume_or_overwrite():
     again = plain_config(TrainConfig(overwrite=True, epochs=3, widths=(32, 32)))
     assert again["overwrite"] is False and again["epochs"] == 3 and again["widths"] == [32, 32]
     assert plain_config(TrainConfig(resume=True, start_epoch=3, load_model_dir="b"))["start_epoch"] is None
+
+# %% ../nbs/22_trainer.ipynb #23f9dd1d
+@pytest.mark.parametrize("values, groups", [({}, 32), (dict(groups=8), 8)])
+def test_settings_of_an_earlier_version_mean_32_groups(values, groups):
+    assert upgrade_config(dict(epochs=3) | values) == dict(epochs=3, groups=groups)
 
 # %% ../nbs/22_trainer.ipynb #e3ab0175
 def test_settings_that_cannot_be_are_refused_by_name():
@@ -129,6 +134,38 @@ def test_a_seed_is_for_us_alone():
     with seeded(5, torch.device("cpu")): a = torch.rand(2)
     assert torch.equal(torch.rand(2), first)
     with seeded(5, torch.device("cpu")): assert torch.equal(torch.rand(2), a)
+
+# %% ../nbs/22_trainer.ipynb #b5131e0f
+@pytest.mark.parametrize("widths", [(32,), (64, 32)])
+def test_a_new_run_whose_network_could_hear_neither_time_nor_label_is_refused(tmp_path, widths):
+    say = "--groups 32: leaves one channel in a group at width 32, .*; choose 8, or leave it out"
+    with pytest.raises(ValueError, match=say): Trainer(tiny(tmp_path, widths=widths, groups=32))
+    with pytest.raises(ValueError, match=say): check_groups(tiny(tmp_path, widths=widths, groups=32))
+
+@pytest.mark.parametrize("groups", [12, 64])
+def test_groups_that_do_not_divide_the_widths_are_refused(groups):
+    say = f"groups {groups}: must divide each of the widths 32,64; choose 8"
+    with pytest.raises(ValueError, match=say): TrainConfig(widths=(32, 64), groups=groups)
+
+@pytest.mark.parametrize("change, groups", [({}, 8), (dict(widths=(64, 128)), 16), (dict(groups=4), 4)])
+def test_groups_follow_from_the_narrowest_stage(change, groups):
+    config = TrainConfig(**change)
+    assert settle(config).groups == groups
+    assert build(config, 1, 0).mid_block.resnets[0].norm2.num_groups == groups
+
+def test_groups_may_not_change_on_resume(tmp_path):
+    for _ in Trainer(tiny(tmp_path, epochs=1, sample_interval=0)).fit(): pass
+    say = "--groups 4: the run in .* was started with 8"
+    with pytest.raises(ValueError, match=say): Trainer(tiny(tmp_path, resume=True, groups=4))
+
+def test_a_network_hears_time_and_label_after_a_few_steps(tmp_path):
+    trainer = Trainer(tiny(tmp_path, widths=None, attention=None, batch_size=64, lr_func="constant"))
+    for _ in range(10): train_step(trainer)
+    net = trainer.net.eval().requires_grad_(False)
+    x, t, y = trainer.data.images[:8] / 127.5 - 1, torch.full((8,), 500), torch.full((8,), 0)
+    answer = net(x, t, y)
+    assert (net(x, t - 490, y) - answer).norm() > 1e-3 * answer.norm()
+    assert (net(x, t, y + 7) - answer).norm() > 1e-3 * answer.norm()
 
 # %% ../nbs/22_trainer.ipynb #62aeae05
 def test_short_epochs_are_saved_every_hundred_steps_and_kept_epochs_each():

@@ -57,7 +57,7 @@ def test_settings_of_a_run_train_another(run):
 @pytest.mark.parametrize("command, args, say", [
     ("iddm-train", ["--bogus", "1"], "unknown flag --bogus"),
     ("iddm-train", ["--run_name", "new", "--dataset_path", "missing"], "dataset_path 'missing': no such folder"),
-    ("iddm-train", ["--image_size", "30"], "image_size 30: it can't be halved twice; choose 16 or 32"),
+    ("iddm-train", ["--image_size", "30"], "image_size 30: no default network for it; choose 28 or 32"),
     ("iddm-train", [], "already holds a run"),
     ("iddm-train", ["--run_name", "new", "--resume", "True"], "no such file or folder"),
     ("iddm-generate", ["--weight_path", "missing"], "no such file or folder"),
