@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from iddm.images import to_float
-from iddm.parts import COLORS, DASHES, Html, Job, Panel, STYLE, Stopped, chart, control, hook, joined, label, markup, no_memory, picture, png, printable, row, run_job, sentence, svg, telling, thin, ticks, update, uploads
+from iddm.parts import COLORS, DASHES, Html, Job, Panel, STYLE, Stopped, chart, control, hook, joined, markup, no_memory, picture, png, printable, row, run_job, sentence, shown_name, svg, telling, thin, ticks, update, uploads
 
 # %% ../nbs/39_parts.ipynb #fa03bc6c
 @pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>", '"><script>', "a & b", "it's"])
@@ -36,9 +36,9 @@ def test_only_templates_become_html(text):
 @pytest.mark.parametrize("name, shown", [
     ("cat", "cat"), ("", "(no name)"), (" \n", "(no name)"), ("caf\udce9", "caf\ufffd"),
     ("a" * 300, "a" * 32 + "…" + "a" * 15), ("x" * 48, "x" * 48)])
-def test_a_label_can_be_shown(name, shown):
-    assert label(name) == shown
-    assert printable(label(name)) == label(name)
+def test_a_name_can_always_be_shown(name, shown):
+    assert shown_name(name) == shown
+    assert printable(shown_name(name)) == shown_name(name)
     Html(name).value.encode()
 
 # %% ../nbs/39_parts.ipynb #1d9ae677
