@@ -76,12 +76,14 @@ def spread(
 
 # %% ../nbs/40_widgets.ipynb #61b7b36e
 def read_upload(
-    upload: dict,  # an entry of a FileUpload
+    upload: dict,  # an entry of an `Upload`
     size: int,
     channels: int,
 ) -> Tensor:  # (C, size, size) in [-1, 1]
     "An image that a user chose: upright, its middle, at the size and in the colours of the others. Raises `ValueError` where it isn't one."
     name, content, advice = shown_name(upload["name"]), bytes(upload["content"]), "give a PNG, JPEG or WebP file"
+    if content == b"" and upload.get("size"):
+        raise ValueError(f"{name}: {upload['size'] / 2**20:.0f} MB, more than can be sent to a notebook; give a smaller file")
     if not content: raise ValueError(f"{name}: an empty file; {advice}")
     try:
         with Image.open(io.BytesIO(content)) as im: im = square(im, size).convert("L" if channels == 1 else "RGB")

@@ -68,7 +68,7 @@ def test_the_same_file_can_be_chosen_again():
     for name in ("a.png", "a.png", "b.png"):
         button.set_state(dict(value=[dict(name=name, type="", size=1, last_modified=0, content=memoryview(b"x"))]))
     assert [o["name"] for o in taken] == ["a.png", "a.png", "b.png"]
-    assert button.value == ()  # nothing of a large file stays in the notebook
+    assert button.value == []  # nothing of a large file stays in the notebook
 
 # %% ../nbs/39_parts.ipynb #86f2f933
 def test_ticks_are_round_and_lie_inside():

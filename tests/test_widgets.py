@@ -95,6 +95,10 @@ def test_an_upload_that_is_no_image_is_told_in_a_line(content, told):
     with pytest.raises(ValueError, match=f"^<b>.png: {told}[^\n]*$"):
         read_upload(dict(name="<b>.png", content=memoryview(content)), 8, 1)
 
+def test_a_file_that_was_too_large_to_be_sent_is_told():
+    with pytest.raises(ValueError, match="^a.png: 100 MB, more than can be sent to a notebook; give a smaller file$"):
+        read_upload(dict(name="a.png", size=100 * 2**20, content=memoryview(b"")), 8, 1)
+
 # %% ../nbs/40_widgets.ipynb #2236f662
 def test_a_column_at_t_0_holds_the_picture_itself():
     column, x0 = noising_column("a", False), torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
