@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from iddm.images import to_float
-from iddm.parts import COLORS, DASHES, Html, Job, Panel, STYLE, Stopped, chart, control, hook, joined, markup, no_memory, picture, png, printable, row, run_job, sentence, shown_name, svg, telling, thin, ticks, update, uploads
+from iddm.parts import COLORS, DASHES, Html, Job, Panel, STYLE, Stopped, chart, control, hook, joined, markup, no_memory, picture, png, row, run_job, sendable, sentence, shown_name, svg, telling, thin, ticks, update, uploads
 
 # %% ../nbs/39_parts.ipynb #fa03bc6c
 @pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>", '"><script>', "a & b", "it's"])
@@ -38,7 +38,7 @@ def test_only_templates_become_html(text):
     ("a" * 300, "a" * 32 + "…" + "a" * 15), ("x" * 48, "x" * 48)])
 def test_a_name_can_always_be_shown(name, shown):
     assert shown_name(name) == shown
-    assert printable(shown_name(name)) == shown_name(name)
+    assert sendable(shown_name(name)) == shown_name(name)
     Html(name).value.encode()
 
 # %% ../nbs/39_parts.ipynb #1d9ae677
@@ -92,6 +92,7 @@ def test_a_chart_stands_odd_values_and_names():
 # %% ../nbs/39_parts.ipynb #746e9e34
 @pytest.mark.parametrize("error, told", [
     (ValueError("steps <0"), "<b>steps &lt;0</b>"),
+    (ValueError("out of memory: use --batch_size 4"), "<b>out of memory: use batch_size 4</b>"),
     (OSError("no <file>"), "<b>no &lt;file&gt;</b>"),
     (MemoryError(), "<b>Out of memory on this machine.</b>"),
     (torch.OutOfMemoryError("CUDA"), "<b>Out of memory on the GPU.</b>"),
