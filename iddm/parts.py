@@ -257,7 +257,8 @@ def svg(curves, bars, mark, xs, ys, log, size, label, title, color) -> Markup:
         if name in shown and (len(shown) > 1 or bars):
             out.append(svg_text(W - 12, top + 11 + 13 * shown.index(name), name, "end", COLORS[i % len(COLORS)]))
     if mark is not None:
-        out.append(markup('<path class="mark" d="M{:.1f} {}V{}" stroke="#000" stroke-width="1.5"/>', px(mark), top, bottom))
+        line = markup('<path class="mark" d="M{:.1f} {}V{}" stroke="#000" stroke-width="1.5"/>', px(mark), top, bottom)
+        out.append(line)
     if title: out.append(svg_text(left, 13, title, "start"))
     if label: out.append(svg_text((left + W) / 2, H - 4, label, "middle"))
     return joined([*out, markup("</svg>")])
@@ -282,7 +283,8 @@ class Job:
         self.go = hook(w.Button(description=name, button_style="primary", layout=dict(width="auto", min_width="90px")), f"{prefix}-go")
         self.halt = hook(w.Button(description=halt, disabled=True, layout=dict(width="auto", min_width="70px")), f"{prefix}-stop")
         self.bar = hook(w.FloatProgress(min=0, max=1, layout=dict(width="160px")), f"{prefix}-bar")
-        self.status, self.problem = hook(Html(), f"{prefix}-status"), hook(hook(Html(), "error"), f"{prefix}-error")
+        self.status = hook(Html(), f"{prefix}-status")
+        self.problem = hook(hook(Html(), "error"), f"{prefix}-error")
         self.row = [self.go, self.halt, self.bar, self.status]
         self.go.on_click(lambda _: self.start())
         self.halt.on_click(lambda _: self.stop())

@@ -8,9 +8,8 @@ __all__ = ['FILMS', 'PAINT', 'spread', 'read_upload', 'guess', 'check_noising', 
            'trajectory', 'Watched', 'told', 'drawing', 'runs', 'commands', 'keep', 'drawing_controls',
            'usable_guidance', 'adopted', 'wanted', 'show_drawing', 'caption', 'framed', 'hung', 'missing', 'prepared',
            'listings', 'generation_panel', 'training', 'clock', 'show_training', 'sample_places', 'training_controls',
-           'place_of', 'handed_over', 'begun', 'still_training', 'train_panel', 'variety', 'sweep', 'variety_chart',
-           'ready', 'class_menu', 'guidance_panel', 'between', 'interpolation_panel', 'MaskPainter', 'filled',
-           'inpaint_panel']
+           'place_of', 'handed_over', 'begun', 'taken', 'train_panel', 'variety', 'sweep', 'variety_chart', 'ready',
+           'class_menu', 'guidance_panel', 'between', 'interpolation_panel', 'MaskPainter', 'filled', 'inpaint_panel']
 
 # %% ../nbs/40_widgets.ipynb #5e0c71a4
 from iddm.parts import (  # first, since it says what to install where ipywidgets is missing
@@ -80,10 +79,11 @@ def read_upload(
     size: int,
     channels: int,
 ) -> Tensor:  # (C, size, size) in [-1, 1]
-    "An image that a user chose: upright, its middle, at the size and in the colours of the others. Raises `ValueError` where it isn't one."
+    "Read an image that a user chose: upright, its middle, sized and coloured as the others. Raises `ValueError` for no image."
     name, content, advice = shown_name(upload["name"]), bytes(upload["content"]), "give a PNG, JPEG or WebP file"
-    if content == b"" and upload.get("size"):
-        raise ValueError(f"{name}: {upload['size'] / 2**20:.0f} MB, more than can be sent to a notebook; give a smaller file")
+    if not content and upload.get("size"):  # the browser kept it
+        size_in_words = f"{upload['size'] / 2**20:.0f} MB"
+        raise ValueError(f"{name}: {size_in_words}, more than can be sent to a notebook; give a smaller file")
     if not content: raise ValueError(f"{name}: an empty file; {advice}")
     try:
         with Image.open(io.BytesIO(content)) as im: im = square(im, size).convert("L" if channels == 1 else "RGB")
@@ -208,7 +208,8 @@ def noising_demo(
     ui["which"].observe(pick, "value")
     ui["again"].on_click(lambda _: change(seed=state["seed"] + 1, eps=noise(images[:1].shape, generators(state["seed"] + 1, 1))))
     redraw()
-    rows = [[ui[k] for k in ("t", "which", "again", "upload", "own")], ui["problem"], ui["info"], [*(o["box"] for o in columns.values()), ui["curves"]]]
+    above = [ui[k] for k in ("t", "which", "again", "upload", "own")]
+    rows = [above, ui["problem"], ui["info"], [*(o["box"] for o in columns.values()), ui["curves"]]]
     return Panel(rows, noising_still(tables, images[:1], state["eps"]), columns=columns, **ui)
 
 # %% ../nbs/40_widgets.ipynb #8453e4ab
@@ -349,6 +350,7 @@ def keep(
 # %% ../nbs/40_widgets.ipynb #561ebfd4
 def drawing_controls() -> dict[str, w.Widget]:
     "The widgets that set how pictures are drawn, by name."
+    views = [("guess of x0", "x0"), ("what it holds", "x")]
     tips, number = ["moving average of the weights", "as trained last"], w.BoundedIntText
     return dict(
         run=control(w.Dropdown, "run", text="model", width=290), class_name=control(w.Dropdown, "class_name", text="class"),
@@ -356,15 +358,17 @@ def drawing_controls() -> dict[str, w.Widget]:
         sampler=control(w.Dropdown, "sampler", options=list(SAMPLERS), value="ddim"), steps=control(number, "steps", 25, 1, 1000),
         num_images=control(number, "num_images", 8, 1, 64, text="pictures"), seed=control(number, "seed", 0, 0, 2**31 - 1),
         eta=control(w.FloatSlider, "eta", 0, min=0, max=1, step=.05, width=290), cfg_scale=control(w.FloatSlider, "cfg_scale", 2, min=0, max=8, step=.25, width=290),
-        view=hook(w.ToggleButtons(options=[("guess of x0", "x0"), ("what it holds", "x")], style=dict(button_width="120px")), "view"),
+        view=hook(w.ToggleButtons(options=views, style=dict(button_width="120px")), "view"),
         guidance=hook(Html(), "guidance"))
 
 # %% ../nbs/40_widgets.ipynb #d8981865
-def usable_guidance(model: Model) -> tuple[float, str]:  # the scale a panel begins with; why it is the only one, or ""
-    "Which scale of guidance images of a model can be drawn with: guided ones need a network that knows both sides."
+def usable_guidance(
+    model: Model,
+) -> tuple[float, str]:  # the scale that panels begin with; why it is the only one, or ""
+    "Find the scale of guidance that suits a model: guided images need a network that knows both sides."
     if not model.classes: return 1., "trained without classes: there is nothing to guide"
-    if model.config.label_drop == 0: return 1., "trained with label_drop 0, so never without a label: only cfg_scale 1 has a meaning"
-    if model.config.label_drop == 1: return 0., "trained with label_drop 1, so never with a label: only cfg_scale 0 has a meaning"
+    if model.config.label_drop == 0: return 1., "trained with label_drop 0, never without a label: use cfg_scale 1"
+    if model.config.label_drop == 1: return 0., "trained with label_drop 1, never with a label: use cfg_scale 0"
     return 2., ""
 
 def adopted(own: Model | None, ui: dict) -> dict:
@@ -443,12 +447,14 @@ def prepared(config: TrainConfig, stop: Flag, after: Callable[[], None]) -> Iter
     if rest is not None:
         for done, total, words, *_ in begun(rest, stop, {}): yield done, total, f"{first}: {words}"
     after()
-    if stop.is_set() and rest is not None: yield done, total, f"{words}: this is what draws now; run the cell again to train it to the end"
+    if stop.is_set() and rest is not None:
+        yield done, total, f"{words}: this is what draws now; run the cell again to train it to the end"
 
 # %% ../nbs/40_widgets.ipynb #0a1e289f
 def listings(*texts: str) -> Markup:
     "Texts to copy, as HTML."
-    return joined(markup("<pre style='margin:2px 0;white-space:pre-wrap;line-height:1.4'>{}</pre>", o) for o in texts if o)
+    shown = filter(None, texts)
+    return joined(markup("<pre style='margin:2px 0;white-space:pre-wrap;line-height:1.4'>{}</pre>", o) for o in shown)
 
 # %% ../nbs/40_widgets.ipynb #9b7dcc41
 def generation_panel(
@@ -480,7 +486,8 @@ def generation_panel(
     job = Job(work, lambda s: show_drawing(s, image, ui["view"].value, len(state["model"].classes) if state["model"] else 0))
     for k in ("run", "weights"): ui[k].observe(adopt, "value")
     ui["sampler"].observe(lambda c: setattr(ui["eta"], "disabled", not has_eta(c["new"])), "value")
-    rows = [[ui[k] for k in line] for line in (("run", "weights", "class_name"), ("sampler", "steps", "num_images", "seed"), ("cfg_scale", "eta", "view"), ("guidance",))]
+    lines = [("run", "weights", "class_name"), ("sampler", "steps", "num_images", "seed"), ("cfg_scale", "eta", "view")]
+    rows = [*([ui[k] for k in line] for line in lines), ui["guidance"]]
     made = Panel([*rows, job.row, job.problem, image, w.Accordion([code], titles=["the same from a shell, and from Python"]), gallery], job=job, image=image, gallery=gallery, commands=code, **ui)
     with telling(job.problem):
         if own is None and first is not None and missing(first): job.start(lambda stop: prepared(first, stop, find))
@@ -522,8 +529,10 @@ def show_training(state: tuple, loss: Html, samples: dict[str, w.Widget], n_clas
 # %% ../nbs/40_widgets.ipynb #58af5163
 def sample_places() -> dict[str, w.Widget]:
     "Where the samples of a training go."
-    made = dict(told=hook(Html("no samples yet"), "samples"), ema=picture("samples-ema", 300), raw=picture("samples-raw", 300))
-    titled = [w.VBox([Html(k), made[v]]) for k, v in (("moving average of the weights (EMA)", "ema"), ("raw weights", "raw"))]
+    made = dict(ema=picture("samples-ema", 300), raw=picture("samples-raw", 300))
+    titles = dict(ema="moving average of the weights (EMA)", raw="raw weights")
+    titled = [w.VBox([Html(titles[k]), place]) for k, place in made.items()]
+    made["told"] = hook(Html("no samples yet"), "samples")
     return made | dict(box=w.VBox([made["told"], row(*titled)]))
 
 # %% ../nbs/40_widgets.ipynb #29d9e0b1
@@ -555,20 +564,20 @@ def begun(config: TrainConfig, stop: Flag, current: dict) -> Iterator[tuple]:
     "Read the data, then train; `current` gets the trainer, so that a button can reach it."
     if config.resume: yield from handed_over(config, stop)
     own = dict(trainer=None, stop=stop, ended=Flag())
-    if _here.setdefault(place_of(config), own) is not own: raise ValueError(still_training(config))
+    place = place_of(config)
+    if _here.setdefault(place, own) is not own: raise ValueError(taken(config))
     try:
         yield 0, 1, f"reading {config.dataset_path}"
         current["trainer"] = own["trainer"] = Trainer(config)
         if stop.is_set(): raise Stopped  # and nothing is written
         yield from training(current["trainer"], stop)
     finally:
-        del _here[place_of(config)]
+        del _here[place]
         own["ended"].set()
 
-def still_training(config: TrainConfig) -> str:
-    "That a panel of before trains the run of this name, and what to do; empty where none does."
-    if place_of(config) not in _here: return ""
-    return f"run_name {config.run_name}: a panel that was opened before is training it; Resume takes it over, and loses nothing"
+def taken(config: TrainConfig) -> str:
+    "Say that a panel of before trains the run of this name, and what to do."
+    return f"run_name {config.run_name}: a panel of before is training it; Resume takes it over, and nothing is lost"
 
 # %% ../nbs/40_widgets.ipynb #bb23cb6d
 def train_panel(
@@ -589,7 +598,7 @@ def train_panel(
     job, resume = Job(anew, show, "Start", "Stop (saves)"), control(w.Button, "resume", text="Resume", width=None)
     resume.on_click(lambda _: job.start(going))
     job.halt.on_click(halt)
-    job.problem.value = still_training(config)
+    if place_of(config) in _here: job.problem.value = taken(config)
     bar = [job.go, job.halt, resume, job.bar, job.status]
     rows = [[ui[k] for k in ("dataset_path", "image_size", "batch_size")], [ui["run_name"], ui["epochs"]], bar, job.problem, [loss, samples["box"]]]
     return Panel(rows, job=job, resume=resume, loss=loss, samples=samples, current=current, **ui)
@@ -673,7 +682,8 @@ def between(
     one, two = (noise(shape, generators(seed, 1)).expand(len(y), -1, -1, -1) for seed in (a, b))
     eps = slerp(one, two, torch.linspace(0, 1, len(y)))  # (N, C, H, W)
     def from_here(denoise, x, schedule, ts, **kw): return SAMPLERS["ddim"](denoise, begin(schedule, eps.to(x)), schedule, ts, **kw)
-    for step in walk(net, model.config, model.in_channels, len(model.classes), y, sample=from_here, steps=steps, cfg_scale=scale):
+    own = (net, model.config, model.in_channels, len(model.classes), y)
+    for step in walk(*own, sample=from_here, steps=steps, cfg_scale=scale):
         yield step.i + 1, steps, told(step.i + 1, steps, net.nfe, start), step.x.cpu()
 
 # %% ../nbs/40_widgets.ipynb #d5a5c1e8
@@ -773,7 +783,8 @@ def filled(
     net, start, device = Watched(model.net, stop), time.monotonic(), next(model.net.parameters()).device
     known, keep = x0.expand(len(y), -1, -1, -1).to(device), (~hole).float().to(device)
     def around(denoise, x, *a, **kw): return SAMPLERS["ddim"](inpainted(denoise, known, keep), x, *a, **kw)
-    for step in walk(net, model.config, model.in_channels, len(model.classes), y, sample=around, steps=steps, cfg_scale=scale, seed=seed):
+    own = (net, model.config, model.in_channels, len(model.classes), y)
+    for step in walk(*own, sample=around, steps=steps, cfg_scale=scale, seed=seed):
         yield step.i + 1, steps, told(step.i + 1, steps, net.nfe, start), step.x.cpu()
 
 # %% ../nbs/40_widgets.ipynb #edf5db79
@@ -788,7 +799,8 @@ def inpaint_panel(
     check_noising(images, ["cosine"], model)
     label, which, seed = class_menu(model), control(w.BoundedIntText, "which", 0, 0, len(images) - 1, text="picture", width=170), control(w.BoundedIntText, "seed", 0, 0, 2**31 - 1)
     brush, clear = control(w.FloatSlider, "brush", 1.5, min=.5, max=images.shape[-1] / 4, step=.5, width=260), control(w.Button, "clear", width=None)
-    painter, image, told = hook(MaskPainter(size=images.shape[-1]), "paint"), picture("image", 60 * min(n, 4)), hook(Html(), "painted")
+    painter, told = hook(MaskPainter(size=images.shape[-1]), "paint"), hook(Html(), "painted")
+    image = picture("image", 60 * min(n, 4))
 
     def work(stop): return filled(model, images[which.value], painter.hole(), torch.full((n,), label.value), stop, seed=seed.value)
     def show(state): image.value = png(state[3], 4)

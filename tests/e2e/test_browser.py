@@ -70,7 +70,8 @@ def answers(url):
 def write_page(path, *cells):
     "A page of its own, for one test."
     kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
-    made = [dict(cell_type="code", id=f"cell{i}", execution_count=None, metadata={}, outputs=[], source=o) for i, o in enumerate(cells)]
+    code = dict(cell_type="code", execution_count=None, metadata={}, outputs=[])
+    made = [code | dict(id=f"cell{i}", source=o) for i, o in enumerate(cells)]
     path.write_text(json.dumps(dict(cells=made, metadata=kernel, nbformat=4, nbformat_minor=5)), encoding="utf-8")
 
 
@@ -325,8 +326,13 @@ for _ in Trainer(TrainConfig(dataset_path=str(folder / "data"), run_name=name, *
 run, torn = folder / "results" / name, folder / "results" / ("torn " + name)
 shutil.copytree(run, torn)
 for o in torn.rglob("*.safetensors"): o.write_bytes(b"torn")
-""", "generation_panel(folder / 'results')", "guidance_panel(run, (0, 2), n=2, steps=2)", "inpaint_panel(run, torch.zeros(1, 1, 8, 8), n=2)",
-           "train_panel(TrainConfig(dataset_path=name, run_name=name + '2', **small))", "noising_demo(schedules=('linear',))", "print('all cells ran')")
+""",
+           "generation_panel(folder / 'results')",
+           "guidance_panel(run, (0, 2), n=2, steps=2)",
+           "inpaint_panel(run, torch.zeros(1, 1, 8, 8), n=2)",
+           "train_panel(TrainConfig(dataset_path=name, run_name=name + '2', **small))",
+           "noising_demo(schedules=('linear',))",
+           "print('all cells ran')")
 
 
 @pytest.mark.parametrize("kind", ["lab", "voila"])
