@@ -18,7 +18,6 @@ import html
 import io
 import math
 import re
-import string
 import threading
 import time
 import traceback
@@ -40,10 +39,13 @@ from .images import grid, to_pil_image, to_uint8
 class Markup(str):
     "Text that is HTML already."
 
-class _Escaping(string.Formatter):
-    "Fill a template; escape what isn't `Markup`."
-    def format_field(self, value: object, spec: str) -> str:
-        return value if isinstance(value, Markup) else html.escape(sendable(format(value, spec)))
+class _Value:
+    "A value on its way into a template: escaped there, unless it is `Markup`."
+    def __init__(self, value: object): self.value = value
+    def __format__(self, spec: str) -> str:
+        return self.value if isinstance(self.value, Markup) else html.escape(sendable(format(self.value, spec)))
+    def __str__(self) -> str: return format(self, "")
+    def __repr__(self) -> str: return html.escape(sendable(repr(self.value)))
 
 def markup(
     template: str,  # HTML, written by hand, with {} or {name} for values
@@ -51,11 +53,11 @@ def markup(
     **named: object,
 ) -> Markup:
     "Fill a template of HTML. Values are escaped, unless they are `Markup`."
-    return Markup(_Escaping().format(template, *values, **named))
+    return Markup(template.format(*map(_Value, values), **{k: _Value(v) for k, v in named.items()}))
 
 def joined(parts: Iterable[str]) -> Markup:
     "Put pieces one after the other; those that aren't `Markup` are escaped."
-    return Markup("".join(markup("{}", o) for o in parts))
+    return Markup("".join(format(_Value(o)) for o in parts))
 
 # %% ../nbs/39_parts.ipynb #2932b829
 def sendable(text: str) -> str:

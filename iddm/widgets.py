@@ -79,7 +79,7 @@ def read_upload(
     size: int,
     channels: int,
 ) -> Tensor:  # (C, size, size) in [-1, 1]
-    "Read an image that a user chose: upright, its middle, sized and coloured as the others. Raises `ValueError` for no image."
+    "Read an image that a user chose: upright, cropped, sized and coloured alike. Raises `ValueError` where it is none."
     name, content, advice = shown_name(upload["name"]), bytes(upload["content"]), "give a PNG, JPEG or WebP file"
     if not content and upload.get("size"):  # the browser kept it
         size_in_words = f"{upload['size'] / 2**20:.0f} MB"

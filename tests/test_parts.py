@@ -20,7 +20,7 @@ from iddm.parts import COLORS, DASHES, Html, Job, Panel, STYLE, Stopped, chart, 
 def test_only_templates_become_html(text):
     safe = html.escape(text)
     assert markup("<b title='{}'>{x}</b>", text, x=text) == f"<b title='{safe}'>{safe}</b>"
-    assert markup("{!r:>3}", Path(text)) == html.escape(repr(Path(text)))
+    assert markup("{!r:>3}{!s}", Path(text), Path(text)) == html.escape(repr(Path(text)) + str(Path(text)))
     assert markup("<p>{}</p>", markup("<i>{}</i>", text)) == f"<p><i>{safe}</i></p>"
     assert joined([text, markup("<br>")]) == safe + "<br>"
     assert Html(text).value == safe
