@@ -319,7 +319,7 @@ def test_models_of_one_class_and_of_colour_and_odd_sizes_train():
             assert e.images["ema"].shape == (20, channels, size, size) and e.images["ema"].isfinite().all()
 
 # %% ../nbs/22_trainer.ipynb #a84e67d6
-def test_a_run_is_the_same_with_processes_that_make_its_batches_and_with_dropout_when_it_is_cut():
+def test_a_run_is_the_same_with_threads_that_make_its_batches_and_with_dropout_when_it_is_cut():
     with TemporaryDirectory() as d:
         kw = dict(dropout=.2, hflip=True, crop="random", batch_size=300, sample_interval=0)
         for _ in Trainer(tiny(d, run_name="whole", **kw)).fit(): pass
