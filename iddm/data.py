@@ -223,6 +223,8 @@ def existing_folder(root: str | Path) -> Path:
     why = f"no such folder; {known}"
     if not bare:
         why = f"it is empty; {known}; the current folder is ."
+    elif text.encode(errors="ignore") != text.encode(errors="surrogatepass"):
+        why = "this path is not UTF-8, so no settings can keep it; rename the folder, or make a link to it and give that"
     elif os.path.isdir(text):
         return Path(root)
     elif os.path.exists(text):
@@ -618,7 +620,7 @@ def cached(
     "Decode a source, or find it decoded already. Raises `ValueError` where it can't be decoded or kept."
     need = len(source.labels) * size**2 * (1 if channels == 1 else 3)  # bytes
     if cache is None:
-        with TemporaryDirectory() as d, keeping(Path(d), need):
+        with TemporaryDirectory() as d, keeping(Path(d), need, "TMPDIR"):
             build(source, size, channels, Path(d), workers)
             return open_built(Path(d), in_memory=True)
     with keeping(cache := Path(cache), need):
@@ -695,13 +697,13 @@ def one_at_a_time(path: Path) -> Iterator[bool]:  # whether it's sure that we ar
 
 # %% ../nbs/20_data.ipynb #73e93799
 @contextmanager
-def keeping(cache: Path, need: int) -> Iterator[None]:
+def keeping(cache: Path, need: int, by: str = "--result_path") -> Iterator[None]:
     "Say in a line if decoded images can't be written."
     try: yield
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
         todo = f"{need / 2**20:,.0f} MB are needed, make room" if full else "make it writable"
-        raise ValueError(f"{cache}: decoded images can't be kept there ({e.strerror or e}); {todo}, or choose another --result_path") from None
+        raise ValueError(f"{cache}: decoded images can't be kept there ({e.strerror or e}); {todo}, or choose another {by}") from None
 
 # %% ../nbs/20_data.ipynb #6efef845
 def known_key(
