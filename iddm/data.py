@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'MOST_BYTES', 'MOST_PIXELS', 'SPLITS', 'NAMED', 'DATASETS', 'MNIST_FILES', 'FILES', 'PLACES',
-           'MOST_PACKED', 'FASHION', 'IN_MEMORY', 'Data', 'digits', 'pictures', 'find', 'class_name', 'check_file',
+           'MOST_PACKED', 'FASHION', 'IN_MEMORY', 'Data', 'digits', 'pictures', 'class_name', 'find', 'check_file',
            'open_image', 'square', 'decode', 'Source', 'content_key', 'date_stamp', 'existing_folder', 'nested',
            'folder', 'left_out', 'named', 'wanted', 'read_idx', 'idx_shape', 'idx_files', 'from_idx', 'known_set',
            'Chunk', 'decode_chunk', 'as_image', 'colourless', 'ahead', 'chunks', 'build', 'check_classes', 'checksum',
            'drop_colour', 'whole_numbers', 'names', 'described', 'open_built', 'mapped', 'check_mapped', 'cached',
-           'kept', 'make_anew', 'remove', 'put_in_place', 'one_at_a_time', 'keeping', 'known_key', 'load_data',
+           'find_built', 'make_anew', 'remove', 'put_in_place', 'one_at_a_time', 'keeping', 'known_key', 'load_data',
            'source_of', 'overview', 'show_classes', 'luck', 'own_noise', 'order', 'kept_size', 'views', 'Batch',
            'batch', 'batches']
 
@@ -80,10 +80,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 def _cannot_read(e: OSError) -> None:
     "Refuse a folder that can't be read: to leave it out would shift the labels of the classes after it."
-    raise ValueError(f"folder {e.filename!r}: can't be read ({e.strerror}); mend its permissions, or move it away") from None
+    todo = "mend its permissions, or move it away"
+    raise ValueError(f"folder {e.filename!r}: can't be read ({e.strerror}); {todo}") from None
 
 def pictures(root: Path) -> list[Path]:
-    "All pictures under a folder, also behind links, but not in hidden folders. Raises `ValueError` if a folder can't be read."
+    "All pictures under a folder, also behind links, but not in hidden folders. Raises `ValueError`."
     found, seen = [], set()
     for where, folders, files in os.walk(root, followlinks=True, onerror=_cannot_read):
         new = (real := os.path.realpath(where)) not in seen  # a link may lead back up
@@ -91,6 +92,17 @@ def pictures(root: Path) -> list[Path]:
         folders[:] = [o for o in folders if o[0] != "." and new]
         found += [Path(where, o) for o in files if new and o[0] != "." and os.path.splitext(o)[1].lower() in SUFFIXES]
     return sorted(found)
+
+# %% ../nbs/20_data.ipynb #80a7a494
+def class_name(
+    folder: str,
+    taken: Iterable[str] = (),  # names of the classes before it
+) -> str:
+    "The class of a folder: its name as it's printed and given to `--class_name`; two never become one."
+    name = printable(folder)
+    while name in taken:
+        name += "_"
+    return name
 
 # %% ../nbs/20_data.ipynb #33753432
 def find(
@@ -107,17 +119,6 @@ def find(
         if files:
             classes[class_name(folder.name, classes)] = files
     return classes or {"": pictures(root)}
-
-# %% ../nbs/20_data.ipynb #80a7a494
-def class_name(
-    folder: str,
-    taken: Iterable[str] = (),  # names of the classes before it
-) -> str:
-    "The class of a folder: its name as it can be printed, so that it can be given to `--class_name`; two folders never become one class."
-    name = printable(folder)
-    while name in taken:
-        name += "_"
-    return name
 
 # %% ../nbs/20_data.ipynb #b6124450
 MOST_BYTES, MOST_PIXELS = 2**31, 178_956_970
@@ -191,7 +192,7 @@ def content_key(
     root: Path,
     files: Sequence[Path],
 ) -> str:
-    "A hash of the names and bytes of files. What can't be read counts as empty: decoding will say what is wrong with it."
+    "A hash of the names and bytes of files; what can't be read counts as empty, and decoding says why."
     h, n = hashlib.sha256(), len(str(root))
     for path in files:
         try:
@@ -206,7 +207,7 @@ def content_key(
 def date_stamp(
     files: Sequence[Path],
 ) -> str:
-    "A hash of the paths, sizes and dates of files: of their content, and of the file itself where the system keeps one."
+    "A hash of the paths, sizes and both dates of files."
     h = hashlib.sha256()
     for path in files:
         try: info = os.stat(path)
@@ -218,15 +219,15 @@ def date_stamp(
 def existing_folder(root: str | Path) -> Path:
     "The folder that a path means. Raises `ValueError` that says what to give instead."
     text = str(root)
-    known = f"give {', '.join(DATASETS)}, or a folder with one folder of pictures per class, or with pictures"
+    is_utf8 = text.encode(errors="ignore") == text.encode(errors="surrogatepass")
+    if is_utf8 and os.path.isdir(text): return Path(root)
     home, bare = os.path.expanduser(text), text.strip()
+    known = f"give {', '.join(DATASETS)}, or a folder with one folder of pictures per class, or with pictures"
     why = f"no such folder; {known}"
     if not bare:
         why = f"it is empty; {known}; the current folder is ."
-    elif text.encode(errors="ignore") != text.encode(errors="surrogatepass"):
-        why = "this path is not UTF-8, so no settings can keep it; rename the folder, or make a link to it and give that"
-    elif os.path.isdir(text):
-        return Path(root)
+    elif not is_utf8:
+        why = "not UTF-8, so no settings can keep it; rename the folder, or make a link to it and give that"
     elif os.path.exists(text):
         why = "a file, not a folder; unpack it if it is an archive, and give the folder of the images"
     elif os.path.isdir(home):
@@ -250,8 +251,9 @@ def nested(
     first = root / parts[0][0][0]
     names = printable(", ".join(inner[0][:5]))
     if all(o.lower() in SPLITS for o in found):
-        raise ValueError(f"dataset_path {str(root)!r}: its folders {', '.join(found)} are parts of a data set, not classes; "
-                         f"give one of them, such as {str(first)!r}, whose folders are {names}")
+        what = f"its folders {', '.join(found)} are parts of a data set, not classes"
+        give = f"give one of them, such as {str(first)!r}, whose folders are {names}"
+        raise ValueError(f"dataset_path {str(root)!r}: {what}; {give}")
     if len(found) == 1 and len(inner[0]) > 1:
         return f"{printable(str(first))}: the only class; if {names} are the classes, give this folder instead"
     return ""
@@ -267,7 +269,8 @@ def folder(
     if not files: raise ValueError(f"dataset_path {str(root)!r}: no picture in it; files that end in {' '.join(SUFFIXES)} are read")
     labels = np.repeat(np.arange(len(found)), [len(o) for o in found.values()])  # (N,)
     classes = tuple(o for o in found if o)
-    return Source(str(root), files, labels, classes, partial(content_key, root, files), partial(date_stamp, files), left_out(root, found))
+    key, stamp = partial(content_key, root, files), partial(date_stamp, files)
+    return Source(str(root), files, labels, classes, key, stamp, left_out(root, found))
 
 # %% ../nbs/20_data.ipynb #09737e62
 def left_out(
@@ -302,16 +305,19 @@ def named(
             sets = [cls(str(root), download=True, **kw) for kw in parts]
     except (OSError, RuntimeError, ValueError, EOFError) as e:
         reason = (str(e).strip() or type(e).__name__).splitlines()[-1]
-        raise ValueError(f"dataset_path {name!r}: not in data_root {str(root)!r}, and not to be downloaded ({reason}); {wanted(name, root)}") from None
+        where = f"not in data_root {str(root)!r}, and not to be downloaded ({reason})"
+        raise ValueError(f"dataset_path {name!r}: {where}; {wanted(name, root)}") from None
     labels = np.array([int(y) for o in sets for y in (o.targets if hasattr(o, "targets") else o._labels)])  # (N,)
     classes = tuple(getattr(sets[0], "classes", None) or map(str, range(labels.max() + 1)))
     return Source(name, ConcatDataset(sets), labels, tuple(o.split(" - ")[-1].replace("/", " or ") for o in classes), lambda: name)
 
 # %% ../nbs/20_data.ipynb #58f0a52b
 MNIST_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
-FILES = dict(mnist=MNIST_FILES, fashion_mnist=MNIST_FILES, cifar10=("cifar-10-python.tar.gz",), cifar100=("cifar-100-python.tar.gz",),
+FILES = dict(mnist=MNIST_FILES, fashion_mnist=MNIST_FILES, cifar10=("cifar-10-python.tar.gz",),
+    cifar100=("cifar-100-python.tar.gz",),
              flowers102=("102flowers.tgz", "imagelabels.mat", "setid.mat"))
-PLACES = dict(mnist="MNIST/raw", fashion_mnist="FashionMNIST/raw", flowers102="flowers-102")  # in data_root; others: there itself
+PLACES = dict(mnist="MNIST/raw", fashion_mnist="FashionMNIST/raw",
+    flowers102="flowers-102")  # in data_root; others: there itself
 
 def wanted(name: str, root: str | Path) -> str:
     "Which files of a known data set to put where, in words."
@@ -327,7 +333,7 @@ MOST_PACKED = 2**31  # bytes; a larger file is to be unpacked first
 def read_idx(
     path: Path,  # .gz or not
 ) -> np.ndarray:
-    "Read an `idx` file of bytes. Raises `ValueError` where it is something else, cut off, or asks for more than it holds."
+    "Read an `idx` file of bytes. Raises `ValueError` if it's something else, or cut off."
     packed = path.suffix == ".gz"
     try:
         with (gzip.open if packed else open)(path, "rb") as f:
@@ -339,7 +345,8 @@ def read_idx(
         if len(raw) != prod(shape):
             raise ValueError(f"its header asks for {prod(shape):,} bytes, not for those that follow")
     except (OSError, EOFError, ValueError, zlib.error) as e:
-        raise ValueError(f"{path}: not an idx file of bytes, or cut off ({e}); replace it, or delete it to have it downloaded again") from None
+        todo = "replace it, or delete it to have it downloaded again"
+        raise ValueError(f"{path}: not an idx file of bytes, or cut off ({e}); {todo}") from None
     return np.frombuffer(raw, np.uint8).reshape(shape)
 
 # %% ../nbs/20_data.ipynb #17a85784
@@ -378,13 +385,16 @@ def from_idx(
     "An MNIST from its two training files. Raises `ValueError` where they don't belong together."
     images, labels = map(read_idx, files)  # (N, H, W), (N,)
     if (images.ndim, labels.ndim) != (3, 1) or not images.size:
-        raise ValueError(f"{files[0]} of shape {images.shape}, {files[1]} of shape {labels.shape}: not images and their labels; replace them")
+        shapes = f"{files[0]} of shape {images.shape}, {files[1]} of shape {labels.shape}"
+        raise ValueError(f"{shapes}: not images and their labels; replace them")
     if len(images) != len(labels):
-        raise ValueError(f"{files[0]} has {len(images)} images, {files[1]} has {len(labels)} labels: not of the same set; replace them")
+        numbers = f"{files[0]} has {len(images)} images, {files[1]} has {len(labels)} labels"
+        raise ValueError(f"{numbers}: not of the same set; replace them")
     fashion = "fashion" in f"{files[0]}{name}".lower()
     most = 10 if fashion or name in NAMED else 256
     if labels.max() >= most:
-        raise ValueError(f"{files[1]}: a label is {labels.max()}, but {name} has {most} classes, 0 to {most - 1}; replace it")
+        known = f"{name} has {most} classes, 0 to {most - 1}"
+        raise ValueError(f"{files[1]}: a label is {labels.max()}, but {known}; replace it")
     classes = FASHION if fashion else tuple(map(str, range(labels.max() + 1)))
     none = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
     notes = tuple(f"class {classes[k]}: no image has it" for k in none)
@@ -507,8 +517,8 @@ def build(
     if channels == "auto" and grey: drop_colour(out / "images.bin", size**2)
     one_channel = channels == 1 or channels == "auto" and grey
     about = dict(
-        shape=(len(good), 1 if one_channel else 3, size, size), labels=source.labels[good].tolist(), classes=source.classes,
-        sizes=sizes, skipped=skipped, key=key, crc32=checksum(out / "images.bin"),
+        shape=(len(good), 1 if one_channel else 3, size, size), labels=source.labels[good].tolist(),
+        classes=source.classes, sizes=sizes, skipped=skipped, key=key, crc32=checksum(out / "images.bin"),
     )
     (out / "data.json").write_text(json.dumps(about), encoding="utf-8")
 
@@ -544,7 +554,7 @@ def drop_colour(path: Path, plane: int) -> None:
 
 # %% ../nbs/20_data.ipynb #a6cdf747
 def whole_numbers(value: object, *shape: int) -> np.ndarray:
-    "A list from a JSON file as an array of whole numbers. Raises `ValueError` where it is something else, or of another shape."
+    "A list from a JSON file as an array of whole numbers. Raises `ValueError` if it's something else."
     a = np.array(value) if isinstance(value, list) else np.array(None)
     if a.dtype.kind != "i" or a.shape != shape: raise ValueError(f"not whole numbers of shape {shape}")
     return a
@@ -557,7 +567,7 @@ def names(value: object) -> tuple[str, ...]:
 
 # %% ../nbs/20_data.ipynb #ec5a038e
 def described(out: Path) -> dict:
-    "What `data.json` says of the bytes beside it, each field checked. Raises `ValueError` or `OSError` where it can't be trusted."
+    "Read `data.json` and check each field. Raises `ValueError` or `OSError` if it can't be trusted."
     check_file(out / "images.bin", most=np.inf)
     size = os.path.getsize(out / "images.bin")
     check_file(out / "data.json", most=2**24 + 64 * size)
@@ -566,11 +576,14 @@ def described(out: Path) -> dict:
     if not isinstance(about, dict): raise ValueError("not a description")
     shape = tuple(whole_numbers(about.get("shape"), 4).tolist())
     n, channels, height, width = shape
-    if min(shape) < 1 or channels not in (1, 3) or height != width or prod(shape) != size: raise ValueError("another shape")
-    classes, skipped, key, crc32 = names(about.get("classes")), names(about.get("skipped")), about.get("key"), about.get("crc32")
+    square_images = min(shape) > 0 and channels in (1, 3) and height == width
+    if not square_images or prod(shape) != size: raise ValueError("another shape")
+    classes, skipped = names(about.get("classes")), names(about.get("skipped"))
+    key, crc32 = about.get("key"), about.get("crc32")
     labels, sizes = whole_numbers(about.get("labels"), n), whole_numbers(about.get("sizes"), n, 2)
     if len(set(classes)) < len(classes): raise ValueError("a class twice")
-    if labels.min() < 0 or labels.max() >= max(1, len(classes)) or sizes.min() < 1: raise ValueError("numbers out of range")
+    if labels.min() < 0 or labels.max() >= max(1, len(classes)): raise ValueError("a label out of range")
+    if sizes.min() < 1: raise ValueError("a size out of range")
     if not isinstance(key, str) or type(crc32) not in (int, type(None)): raise ValueError("no key or no checksum")
     return dict(shape=shape, labels=labels, classes=classes, sizes=sizes, skipped=skipped, key=key, crc32=crc32)
 
@@ -590,11 +603,12 @@ def open_built(
     if changed or raw.size != prod(shape): raise ValueError("not the bytes that were written")
     labels, sizes = torch.from_numpy(about["labels"]).long(), torch.from_numpy(about["sizes"])
     file = None if in_memory else (path, state)
-    return Data(torch.from_numpy(raw.reshape(shape)), labels, about["classes"], about["skipped"], sizes, about["key"], file)
+    images = torch.from_numpy(raw.reshape(shape))
+    return Data(images, labels, about["classes"], about["skipped"], sizes, about["key"], file)
 
 # %% ../nbs/20_data.ipynb #0dcae27e
 def mapped(path: Path) -> np.ndarray:
-    "The bytes of a file, mapped into memory: writable for torch, but never to the file. Read where the file system can't map."
+    "Map a file into memory: writable for torch, but never to the file. Read it if the file system can't map."
     try: return np.memmap(path, np.uint8, "c")
     except OSError: return np.fromfile(path, np.uint8)
 
@@ -607,7 +621,8 @@ def check_mapped(data: Data) -> None:
     except OSError: return  # deleted: what is mapped stays
     same_file = os.path.samestat(now, then)  # another in its place does no harm
     if same_file and (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
-        raise ValueError(f"{path}: changed while it was trained on; delete {str(path.parent)!r} and resume, then it's decoded anew")
+        todo = f"delete {str(path.parent)!r} and resume, then it's decoded anew"
+        raise ValueError(f"{path}: changed while it was trained on; {todo}")
 
 # %% ../nbs/20_data.ipynb #4d210371
 def cached(
@@ -628,13 +643,13 @@ def cached(
         key = known_key(source, cache)
         own = hashlib.sha256(f"3 {key} {list(source.classes)} {size} {channels}".encode()).hexdigest()[:12]
         out = cache / f"{safe_name(Path(source.name).name)}-{size}-{own}"
-        find_it = partial(kept, out, source, size, channels, key)
+        find_it = partial(find_built, out, source, size, channels, key)
         data = find_it()
         make = partial(build, source, size, channels, workers=workers, key=key)
         return make_anew(out, find_it, make, need) if data is None else data
 
 # %% ../nbs/20_data.ipynb #08761467
-def kept(out: Path, source: Source, size: int, channels: str | int, key: str) -> Data | None:
+def find_built(out: Path, source: Source, size: int, channels: str | int, key: str) -> Data | None:
     "Decoded images of a source; None where they aren't there, can't be trusted, or are of something else."
     try: data = open_built(out)
     except (OSError, ValueError): return None
@@ -703,7 +718,8 @@ def keeping(cache: Path, need: int, by: str = "--result_path") -> Iterator[None]
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
         todo = f"{need / 2**20:,.0f} MB are needed, make room" if full else "make it writable"
-        raise ValueError(f"{cache}: decoded images can't be kept there ({e.strerror or e}); {todo}, or choose another {by}") from None
+        why = f"decoded images can't be kept there ({e.strerror or e})"
+        raise ValueError(f"{cache}: {why}; {todo}, or choose another {by}") from None
 
 # %% ../nbs/20_data.ipynb #6efef845
 def known_key(

@@ -25,6 +25,7 @@ from iddm.images import to_uint8
 import re
 import socket
 import sys
+import threading
 import pytest
 from iddm.data import Batch, Chunk, DATASETS, Data, FASHION, NAMED, SUFFIXES, Source, ahead, as_image, batch, batches, build, cached, chunks, colourless, content_key, date_stamp, decode, digits, drop_colour, find, folder, from_idx, idx_files, kept_size, known_key, known_set, load_data, luck, named, one_at_a_time, open_built, order, overview, own_noise, pictures, read_idx, show_classes, square, views, wanted
 
@@ -92,8 +93,10 @@ def lying_file(path, kind):
     elif kind == "text": path.write_text("no image\n" * 100_000)
     else: path.write_bytes(b"")
 
-LYING = {"pipe": "not a regular file", "device": "not a regular file", "loop": "symbolic links", "socket": "not a regular file",
-         "huge": "3.0 GB, larger than the 2 GB", "bomb": "more than 179 million pixels", "text": "cannot identify", "empty": "an empty file"}
+LYING = {"pipe": "not a regular file", "device": "not a regular file", "loop": "symbolic links",
+    "socket": "not a regular file",
+         "huge": "3.0 GB, larger than the 2 GB", "bomb": "more than 179 million pixels", "text": "cannot identify",
+         "empty": "an empty file"}
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
 @pytest.mark.parametrize("kind", [*LYING, "folder"])
@@ -109,8 +112,10 @@ def one_image(suffix, **kw):
     Image.radial_gradient("L").resize((60, 40)).convert("RGB").save(file, suffix, **kw)
     return file.getvalue()
 
+# %% ../nbs/20_data.ipynb #1b9ae361
 @pytest.mark.parametrize("share", (.02, .3, .6, .9, .97))
-@pytest.mark.parametrize("suffix, kw", [("jpeg", {}), ("jpeg", dict(progressive=True)), ("png", {}), ("gif", {}), ("webp", {}), ("bmp", {}),
+@pytest.mark.parametrize("suffix, kw", [("jpeg", {}), ("jpeg", dict(progressive=True)), ("png", {}), ("gif", {}),
+    ("webp", {}), ("bmp", {}),
                                         ("tiff", {}), ("tiff", dict(compression="tiff_lzw"))], ids=str)
 def test_a_file_that_was_cut_off_is_never_half_an_image(suffix, kw, share, tmp_path):
     raw = one_image(suffix, **kw)
@@ -192,10 +197,14 @@ def tree(root, *files):
         else: Image.new("L", (4, 4), 9 * i).save(path, "PNG")
 
 @pytest.mark.parametrize("path, why", [
-    ("", "it is empty; give digits, mnist"), ("  ", "it is empty; .* the current folder is [.]"), ("nowhere", "no such folder; give digits"), ("pets ", "'pets' is there; leave out the spaces"),
-    (" pets", "'pets' is there; leave out the spaces"), ("~/pets", "~ was not replaced by the shell; give '.*pets'"), ("pets.zip", "a file, not a folder; unpack it"),
-    ("pets.csv", "a file, not a folder"), ("pets/a/1.png", "a file, not a folder"), ("pets/a/1.png/", "no such folder"), ("pets\0", "no such folder"), ("x" * 5000, "no such folder"),
-    ("caf\udce9", "not UTF-8, so no settings can keep it"), ("none", "no picture in it; files that end in"), ("hidden", "no picture in it"),
+    ("", "it is empty; give digits, mnist"), ("  ", "it is empty; .* the current folder is [.]"),
+    ("nowhere", "no such folder; give digits"), ("pets ", "'pets' is there; leave out the spaces"),
+    (" pets", "'pets' is there; leave out the spaces"), ("~/pets", "~ was not replaced by the shell; give '.*pets'"),
+    ("pets.zip", "a file, not a folder; unpack it"),
+    ("pets.csv", "a file, not a folder"), ("pets/a/1.png", "a file, not a folder"),
+    ("pets/a/1.png/", "no such folder"), ("pets\0", "no such folder"), ("x" * 5000, "no such folder"),
+    ("caf\udce9", "not UTF-8, so no settings can keep it"), ("none", "no picture in it; files that end in"),
+    ("hidden", "no picture in it"),
 ])
 def test_a_path_that_is_no_folder_of_images_is_told(path, why, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -205,19 +214,26 @@ def test_a_path_that_is_no_folder_of_images_is_told(path, why, tmp_path, monkeyp
     for name in ("pets.zip", "pets.csv"): (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ValueError, match=why): load_data(path, 8)
 
+# %% ../nbs/20_data.ipynb #23aee2e8
 @pytest.mark.parametrize("files, give", [
-    (("train/cat/1.png", "train/dog/1.png"), "its folders train are parts of a data set, not classes; give one of them, such as '.*train', whose folders are cat, dog"),
-    (("Test/cat/1.png", "Train/cat/1.png", "val/cat/x/1.png"), "its folders Test, Train, val are parts .* such as '.*Test', whose folders are cat"),
+    (("train/cat/1.png", "train/dog/1.png"),
+     "its folders train are parts of a data set, not classes; give one of them, such as '.*train', whose .* cat, dog"),
+    (("Test/cat/1.png", "Train/cat/1.png", "val/cat/x/1.png"),
+     "its folders Test, Train, val are parts .* such as '.*Test', whose folders are cat"),
 ])
 def test_class_folders_one_level_too_deep_are_told(files, give, tmp_path):
     tree(tmp_path, *files)
     with pytest.raises(ValueError, match=give): folder(tmp_path)
 
 @pytest.mark.parametrize("files, classes, notes", [
-    (("images/cat/1.png", "images/dog/1.png"), ("images",), ["images: the only class; if cat, dog are the classes, give this folder instead"]),
-    (("cat/2020/1.png", "dog/2021/1.png"), ("cat", "dog"), []), (("train/1.png", "test/1.png"), ("test", "train"), []), (("cat/x/1.png",), ("cat",), []),
-    (("cat/1.png", "dog/"), ("cat",), ["dog: a folder without pictures, so not a class"]), (("cat/1.png",), ("cat",), []), (("1.png", "2.png"), (), []),
-    (("cat/1.png", "loose.png", "notes/"), ("cat",), ["notes: a folder without pictures, so not a class", "loose.png: beside the class folders, so without a class"]),
+    (("images/cat/1.png", "images/dog/1.png"), ("images",),
+    ["images: the only class; if cat, dog are the classes, give this folder instead"]),
+    (("cat/2020/1.png", "dog/2021/1.png"), ("cat", "dog"), []), (("train/1.png", "test/1.png"), ("test", "train"), []),
+    (("cat/x/1.png",), ("cat",), []),
+    (("cat/1.png", "dog/"), ("cat",), ["dog: a folder without pictures, so not a class"]),
+    (("cat/1.png",), ("cat",), []), (("1.png", "2.png"), (), []),
+    (("cat/1.png", "loose.png", "notes/"), ("cat",),
+    ["notes: a folder without pictures, so not a class", "loose.png: beside the class folders, so without a class"]),
 ], ids=str)
 def test_what_the_folders_mean(files, classes, notes, tmp_path):
     tree(tmp_path, *files)
@@ -225,6 +241,7 @@ def test_what_the_folders_mean(files, classes, notes, tmp_path):
     assert source.classes == classes
     assert [o.removeprefix(f"{tmp_path}{os.sep}") for o in source.notes] == notes
 
+# %% ../nbs/20_data.ipynb #d7f40721
 @pytest.mark.parametrize("where", ("", "cat", "cat/inner"))
 def test_a_folder_that_cannot_be_read_is_told(where, tmp_path, monkeypatch):
     tree(tmp_path, "cat/1.png", "cat/inner/2.png", "dog/1.png")
@@ -234,7 +251,8 @@ def test_a_folder_that_cannot_be_read_is_told(where, tmp_path, monkeypatch):
         return real(path)
     monkeypatch.setattr(os, "scandir", scandir)
     monkeypatch.setattr(os, "listdir", lambda path: [o.name for o in scandir(path)])
-    with pytest.raises(ValueError, match="folder '.*': can't be read .Permission denied.; mend its permissions"): folder(tmp_path)
+    with pytest.raises(ValueError, match="folder '.*': can't be read .Permission denied.; mend its permissions"):
+        folder(tmp_path)
 
 # %% ../nbs/20_data.ipynb #103525f4
 ODD = [b"caf\xe9", b"\xff\xfe", b"a\nb", b"\x1b[31mred", b"tab\t"]  # names of folders, as bytes
@@ -269,6 +287,7 @@ def test_the_key_of_a_folder_is_what_it_was(tmp_path):
     want = hashlib.sha256(b"".join(f"/{o} {len(x)} ".encode() + x for o, x in raw.items())).hexdigest()
     assert folder(tmp_path).key() == want
 
+# %% ../nbs/20_data.ipynb #18d28a28
 @pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
 @pytest.mark.parametrize("kind", LYING)
 def test_a_set_with_a_file_that_lies_is_read_without_it(kind, tmp_path, monkeypatch):
@@ -320,10 +339,14 @@ def idx(*shape, kind=8, body=None):
 
 @pytest.mark.parametrize("packed", (False, True))
 @pytest.mark.parametrize("raw, why", [
-    (b"", "does not begin"), (b"\0\0\x08", "does not begin"), (b"no idx file at all", "does not begin"), (b"\0\0\x08\x01\0", "1 axes"),
-    (idx(2, 2, 2, kind=13), "type 0x0d, and only bytes"), (idx(2, kind=9), "type 0x09"), (idx(2, 2), "2 axes"), (idx(), "0 axes"),
-    (bytes([0, 0, 8, 255]) + b"\1" * 2000, "255 axes"), (idx(3, 2, 2)[:-1], "not for those that follow|more than"), (idx(3) + b"x", "not for those"),
-    (idx(2**32 - 1, body=b"x"), "asks for 4,294,967,295 bytes"), (idx(2**31, 2**31, 2**31, body=b""), "asks for 9,903,520,314,283,042,199,192,993,792 bytes"),
+    (b"", "does not begin"), (b"\0\0\x08", "does not begin"), (b"no idx file at all", "does not begin"),
+    (b"\0\0\x08\x01\0", "1 axes"),
+    (idx(2, 2, 2, kind=13), "type 0x0d, and only bytes"), (idx(2, kind=9), "type 0x09"), (idx(2, 2), "2 axes"),
+    (idx(), "0 axes"),
+    (bytes([0, 0, 8, 255]) + b"\1" * 2000, "255 axes"), (idx(3, 2, 2)[:-1], "not for those that follow|more than"),
+    (idx(3) + b"x", "not for those"),
+    (idx(2**32 - 1, body=b"x"), "asks for 4,294,967,295 bytes"),
+    (idx(2**31, 2**31, 2**31, body=b""), "asks for 9,903,520,314,283,042,199,192,993,792 bytes"),
 ], ids=lambda o: f"{o[:6]}" if isinstance(o, bytes) else o)
 def test_an_idx_file_that_lies_is_refused(raw, why, packed, tmp_path):
     path = tmp_path / f"x{'.gz' if packed else ''}"
@@ -335,25 +358,34 @@ def test_a_packed_file_that_was_cut_off_is_refused(cut, tmp_path):
     (tmp_path / "x.gz").write_bytes(gzip.compress(idx(9, 28, 28, body=bytes(range(256)) * 27 + bytes(144)))[:cut])
     with pytest.raises(ValueError, match="not an idx file of bytes, or cut off"): read_idx(tmp_path / "x.gz")
 
+# %% ../nbs/20_data.ipynb #b12e5dee
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    blocks = [packer.compress(idx(100, body=b""))] + [packer.compress(bytes(2**24)) for _ in range(20)] + [packer.flush()]  # 320 MB
+    blocks = [packer.compress(idx(100, body=b""))]
+    blocks += [packer.compress(bytes(2**24)) for _ in range(20)]  # 320 MB
+    blocks += [packer.flush()]
     (tmp_path / "x.gz").write_bytes(b"".join(blocks))
     asked, read = [], gzip.GzipFile.read
     monkeypatch.setattr(gzip.GzipFile, "read", lambda self, n=-1: asked.append(n) or read(self, n))
     with pytest.raises(ValueError, match="asks for 100 bytes, not for those"): read_idx(tmp_path / "x.gz")
     assert asked == [4, 4, 101]
 
+def write_set(folder, images, labels):
+    write_idx(folder / "train-images-idx3-ubyte", images)
+    write_idx(folder / "train-labels-idx1-ubyte.gz", np.array(labels))
+
 @pytest.mark.parametrize("images, labels, why", [
-    ((3, 4, 4), [0, 1], "has 3 images, .* has 2 labels"), ((2, 4, 4), [0, 1, 1], "has 2 images, .* has 3 labels"), ((2, 4, 4), [0, 10], "a label is 10, but mnist has 10 classes"),
-    ((0, 4, 4), [], "not images and their labels"), ((2, 0, 4), [0, 1], "not images and their labels"), ((2,), [0, 1], "not images and their labels"),
+    ((3, 4, 4), [0, 1], "has 3 images, .* has 2 labels"), ((2, 4, 4), [0, 1, 1], "has 2 images, .* has 3 labels"),
+    ((2, 4, 4), [0, 10], "a label is 10, but mnist has 10 classes"),
+    ((0, 4, 4), [], "not images and their labels"), ((2, 0, 4), [0, 1], "not images and their labels"),
+    ((2,), [0, 1], "not images and their labels"),
 ], ids=str)
 def test_images_and_labels_belong_together(images, labels, why, tmp_path):
-    write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros(images)), write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.array(labels))
+    write_set(tmp_path, np.zeros(images), labels)
     with pytest.raises(ValueError, match=why): load_data("mnist", 8, data_root=tmp_path)
 
 def test_a_class_that_no_image_has_is_noted(tmp_path):
-    write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((2, 4, 4))), write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.array([0, 2]))
+    write_set(tmp_path, np.zeros((2, 4, 4)), [0, 2])
     data = load_data("mnist", 8, data_root=tmp_path)
     assert (data.classes, data.skipped) == (("0", "1", "2"), ("class 1: no image has it",))
 
@@ -361,14 +393,18 @@ def test_a_class_that_no_image_has_is_noted(tmp_path):
 LINES = ["Error downloading x.gz:\nTried one, got:\nTried two, got:\n<no network>\n", "<no network>"]
 
 @pytest.mark.parametrize("text", LINES)
-@pytest.mark.parametrize("name, files", [("mnist", "train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz into .*MNIST.raw'$"),
-                                         ("cifar10", "cifar-10-python.tar.gz into 'sets'$"), ("flowers102", "102flowers.tgz and imagelabels.mat and setid.mat into .*flowers-102'$")])
+@pytest.mark.parametrize("name, files", [
+    ("mnist", "train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz into .*MNIST.raw'$"),
+    ("cifar10", "cifar-10-python.tar.gz into 'sets'$"),
+    ("flowers102", "102flowers.tgz and imagelabels.mat and setid.mat into .*flowers-102'$"),
+])
 def test_offline_is_one_line_that_says_which_files_to_put_where(name, files, text, monkeypatch, capfd):
     def offline(root, download, **kw):
         print("Failed to download (trying next):")
         raise RuntimeError(text)
     monkeypatch.setattr(torchvision.datasets, NAMED[name], offline)
-    with pytest.raises(ValueError, match=f"'{name}': not in data_root 'sets', and not to be downloaded .<no network>.; put {files}") as e: named(name, "sets")
+    line = f"'{name}': not in data_root 'sets', and not to be downloaded .<no network>.; put {files}"
+    with pytest.raises(ValueError, match=line) as e: named(name, "sets")
     assert "\n" not in str(e.value)
     assert capfd.readouterr() == ("", "")
 
@@ -384,7 +420,7 @@ class Downloaded(list):  # stands in for a class of torchvision
 def test_a_set_that_was_just_downloaded_has_the_key_that_it_will_have_the_next_time(tmp_path, monkeypatch):
     def download(root, download, train):
         (raw := Path(root) / "MNIST/raw").mkdir(parents=True)
-        write_idx(raw / "train-images-idx3-ubyte", np.full((3, 28, 28), 50)), write_idx(raw / "train-labels-idx1-ubyte.gz", np.array([1, 0, 1]))
+        write_set(raw, np.full((3, 28, 28), 50), [1, 0, 1])
         return Downloaded([0, 1, 2])
     monkeypatch.setattr(torchvision.datasets, "MNIST", download)
     first, second = known_set("mnist", tmp_path), known_set("mnist", tmp_path)
@@ -397,7 +433,8 @@ def test_chunks_come_in_order_from_any_number_of_threads():
         (Path(d) / "100.png").write_bytes(b"")
         a, b = (list(chunks(folder(d), 2, "L", workers)) for workers in (0, 2))
         for p, q in zip(a, b, strict=True): assert np.array_equal(p.images, q.images) and p.good.tolist() == q.good.tolist() and p.skipped == q.skipped and p.grey
-        assert np.concatenate([o.images[:, 0, 0, 0] for o in a]).tolist() == [i % 256 for i in range(600) if i != 100] and "an empty file" in a[100 // 16].skipped[0]
+        assert np.concatenate([o.images[:, 0, 0, 0] for o in a]).tolist() == [i % 256 for i in range(600) if i != 100]
+        assert "an empty file" in a[100 // 16].skipped[0]
     assert colourless(as_image(np.full((2, 2, 3), 7, np.uint8))) and not colourless(Image.new("RGB", (2, 2), "red")) and isinstance(a[0], Chunk)
 
 # %% ../nbs/20_data.ipynb #b9b487b2
@@ -418,7 +455,6 @@ def test_an_error_in_a_thread_is_raised_as_it_is_where_its_result_is_due():
     with pytest.raises(ValueError, match="^a line$"): next(results)
 
 def test_ctrl_c_while_results_are_waited_for_ends_the_threads(monkeypatch):
-    import threading
     before = threading.active_count()
     def interrupted(i):
         if i == 3: raise KeyboardInterrupt
@@ -487,17 +523,22 @@ def is_made_anew(load, images, out):
     assert torch.equal(open_built(out).images, images)
     return not list(out.parent.glob(".*.new"))
 
-RAW = [b"", b"\0\xff\xfe binary", b"{", b"null", b"3", b"[]", b'"text"', b"[" * 100_000, b"{}" + b" " * 2**24, b"NaN", b'{"shape": [2, 3, 8, 8]}', b"\xff\xfe{\0}\0"]
+RAW = [b"", b"\0\xff\xfe binary", b"{", b"null", b"3", b"[]", b'"text"', b"[" * 100_000, b"{}" + b" " * 2**24, b"NaN",
+    b'{"shape": [2, 3, 8, 8]}', b"\xff\xfe{\0}\0"]
 
 @pytest.mark.parametrize("raw", RAW, ids=lambda o: f"{o[:12]}")
 def test_a_description_that_is_none_is_made_anew(raw, pets):
     (pets[2] / "data.json").write_bytes(raw)
     assert is_made_anew(*pets)
 
+# %% ../nbs/20_data.ipynb #56f96e3a
 FIELDS = dict(
-    shape=[None, 3, "2388", [2, 3, 8], [2, 3, 8, 8, 1], [4, 3, 4, 8], [-2, -3, 8, 8], [2., 3, 8, 8], [True, 3, 16, 8], [2**70, 3, 8, 8], [[2, 3, 8, 8]], [0, 3, 8, 8], [6, 1, 8, 8]],
-    labels=[None, [0], [0, 1, 1], [0, 2], [0, -1], [0, .5], ["0", "1"], [True, False], [0, 2**70], [[0], [1]], {"0": 1}, "01", [1, 1]],
-    classes=[None, [], ["cat"], ["cat", "cat"], ["dog", "cat"], ["cat", 3], ["cat", None], "catdog", ["cat", "dog", "cow"], ["cat", "dog\0"], ["../../out", "dog"], ["cat", "x" * 300], [["cat"], ["dog"]]],
+    shape=[None, 3, "2388", [2, 3, 8], [2, 3, 8, 8, 1], [4, 3, 4, 8], [-2, -3, 8, 8], [2., 3, 8, 8], [True, 3, 16, 8],
+        [2**70, 3, 8, 8], [[2, 3, 8, 8]], [0, 3, 8, 8], [6, 1, 8, 8]],
+    labels=[None, [0], [0, 1, 1], [0, 2], [0, -1], [0, .5], ["0", "1"], [True, False], [0, 2**70], [[0], [1]],
+        {"0": 1}, "01", [1, 1]],
+    classes=[None, [], ["cat"], ["cat", "cat"], ["dog", "cat"], ["cat", 3], ["cat", None], "catdog",
+        ["cat", "dog", "cow"], ["cat", "dog\0"], ["../../out", "dog"], ["cat", "x" * 300], [["cat"], ["dog"]]],
     sizes=[None, [], [[20, 20]], [[20, 20], [20]], [[20, 20], [0, 20]], [20, 20], "sizes", [["20", 20], [20, 20]]],
     skipped=[None, "a file", [3], [None], ["line\nbreak"], ["\ud800"], {}],
     key=[None, 3, "", "other", "0" * 64, []],
@@ -516,6 +557,7 @@ def test_a_missing_field_is_made_anew(field, pets):
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != field}))
     assert is_made_anew(*pets)
 
+# %% ../nbs/20_data.ipynb #e5faeed3
 def spoil(path, how):
     raw = path.read_bytes()
     if how == "cut": os.truncate(path, 10)
@@ -528,7 +570,8 @@ def spoil(path, how):
         elif how == "full folder": (path / "user.txt").mkdir(parents=True)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
-@pytest.mark.parametrize("how", ("cut", "longer", "one byte", "zeros", "gone", "pipe", "device", "loop", "folder", "full folder", "empty"))
+@pytest.mark.parametrize("how", ("cut", "longer", "one byte", "zeros", "gone", "pipe", "device", "loop", "folder",
+    "full folder", "empty"))
 @pytest.mark.parametrize("name", ("images.bin", "data.json"))
 def test_a_damaged_cache_is_made_anew(name, how, pets):
     if (name, how) == ("data.json", "longer"): how = "cut"  # a space more is no damage
@@ -542,6 +585,7 @@ def test_a_damaged_note_of_the_key_is_made_anew(how, pets):
     spoil(note, how)
     assert is_made_anew(*pets)
 
+# %% ../nbs/20_data.ipynb #4da9d2f0
 @pytest.mark.skipif(sys.platform == "win32", reason="no links there")
 @pytest.mark.parametrize("what", ("file", "link to a folder", "link to nowhere"))
 def test_what_lies_where_the_cache_belongs_is_replaced(what, pets, tmp_path):
@@ -595,8 +639,10 @@ def test_a_mapped_cache_that_changes_ends_the_training_with_a_line(how, pets):
     os.utime(pets[2] / "images.bin", ns=(10**18, 10**18))  # dates have steps
     data = open_built(pets[2], in_memory=False)
     spoil(pets[2] / "images.bin", how)
-    with pytest.raises(ValueError, match="images.bin: changed while it was trained on; delete .* and resume"): batch(data, 0, 0, 2, 10)
+    with pytest.raises(ValueError, match="images.bin: changed while it was trained on; delete .* and resume"):
+        batch(data, 0, 0, 2, 10)
 
+# %% ../nbs/20_data.ipynb #2b77ed5e
 @pytest.mark.skipif(sys.platform == "win32", reason="what is mapped can't be deleted there")
 @pytest.mark.parametrize("how", ("deleted", "replaced"))
 def test_a_mapped_cache_that_is_deleted_stays(how, pets):
@@ -617,7 +663,8 @@ def test_where_a_file_cannot_be_mapped_it_is_read(pets, monkeypatch):
     assert torch.equal(open_built(pets[2], in_memory=False).images, pets[1])
 
 # %% ../nbs/20_data.ipynb #1b7d7081
-@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available"), OSError(errno.ENOSYS, "Function not implemented"),
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available"),
+    OSError(errno.ENOSYS, "Function not implemented"),
                                    PermissionError(errno.EACCES, "Permission denied")], ids=repr)
 def test_without_locks_it_goes_on_without(error, tmp_path, monkeypatch):
     def fail(*a, **kw): raise error
@@ -635,22 +682,26 @@ def test_without_locks_two_at_the_same_time_make_one_cache(tmp_path, monkeypatch
     assert all(torch.equal(a, o) for o in rest)
     assert len(list((tmp_path / "cache").iterdir())) == 2  # the images, and a note of the key
 
-@pytest.mark.parametrize("code, todo", [(errno.ENOSPC, "0 MB are needed, make room"), (errno.EDQUOT, "make room"), (errno.EIO, "make it writable"), (errno.EROFS, "make it writable")])
+@pytest.mark.parametrize("code, todo", [(errno.ENOSPC, "0 MB are needed, make room"), (errno.EDQUOT, "make room"),
+    (errno.EIO, "make it writable"), (errno.EROFS, "make it writable")])
 def test_what_cannot_be_written_is_one_line_and_nothing_is_left(code, todo, tmp_path, monkeypatch):
     (tmp_path / "pets").mkdir()
     picture(tmp_path / "pets/a.png", (20, 20), "teal")
     def fail(fd): raise OSError(code, os.strerror(code))
     monkeypatch.setattr(os, "fsync", fail)
     for cache, by in ((tmp_path / "cache", "--result_path"), (None, "TMPDIR")):
-        with pytest.raises(ValueError, match=f"decoded images can't be kept there .{os.strerror(code)}.; .*{todo}, or choose another {by}"):
+        line = f"decoded images can't be kept there .{os.strerror(code)}.; .*{todo}, or choose another {by}"
+        with pytest.raises(ValueError, match=line):
             load_data(str(tmp_path / "pets"), 8, cache=cache)
     assert {o.suffix for o in (tmp_path / "cache").iterdir()} <= {".key", ".lock"}
 
+# %% ../nbs/20_data.ipynb #3ccc3e24
 def test_room_is_looked_for_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "pets").mkdir()
     picture(tmp_path / "pets/a.png", (20, 20), "teal")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 100))
-    with pytest.raises(ValueError, match="No space left on device.; 3 MB are needed"): load_data(str(tmp_path / "pets"), 1024, cache=tmp_path / "cache")
+    with pytest.raises(ValueError, match="No space left on device.; 3 MB are needed"):
+        load_data(str(tmp_path / "pets"), 1024, cache=tmp_path / "cache")
 
 @pytest.mark.parametrize("what", ("file", "file above"))
 def test_a_cache_that_is_no_folder_is_told(what, tmp_path):
@@ -658,7 +709,8 @@ def test_a_cache_that_is_no_folder_is_told(what, tmp_path):
     picture(tmp_path / "pets/a.png", (20, 20), "teal")
     (tmp_path / "cache").write_text("")
     cache = tmp_path / "cache" / ("below" if "above" in what else "")
-    with pytest.raises(ValueError, match="decoded images can't be kept there"): load_data(str(tmp_path / "pets"), 8, cache=cache)
+    with pytest.raises(ValueError, match="decoded images can't be kept there"):
+        load_data(str(tmp_path / "pets"), 8, cache=cache)
 
 # %% ../nbs/20_data.ipynb #74ee1415
 def test_many_at_the_same_time_remember_the_same_key():
@@ -792,11 +844,12 @@ def test_batches_are_the_same_from_any_number_of_threads():
 
 # %% ../nbs/20_data.ipynb #2dd3b43e
 def test_no_process_is_started_for_decoding_or_for_batches():
-    import multiprocessing.process
+    from multiprocessing.process import BaseProcess
+
 
     def fail(self): raise RuntimeError("a script without a guard can't start processes where they are spawned")
     with pytest.MonkeyPatch.context() as m, TemporaryDirectory() as d:
-        m.setattr(multiprocessing.process.BaseProcess, "start", fail)
+        m.setattr(BaseProcess, "start", fail)
         for i in range(50): picture(f"{d}/{i}.png", (20, 20), "teal")
         data = load_data(d, 8)
         made = list(batches(lambda k: batch(data, 0, 10 * k, 10, 1000), 0, 5, workers=2))

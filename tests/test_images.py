@@ -37,8 +37,10 @@ def test_large_pictures_are_not_enlarged_and_bytes_pass_unchanged():
 
 # %% ../nbs/00_images.ipynb #3dca7a99
 NAMES = ["cat", "Katze-2", "naïve café", "猫", "می\u200cخواهم", "T-shirt", "a.b", "007"]  # kept as they are
-HOSTILE = ["", ".", "..", "../x", "..\\x", "/etc/passwd", "a/b", "a\\b", "C:x", "a\0b", "a\nb", "\x1b[31m", "caf\udce9", "\ud800",
-           "con", "NUL", "nul.tar.gz", "com1", "LPT¹", "x.", "x ", " ", ".hidden", "%2E.", "%", "a\u2028b", "x" * 300, "x" * 301, "é" * 150, "é" * 151, '<>"|?*']
+HOSTILE = ["", ".", "..", "../x", "..\\x", "/etc/passwd", "a/b", "a\\b", "C:x", "a\0b", "a\nb", "\x1b[31m",
+    "caf\udce9", "\ud800",
+           "con", "NUL", "nul.tar.gz", "com1", "LPT¹", "x.", "x ", " ", ".hidden", "%2E.", "%", "a\u2028b", "x" * 300,
+           "x" * 301, "é" * 150, "é" * 151, '<>"|?*']
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_ordinary_name_stays(name):
