@@ -313,11 +313,12 @@ def named(
 
 # %% ../nbs/20_data.ipynb #58f0a52b
 MNIST_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
-FILES = dict(mnist=MNIST_FILES, fashion_mnist=MNIST_FILES, cifar10=("cifar-10-python.tar.gz",),
-    cifar100=("cifar-100-python.tar.gz",),
-             flowers102=("102flowers.tgz", "imagelabels.mat", "setid.mat"))
-PLACES = dict(mnist="MNIST/raw", fashion_mnist="FashionMNIST/raw",
-    flowers102="flowers-102")  # in data_root; others: there itself
+FILES = dict(
+    mnist=MNIST_FILES, fashion_mnist=MNIST_FILES,
+    cifar10=("cifar-10-python.tar.gz",), cifar100=("cifar-100-python.tar.gz",),
+    flowers102=("102flowers.tgz", "imagelabels.mat", "setid.mat"),
+)
+PLACES = dict(mnist="MNIST/raw", fashion_mnist="FashionMNIST/raw", flowers102="flowers-102")  # in data_root
 
 def wanted(name: str, root: str | Path) -> str:
     "Which files of a known data set to put where, in words."

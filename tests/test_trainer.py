@@ -434,6 +434,14 @@ def test_the_data_is_shown_where_wanted():
         next(Trainer(tiny(d, vis=True, batch_size=4), random_data(2, 3, 8)).fit())
         assert sorted(o.name for o in (Path(d) / "df/vis/data").iterdir()) == ["a.png", "b.png", "table.txt"]
 
+# %% ../nbs/22_trainer.ipynb #5f843552
+def test_a_class_name_never_leads_out_of_the_folder_of_the_run():
+    with TemporaryDirectory() as d:
+        data = replace(random_data(2, 3, 8), classes=("../../../out", "b"))
+        next(Trainer(tiny(d, vis=True, batch_size=4), data).fit())
+        images = sorted(o.relative_to(d).as_posix() for o in Path(d).rglob("*.png"))
+        assert images == ["df/vis/data/%2E.%2F..%2F..%2Fout.png", "df/vis/data/b.png"]
+
 # %% ../nbs/22_trainer.ipynb #f78a6460
 def test_a_step_whose_loss_is_no_number_changes_nothing_and_is_counted():
     trainer = Trainer(tiny("nowhere", batch_size=64))
