@@ -72,7 +72,7 @@ from iddm.distributed import (
 )
 from .flags import setting
 from .guidance import guided
-from .images import grid
+from .images import grid, safe_name
 from .modules import ACTIVATIONS
 from .predictions import LOSSES, TO_X0, WEIGHTS, check_prediction, clipped, denoiser, diffusion_loss
 from .samplers import SAMPLERS, Step, begin, generators, noise
@@ -91,7 +91,7 @@ class DataConfig:
     crop: Literal["center", "random"] = setting("center", "the middle of each picture, or every time another window of it")
     hflip: bool = setting(False, "mirror every second picture; not for letters and digits")
     data_root: str = setting("datasets", "where mnist, cifar10 and the like are, or are downloaded to")
-    num_workers: int = setting(0, "processes that make batches ahead of the network; the result is the same")
+    num_workers: int = setting(0, "threads that make batches ahead of the network; the result is the same")
     vis: bool = setting(False, "show the data first: a table, and a grid of each class in vis/data")
     run_name: str = setting("df", "name of the run's folder")
     result_path: str = setting("results", "where runs are kept")
@@ -677,7 +677,7 @@ def ready_run(trainer: Trainer) -> None:
     write_settings(trainer)
     if c.vis:
         (run / "vis" / "data").mkdir(exist_ok=True)
-        for name, im in show_classes(trainer.data).items(): im.save(run / "vis" / "data" / f"{name}.png")
+        for name, im in show_classes(trainer.data).items(): im.save(run / "vis" / "data" / f"{safe_name(name)}.png")
         (run / "vis" / "data" / "table.txt").write_text(overview(trainer.data), encoding="utf-8")
 
 # %% ../nbs/22_trainer.ipynb #05ffbe0c

@@ -5,7 +5,7 @@ import math
 import torch
 import re
 import pytest
-from iddm.images import grid, to_float, to_uint8
+from iddm.images import RESERVED, grid, printable, safe_name, to_float, to_uint8
 
 # %% ../nbs/00_images.ipynb #96c7a7bb
 def test_bytes_survive_the_round_trip():
@@ -60,3 +60,34 @@ WRONG = {
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
     with pytest.raises(error, match=re.escape(words)): call()
+
+# %% ../nbs/00_images.ipynb #3dca7a99
+NAMES = ["cat", "Katze-2", "naïve café", "猫", "می\u200cخواهم", "T-shirt", "a.b", "007"]  # kept as they are
+HOSTILE = ["", ".", "..", "../x", "..\\x", "/etc/passwd", "a/b", "a\\b", "C:x", "a\0b", "a\nb", "\x1b[31m",
+    "caf\udce9", "\ud800",
+           "con", "NUL", "nul.tar.gz", "com1", "LPT¹", "x.", "x ", " ", ".hidden", "%2E.", "%", "a\u2028b", "x" * 300,
+           "x" * 301, "é" * 150, "é" * 151, '<>"|?*']
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_ordinary_name_stays(name):
+    assert safe_name(name) == printable(name) == name
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_becomes_one_file_in_its_folder(name, tmp_path):
+    safe = safe_name(name)
+    (tmp_path / safe).write_bytes(b"")
+    assert [o.name for o in tmp_path.iterdir()] == [safe]
+    assert not set(safe) & set('/\\:*?"<>|\n\0')
+    assert len(safe.encode()) <= 200
+    assert safe[0] != "." and safe[-1] not in ". "
+    assert safe.split(".")[0].upper() not in RESERVED
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_printable_name_is_stored_and_shown(name):
+    shown = printable(name)
+    assert shown.encode().decode() == shown
+    assert len(f"a{shown}b".splitlines()) == 1
+
+def test_different_names_stay_different():
+    names = NAMES + HOSTILE + [safe_name(o) for o in HOSTILE if "%" in safe_name(o)]
+    assert len({safe_name(o) for o in names}) == len(set(names))

@@ -386,7 +386,7 @@ def test_models_of_one_class_and_of_colour_and_odd_sizes_train():
             assert e.images["ema"].shape == (20, channels, size, size) and e.images["ema"].isfinite().all()
 
 # %% ../nbs/22_trainer.ipynb #a84e67d6
-def test_a_run_is_the_same_with_processes_that_make_its_batches_and_with_dropout_when_it_is_cut():
+def test_a_run_is_the_same_with_threads_that_make_its_batches_and_with_dropout_when_it_is_cut():
     with TemporaryDirectory() as d:
         kw = dict(dropout=.2, hflip=True, crop="random", batch_size=300, sample_interval=0)
         for _ in Trainer(tiny(d, run_name="whole", **kw)).fit(): pass
@@ -562,6 +562,14 @@ def test_the_data_is_shown_where_wanted():
     with TemporaryDirectory() as d:
         next(Trainer(tiny(d, vis=True, batch_size=4), random_data(2, 3, 8)).fit())
         assert sorted(o.name for o in (Path(d) / "df/vis/data").iterdir()) == ["a.png", "b.png", "table.txt"]
+
+# %% ../nbs/22_trainer.ipynb #5f843552
+def test_a_class_name_never_leads_out_of_the_folder_of_the_run():
+    with TemporaryDirectory() as d:
+        data = replace(random_data(2, 3, 8), classes=("../../../out", "b"))
+        next(Trainer(tiny(d, vis=True, batch_size=4), data).fit())
+        images = sorted(o.relative_to(d).as_posix() for o in Path(d).rglob("*.png"))
+        assert images == ["df/vis/data/%2E.%2F..%2F..%2Fout.png", "df/vis/data/b.png"]
 
 # %% ../nbs/22_trainer.ipynb #f78a6460
 def test_a_step_whose_loss_is_no_number_changes_nothing_and_is_counted():
