@@ -3,7 +3,7 @@
 # %% ../nbs/00_images.ipynb #auto
 import torch
 import pytest
-from iddm.images import grid, to_float, to_uint8
+from iddm.images import RESERVED, grid, printable, safe_name, to_float, to_uint8
 
 # %% ../nbs/00_images.ipynb #96c7a7bb
 def test_bytes_survive_the_round_trip():
@@ -34,3 +34,32 @@ def test_large_pictures_are_not_enlarged_and_bytes_pass_unchanged():
     g = grid(u)
     assert g.size == (2 * 50 + 6, 64 + 4)
     assert g.getpixel((2, 2)) == tuple(u[0, :, 0, 0].tolist())
+
+# %% ../nbs/00_images.ipynb #3dca7a99
+NAMES = ["cat", "Katze-2", "naïve café", "猫", "می\u200cخواهم", "T-shirt", "a.b", "007"]  # kept as they are
+HOSTILE = ["", ".", "..", "../x", "..\\x", "/etc/passwd", "a/b", "a\\b", "C:x", "a\0b", "a\nb", "\x1b[31m", "caf\udce9", "\ud800",
+           "con", "NUL", "nul.tar.gz", "com1", "LPT¹", "x.", "x ", " ", ".hidden", "%2E.", "%", "a\u2028b", "x" * 300, "x" * 301, "é" * 150, "é" * 151, '<>"|?*']
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_ordinary_name_stays(name):
+    assert safe_name(name) == printable(name) == name
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_becomes_one_file_in_its_folder(name, tmp_path):
+    safe = safe_name(name)
+    (tmp_path / safe).write_bytes(b"")
+    assert [o.name for o in tmp_path.iterdir()] == [safe]
+    assert not set(safe) & set('/\\:*?"<>|\n\0')
+    assert len(safe.encode()) <= 200
+    assert safe[0] != "." and safe[-1] not in ". "
+    assert safe.split(".")[0].upper() not in RESERVED
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_printable_name_is_stored_and_shown(name):
+    shown = printable(name)
+    assert shown.encode().decode() == shown
+    assert len(f"a{shown}b".splitlines()) == 1
+
+def test_different_names_stay_different():
+    names = NAMES + HOSTILE + [safe_name(o) for o in HOSTILE if "%" in safe_name(o)]
+    assert len({safe_name(o) for o in names}) == len(set(names))
