@@ -407,7 +407,7 @@ def net_size(
         kept.append(inputs[0].numel())
         moved.append(inputs[0].numel() + out.numel())
     try:
-        with torch.device("meta"): net = UNet(image_size, in_channels, widths, (), layers, patch=patch)
+        with torch.device("meta"): net = UNet(image_size, in_channels, widths, (), layers, groups=1, patch=patch)
         net.mid_block.attentions[0] = nn.Identity()  # autocast doesn't know the meta device
         for layer in net.modules():
             if isinstance(layer, nn.Conv2d): layer.register_forward_hook(see)
