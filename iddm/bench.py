@@ -148,11 +148,11 @@ def bench_data(root: str | Path, cache: Path, size: int = 64, rounds: int = 5) -
     source = folder(root)
     if not source.classes: raise ValueError(f"--dataset_path {root}: no class folders in it, and torchvision's ImageFolder needs them; sort the images into one folder per class")
     look = transforms.Compose([transforms.Resize(32), transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize([.5] * 3, [.5] * 3)])
+    loader = DataLoader(ImageFolder(str(root), look), size, shuffle=True, num_workers=2, drop_last=True)
     start = time.perf_counter()
     data = cached(source, 32, 3, cache)
     made, n, k = len(data) / (time.perf_counter() - start), len(data) // size, 0
     if not n: raise ValueError(f"--dataset_path {root}: {len(data)} images in it; give a folder of at least {size}")
-    loader = DataLoader(ImageFolder(str(root), look), size, shuffle=True, num_workers=2, drop_last=True)
     def theirs() -> int:
         it = iter(loader)
         return size * len([next(it) for _ in range(min(n, 100))])
