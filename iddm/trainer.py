@@ -7,23 +7,27 @@ __all__ = ['RANGES', 'RARE', 'NO_MEMORY', 'LOCAL', 'OPTIMIZERS', 'OURS', 'SHAPE'
            'check_config', 'check_together', 'only_cfg_scale', 'usable_cfg_scale', 'cfg_note', 'settle', 'plain_config',
            'run_config', 'devices', 'pick_device', 'has_bf16', 'pick_precision', 'keep_memory', 'size_text', 'memory',
            'lacks_memory', 'enough_memory', 'lr_factor', 'ema_share', 'ema_update', 'build', 'net_size', 'check_memory',
-           'walk', 'Event', 'Trainer', 'prepare', 'facts', 'own_device', 'seeded', 'networks', 'optimizer', 'check_run',
-           'foreign', 'check_data', 'metadata', 'save', 'read_run', 'found', 'restore', 'set_aside', 'take_over',
-           'open_run', 'ready_run', 'part', 'maker', 'backward', 'gradient', 'exact_gradient', 'train_step', 'together',
-           'samples', 'draw_some', 'opened', 'has_grid', 'grid_of', 'owes', 'fit', 'columns', 'line', 'record',
-           'progress']
+           'walk', 'Event', 'Trainer', 'fit_in_memory', 'prepare', 'facts', 'own_device', 'seeded', 'networks',
+           'optimizer', 'check_run', 'foreign', 'check_data', 'metadata', 'save', 'default_save_interval', 'read_run',
+           'found', 'restore', 'set_aside', 'take_over', 'open_run', 'lock_run', 'close_abandoned', 'acquire_lock',
+           'ready_run', 'write_settings', 'mend_folder', 'part', 'maker', 'backward', 'gradient', 'exact_gradient',
+           'train_step', 'together', 'grid_size', 'samples', 'draw_some', 'opened', 'has_grid', 'grid_of', 'owes',
+           'fit', 'columns', 'line', 'now', 'metrics_row', 'LineFile', 'open_board', 'save_grid', 'record', 'progress']
 
 # %% ../nbs/22_trainer.ipynb #41124124
 import ctypes
+import errno
 import json
 import math
 import os
 import re
 import shutil
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -36,7 +40,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 import yaml
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
@@ -113,9 +117,10 @@ class NetConfig(DataConfig):
     sample: Literal[tuple(SAMPLERS)] = setting("ddim", "sampler of the pictures made on the way")
     sample_steps: int | None = setting(None, "its steps; default: 25, or 100 for ddpm")
     sample_interval: int = setting(12, "epochs from one grid of samples to the next; the last epoch has one; 0: none")
-    num_vis: int | None = setting(None, "pictures in a grid of samples; default: one of each class")
+    num_vis: int | None = setting(None, "images in a grid of samples; default: one of each class, of 16 classes at most")
     cfg_scale: float | None = setting(None, "guidance: 0 ignores the class, 1 is plain, above 1 clearer; default: 2, or what label_drop leaves")
-    save_interval: int = setting(1, "epochs from one checkpoint to the next")
+    save_interval: int | None = setting(
+        None, "epochs from one checkpoint to the next; default: as many as make 100 steps, 1 where each epoch is kept")
     save_minutes: float = setting(10., "save in mid-epoch too, where so long went by without; 0: never")
     save_model_interval: bool = setting(False, "keep the checkpoint of every epoch, not just the last")
     start_model_interval: int = setting(-1, "with save_model_interval: the first epoch to keep")
@@ -460,8 +465,10 @@ def walk(
     denoise = denoiser(net, schedule, config.prediction)
     if n_classes: denoise = guided(denoise, y.to(device), n_classes, usable_cfg_scale(config, cfg_scale))
     own = generators(seed, len(y), start)
-    x = begin(schedule, noise((len(y), in_channels, config.image_size, config.image_size), own, device))
-    return (SAMPLERS[sample] if isinstance(sample, str) else sample)(clipped(denoise), x, schedule, schedule.T if steps is None else steps, generator=own, **kw)
+    if steps is None: steps = schedule.T
+    x = begin(schedule, noise((len(y), in_channels, config.image_size, config.image_size), own, device), steps)
+    sampler = SAMPLERS[sample] if isinstance(sample, str) else sample
+    return sampler(clipped(denoise), x, schedule, steps, generator=own, **kw)
 
 # %% ../nbs/22_trainer.ipynb #6fee5c62
 @dataclass(frozen=True, eq=False)
@@ -489,6 +496,7 @@ class Trainer:
         self.stopping = self.ended = self.late = self.due = self.opened = False  # asked to stop, or to save; agreed by all processes; has its folder
         self.skipped, self.in_a_row, self.losses = 0, 0, [0., 0]  # steps without effect; sum and number of the losses of this epoch
         self.replaceable: Path | None = None  # checkpoint that goes when the next one is there
+        self.events = lambda: None  # weak reference to what `fit` gave last
         with enough_memory(self.device, "choose smaller --widths"):
             networks(self)
             self.source, state, self.owed = received(lambda: found(self), config.main_gpu)
@@ -503,11 +511,18 @@ class Trainer:
 
     def fit(self) -> Iterator[Event]:
         "Train to the last epoch, and report. `stopping = True` ends it with a checkpoint after the next step, or the one that is being made. Raises `ValueError` where memory is too small."
-        c = self.config
-        copies, images = 5 / (self.world if c.shard else 1), c.batch_size // max(self.world, c.exact_shards)
-        check_memory(c, self.in_channels, self.device, copies=copies, images=images, half=self.dtype is not None)
-        with enough_memory(self.device, f"take half the batch twice, --batch_size {max(1, c.batch_size // 2)} --grad_accum {c.grad_accum * 2}, or smaller images or widths"):
-            yield from fit(self)
+        events = fit_in_memory(self)
+        self.events = weakref.ref(events)
+        return events
+
+# %% ../nbs/22_trainer.ipynb #81e7cf8f
+def fit_in_memory(trainer: Trainer) -> Iterator[Event]:
+    "The loop of the training, where its steps may fit in memory. Raises `ValueError` of one line where they don't."
+    c, world = trainer.config, trainer.world
+    copies, images = 5 / (world if c.shard else 1), c.batch_size // max(world, c.exact_shards)
+    check_memory(c, trainer.in_channels, trainer.device, copies=copies, images=images, half=trainer.dtype is not None)
+    advice = f"take half the batch twice, --batch_size {max(1, c.batch_size // 2)} --grad_accum {c.grad_accum * 2}, or smaller images or widths"
+    with enough_memory(trainer.device, advice): yield from fit(trainer)
 
 # %% ../nbs/22_trainer.ipynb #a6c3459c
 def prepare(trainer: Trainer, data: Data | None) -> None:
@@ -536,6 +551,7 @@ def prepare(trainer: Trainer, data: Data | None) -> None:
     trainer.size = c.batch_size * c.grad_accum  # pictures in a step
     trainer.per_epoch = len(data) // trainer.size
     trainer.total = trainer.per_epoch * c.epochs
+    if c.save_interval is None: trainer.config = replace(trainer.config, save_interval=default_save_interval(c, trainer.per_epoch))
 
 # %% ../nbs/22_trainer.ipynb #9c4ff9c9
 LOCAL = ("dataset_path", "result_path", "run_name", "data_root", "num_workers", "vis", "device", "tensorboard", "distributed", "world_size")
@@ -645,13 +661,24 @@ def save(trainer: Trainer) -> Path | None:  # None: another process writes it
     if not trainer.main: return None
     c, end = trainer.config, trainer.step % trainer.per_epoch == 0
     folder = trainer.run / "checkpoints" / (f"epoch_{trainer.epoch:03}" if end else f"step_{trainer.step:08}")
+    mend_folder(trainer)
     kept = end and (c.keep is not None or c.save_model_interval and trainer.epoch >= c.start_model_interval)
     net, ema, optim = states
     save_checkpoint(folder, net, ema, dict(optim=optim, scaler=trainer.scaler.state_dict()), metadata(trainer) | dict(replaceable=not kept))
-    if trainer.replaceable not in (None, folder): drop(trainer.replaceable)
+    old = trainer.replaceable
+    if old not in (None, folder) and old.exists(): drop(old)
     trainer.source, trainer.replaceable = folder, None if kept else folder
-    for old in list(epochs(trainer.run).values())[:-c.keep if c.keep else 0]: drop(old)
+    for path in list(epochs(trainer.run).values())[:-c.keep if c.keep else 0]: drop(path)
     return folder
+
+# %% ../nbs/22_trainer.ipynb #3bdc577b
+def default_save_interval(
+    config: TrainConfig,
+    steps_per_epoch: int,
+) -> int:  # epochs
+    "How many epochs make 100 steps: with few images an epoch is short, and a checkpoint of each would cost more than it."
+    keeps_epochs = config.save_model_interval or config.keep is not None
+    return 1 if keeps_epochs else -(-100 // steps_per_epoch)
 
 # %% ../nbs/22_trainer.ipynb #b0819c71
 SHAPE = ("image_size", "channels", "conditional", "crop", "hflip", "batch_size", "grad_accum", "seed", "optim", "noise_schedule", "prediction", "widths", "attention", "layers", "patch", "act")
@@ -720,16 +747,53 @@ def take_over(trainer: Trainer) -> None:
 
 # %% ../nbs/22_trainer.ipynb #7c6f2a42
 def open_run(trainer: Trainer) -> AbstractContextManager:  # whose end frees the run
-    "Make the folder of a run, or make it ready to go on, and lock it. Raises `ValueError` where another process trains in it."
-    run = trainer.run
-    run.mkdir(parents=True, exist_ok=True)
-    try: lock = FileLock(run.with_name(f".{run.name}.lock"), thread_local=False).acquire(timeout=0)  # freed by the system even if we are killed
-    except Timeout: raise ValueError(f"{run}: another process is training in it; wait for it, or choose another --run_name") from None
+    "Make the folder of a run, or make it ready to resume, and lock it. Raises `ValueError` if it is being trained."
+    trainer.run.mkdir(parents=True, exist_ok=True)
+    lock = lock_run(trainer)
     try: ready_run(trainer)
     except BaseException:
         lock.lock.release()
         raise
     return lock
+
+# %% ../nbs/22_trainer.ipynb #c11fb1f8
+_TRAINED_HERE = weakref.WeakValueDictionary()  # of this process: absolute path of a run -> the `Trainer` that has it locked
+
+def lock_run(trainer: Trainer) -> AbstractContextManager:  # whose end frees the run
+    "Lock a run. One that this thread left in the middle is taken over. Raises `ValueError` if it is being trained."
+    run, before = trainer.run, _TRAINED_HERE.get(trainer.run.absolute())
+    if before is not None: close_abandoned(before)
+    try: lock = acquire_lock(run.with_name(f".{run.name}.lock"))
+    except Timeout as e:
+        raise ValueError(
+            f"{run}: another process is training in it; wait for it, or choose another --run_name "
+            f"(if that process is gone, on another machine perhaps, delete {e.lock_file})") from None
+    trainer.locked_by = (trainer.events, threading.current_thread())
+    _TRAINED_HERE[run.absolute()] = trainer
+    return lock
+
+# %% ../nbs/22_trainer.ipynb #1cae7898
+def close_abandoned(trainer: Trainer) -> None:
+    "Close the events of a training of this process that nobody takes further. Raises `ValueError` if another thread does."
+    events, thread = trainer.locked_by
+    if events() is None: return  # its lock went with it
+    if thread is not threading.current_thread() and thread.is_alive():
+        raise ValueError(f"{trainer.run}: another thread of this process is training in it; stop that first")
+    events().close()
+
+# %% ../nbs/22_trainer.ipynb #ffc67c7b
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system says that has none
+
+def acquire_lock(path: Path) -> AbstractContextManager:  # whose end frees it
+    """Lock a file, at once. Raises `Timeout` if another process has it.
+
+    The system frees the lock of a process that is killed. Where a file system has no locks, a file with the
+    process's number stands for one, which `SoftFileLock` takes away if there is no such process any more."""
+    try: return FileLock(path, thread_local=False).acquire(timeout=0)
+    except Timeout: raise
+    except (OSError, NotImplementedError) as e:
+        if isinstance(e, OSError) and e.errno not in _NO_LOCKS: raise
+    return SoftFileLock(path.with_suffix(".softlock"), thread_local=False).acquire(timeout=0)
 
 # %% ../nbs/22_trainer.ipynb #64358d6a
 def ready_run(trainer: Trainer) -> None:
@@ -746,12 +810,23 @@ def ready_run(trainer: Trainer) -> None:
     note(f"run/{run}", "begun")  # from now on it can go on by itself
     for o in run.glob("checkpoints/*/state.json"):  # a process that was killed may not have come to delete the one before its last
         if o.parent != trainer.source and json.loads(o.read_text(encoding="utf-8"))["replaceable"]: drop(o.parent)
-    write_whole(run / "config.yaml", yaml.safe_dump(plain_config(c), sort_keys=False))
-    (run / "vis").mkdir(exist_ok=True)
+    write_settings(trainer)
     if c.vis:
         (run / "vis" / "data").mkdir(exist_ok=True)
         for name, im in show_classes(trainer.data).items(): im.save(run / "vis" / "data" / f"{name}.png")
         (run / "vis" / "data" / "table.txt").write_text(overview(trainer.data), encoding="utf-8")
+
+# %% ../nbs/22_trainer.ipynb #05ffbe0c
+def write_settings(trainer: Trainer) -> None:
+    "Write what makes a folder a run: its settings, and a place for grids."
+    (trainer.run / "vis").mkdir(parents=True, exist_ok=True)
+    write_whole(trainer.run / "config.yaml", yaml.safe_dump(plain_config(trainer.config), sort_keys=False))
+
+def mend_folder(trainer: Trainer) -> None:
+    "Make the folder of a run again if somebody deleted or moved it while it trains: hours of work are still in memory."
+    if (trainer.run / "config.yaml").is_file(): return
+    print(f"{trainer.run} was deleted or moved while it is trained; it is made again at step {trainer.step}", file=sys.stderr)
+    write_settings(trainer)
 
 # %% ../nbs/22_trainer.ipynb #1793826b
 def part(
@@ -850,10 +925,18 @@ def together(trainer: Trainer, values: Tensor) -> list[float]:
     return values.tolist() if trainer.config.exact_shards else means  # there, all have the same
 
 # %% ../nbs/22_trainer.ipynb #60abc3d2
+def grid_size(
+    num_vis: int | None,  # as `TrainConfig.num_vis`
+    n_classes: int,
+) -> int:
+    "Images in a grid of samples. With hundreds of classes, one of each would take longer than the epoch before it."
+    if num_vis is not None and num_vis > 0: return num_vis
+    return min(n_classes, 16) if n_classes > 1 else 8
+
 def samples(trainer: Trainer) -> dict[str, Tensor] | None:  # raw and ema, each (num_vis, C, H, W); None: stopped
     "Pictures from the raw weights and from their average: classes in turn, the same noise every time. Each process draws a share."
     c = trainer.config
-    num = c.num_vis if c.num_vis and c.num_vis > 0 else trainer.n_classes if trainer.n_classes > 1 else 8
+    num = grid_size(c.num_vis, trainer.n_classes)
     own, out = -(-num // trainer.world), {}  # all draw as many; the last ones may be too many
     first = trainer.rank * own
     trainer.net.eval()
@@ -938,25 +1021,67 @@ def line(e: Event) -> str:
     if e.kind == "epoch": return f"epoch {e.epoch} loss {e.loss:.4f} lr {e.lr:.2e}" + f" {e.skipped} steps skipped so far" * (e.skipped > 0)
     return f"epoch {e.epoch} step {e.step} saved {e.path}" if e.kind == "checkpoint" else ""
 
+# %% ../nbs/22_trainer.ipynb #bd9961d2
+def now() -> str:
+    "Date and time for the log."
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+def metrics_row(e: Event, seconds: float) -> dict:
+    "A step or an epoch as a line of metrics.jsonl; JSON has no number for a loss that is not finite."
+    loss = e.loss if math.isfinite(e.loss) else None
+    return dict(kind=e.kind, step=e.step, epoch=e.epoch, loss=loss, lr=e.lr, skipped=e.skipped, seconds=round(seconds, 3))
+
+# %% ../nbs/22_trainer.ipynb #647fd8e7
+class LineFile:
+    "A text file that grows by whole lines; a new one is begun where it is deleted in the middle."
+    def __init__(self, path: Path):
+        self.path = path
+        self.file = None
+
+    def write(self, text: str) -> None:
+        if self.file is None or not self.path.exists():
+            self.close()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")
+        self.file.write(text + "\n")
+
+    def close(self) -> None:
+        if self.file is not None: self.file.close()
+
+    def __enter__(self) -> "LineFile": return self
+    def __exit__(self, *error: object) -> None: self.close()
+
+# %% ../nbs/22_trainer.ipynb #d12108e5
+def open_board(trainer: Trainer, first: int) -> AbstractContextManager:  # a `SummaryWriter`, or None
+    "TensorBoard's writer if the settings ask for it; the end of the context ends its thread."
+    if not trainer.config.tensorboard: return nullcontext()
+    tensorboard = import_module("torch.utils.tensorboard")
+    return closing(tensorboard.SummaryWriter(str(trainer.run / "tensorboard"), purge_step=first + 1))
+
+def save_grid(trainer: Trainer, epoch: int, name: str, x: Tensor) -> None:  # (num_vis, C, H, W)
+    "Write a grid of samples, of the raw weights or of their EMA."
+    path = trainer.run / "vis" / f"epoch_{epoch:03}{'_ema' if name == 'ema' else ''}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid(x, columns(trainer.n_classes)).save(path)
+
 # %% ../nbs/22_trainer.ipynb #43451e62
 def record(
     events: Iterator[Event],
     trainer: Trainer,
 ) -> Iterator[Event]:
     "Write train.log, metrics.jsonl, vis/*.png and, where wanted, tensorboard/ while events pass."
-    run, start, first, board = trainer.run, time.monotonic(), trainer.step, None
+    run, start, first = trainer.run, time.monotonic(), trainer.step
     e = next(events, None)  # now the folder is there
-    if trainer.config.tensorboard: board = import_module("torch.utils.tensorboard").SummaryWriter(str(run / "tensorboard"), purge_step=first + 1)
-    with open(run / "metrics.jsonl", "a", 1, encoding="utf-8") as f, open(run / "train.log", "a", 1, encoding="utf-8") as log:
-        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} from step {first}: {trainer.config}\n" + "".join(f"left out: {o}\n" for o in trainer.data.skipped))
+    with open_board(trainer, first) as board, LineFile(run / "metrics.jsonl") as metrics, LineFile(run / "train.log") as log:
+        log.write(f"{now()} from step {first}: {trainer.config}")
+        for o in trainer.data.skipped: log.write(f"left out: {o}")
         while e is not None:
             if e.kind in ("step", "epoch"):
-                row = dict(kind=e.kind, step=e.step, epoch=e.epoch, loss=e.loss if math.isfinite(e.loss) else None, lr=e.lr, skipped=e.skipped, seconds=round(time.monotonic() - start, 3))
-                f.write(json.dumps(row) + "\n")
+                metrics.write(json.dumps(metrics_row(e, time.monotonic() - start)))
                 if board: board.add_scalar(f"loss/{e.kind}", e.loss, e.step)
-            if what := line(e): log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n")
+            if what := line(e): log.write(f"{now()} {what}")
             for name, x in (e.images or {}).items():
-                grid(x, columns(trainer.n_classes)).save(run / "vis" / f"epoch_{e.epoch:03}{'_ema' * (name == 'ema')}.png")
+                save_grid(trainer, e.epoch, name, x)
                 if board: board.add_images(f"samples/{name}", (x + 1) / 2, e.step)
             yield e
             e = next(events, None)
