@@ -20,14 +20,12 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from .checkpoints import full_disk
 from .console import steady_output
 from .data import overview
 from .distributed import ProcessFailed, check_world, joined, launch, launched, noted, speaks
 from .flags import parse, read, stop
-from .trainer import Event, TrainConfig, Trainer, build, own_device, progress, record, upgrade_config
+from .trainer import Event, TrainConfig, Trainer, build, cfg_note, own_device, progress, record, upgrade_config
 from .unet import cost
 
 # %% ../nbs/24_train.ipynb #7fee34ae
@@ -63,9 +61,10 @@ def describe(
     left = f"\nleft out: {len(skipped)} files" * (len(skipped) > 0) + "".join(f"\n    {o}" for o in skipped[:5]) + f"\n    and {len(skipped) - 5} more, in train.log" * (len(skipped) > 5)
     table = f"\n{overview(data)}\nto look at: {trainer.run / 'vis' / 'data'}" * c.vis
     begin = f"\ngoing on from step {trainer.step} of {trainer.total}" if trainer.step else "\nno checkpoint yet: from the beginning" * c.resume
+    note = f"\n{cfg_note(c)}" if trainer.n_classes and cfg_note(c) else ""
     many = f" in {trainer.world} processes" * (trainer.world > 1)
     return (f"data: {len(data)} pictures of {c.image_size}x{c.image_size}, {('grey', 'colour')[trainer.in_channels > 1]}, {classes} (of {c.dataset_path}){left}{table}\n"
-            f"network: {params / 1e6:.1f} M parameters, {flops / 1e9:.2f} GFLOP a picture, {trainer.device.type} in {str(trainer.dtype or 'float32').removeprefix('torch.')}{many}{begin}")
+            f"network: {params / 1e6:.1f} M parameters, {flops / 1e9:.2f} GFLOP a picture, {trainer.device.type} in {str(trainer.dtype or 'float32').removeprefix('torch.')}{many}{note}{begin}")
 
 # %% ../nbs/24_train.ipynb #290a4e9e
 def again(trainer: Trainer) -> str:
@@ -165,7 +164,6 @@ def train(
         try:
             with stoppable(trainer) as came:
                 for _ in progress(record(trainer.fit(), trainer), trainer) if trainer.main else trainer.fit(): pass
-        except torch.OutOfMemoryError: give_up(f"out of memory on {trainer.device}: take half the batch twice, --batch_size {max(1, config.batch_size // 2)} --grad_accum {config.grad_accum * 2}, or smaller pictures or widths")
         except (OSError, ValueError, FloatingPointError) as e: give_up(trouble(e, trainer.run))
         except KeyboardInterrupt: stopped(trainer)
         if trainer.step < trainer.total or trainer.owed: stopped(trainer, came[0] if came else signal.SIGINT)

@@ -6,10 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 import torch
 from iddm.data import Batch, folder, own_noise
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stdout
 from io import StringIO
 import pytest
-from iddm.bench import BenchConfig, MISSING, Ratio, bench_data, bench_memory, bench_train, in_turns, main, measured, our_step, some_jpegs, their_step, train_ratios
+from iddm.bench import BenchConfig, MISSING, Ratio, bench_data, bench_memory, bench_train, chosen, in_turns, in_words, main, measured, missing_peer, our_step, seconds, some_jpegs, their_step, train_ratios
 
 # %% ../nbs/32_bench.ipynb #a7eb4c3c
 def test_a_ratio_is_that_of_the_speeds():
@@ -18,6 +18,22 @@ def test_a_ratio_is_that_of_the_speeds():
     r = in_turns("sleep", fast, slow, rounds=3)
     assert 2 < r.median < 4.1 and r.low <= r.median <= r.high and r.ours > r.theirs and "sleep" in str(r) and isinstance(r, Ratio)
 
+# %% ../nbs/32_bench.ipynb #8fed28fd
+@pytest.mark.parametrize("time, words", [(0, "1 s"), (4.4, "4 s"), (89, "89 s"), (91, "2 minutes"), (3600, "60 minutes")])
+def test_a_time_is_told_roughly(time, words): assert in_words(time) == words
+
+@pytest.mark.parametrize("at, made", [(0, 0), (1, 0), (2, 1), (3, 2)])
+def test_a_measurement_that_is_stopped_gives_what_it_has(at, made):
+    calls = []
+    def ours():
+        calls.append(1)
+        if len(calls) > at: raise KeyboardInterrupt
+        return 10
+    with pytest.raises(KeyboardInterrupt) as e: in_turns("x", ours, lambda: 10, rounds=5)
+    assert [o.what for o in e.value.args] == [f"x, {made} of 5 rounds"] * (made > 0)
+
+def test_the_time_of_a_function_is_taken(): assert seconds(lambda: time.sleep(.01)) >= .01
+
 # %% ../nbs/32_bench.ipynb #7479cd0a
 def test_both_steps_move_the_same_weights_by_the_same_loss():
     trainer, ours = our_step("fp32", 4, device="cpu")
@@ -25,15 +41,24 @@ def test_both_steps_move_the_same_weights_by_the_same_loss():
     b = Batch(own_noise(0, 0, 4, (3, 32, 32)).clamp(-1, 1), torch.zeros(4, dtype=torch.long), torch.tensor([1, 300, 600, 999]), own_noise(0, 9, 4, (3, 32, 32)))
     for step in (ours, theirs): step(b)
     assert trainer.step == 1 and not all(torch.equal(p, q) for p, q in zip(before, trainer.net.parameters()))
-    assert bench_train("fp32", 2, 1, 1, "cpu").median > 0
+    words, ratio = bench_train("fp32", 2, 1, 1, "cpu")
+    assert words.startswith("training step in fp32, 32x32, batch 2: up to ") and ratio.median > 0
 
 # %% ../nbs/32_bench.ipynb #868f8707
-def test_pictures_are_counted():
+def test_images_are_counted():
     with TemporaryDirectory() as d:
         some_jpegs(Path(d), 130)
         assert len(folder(d).items) == 130
-        a, b = bench_data(Path(d), Path(d) / "cache", rounds=1)
+        words, a, b = bench_data(Path(d), Path(d) / "cache", rounds=1)
+        assert words.startswith("images of a folder: up to ")
         assert a.median > 1 and a.ours > a.theirs and b.ours > 0
+
+# %% ../nbs/32_bench.ipynb #d451431a
+@pytest.mark.parametrize("n, flat, say", [(40, False, "40 images in it; give a folder of at least 64"), (130, True, "no class folders in it")])
+def test_a_folder_that_does_not_do_is_told(n, flat, say, tmp_path):
+    some_jpegs(tmp_path, n)
+    where = tmp_path / "0" if flat else tmp_path
+    with pytest.raises(ValueError, match=f"--dataset_path .*: {say}"): list(bench_data(where, tmp_path / "cache"))
 
 # %% ../nbs/32_bench.ipynb #e7e6a690
 def test_attention_holds_no_matrix_of_all_pairs():
@@ -48,13 +73,50 @@ def test_a_missing_peer_is_said():
         assert list(train_ratios(BenchConfig(), torch.device("cpu"))) == [f"training step: not measured, {MISSING}"]
         with pytest.raises(ValueError, match=f"--part train: {MISSING}"): next(measured(BenchConfig(part="train")))
 
+# %% ../nbs/32_bench.ipynb #fadcd347
+def test_a_peer_that_does_not_work_is_said(monkeypatch):
+    def broken(name): raise ImportError("cannot import name 'x'\nfrom 'y'")
+    monkeypatch.setitem(train_ratios.__globals__, "find_spec", lambda name: True)
+    monkeypatch.setitem(train_ratios.__globals__, "import_module", broken)
+    assert missing_peer() == "its peer can't be imported (cannot import name 'x' from 'y')"
+
+@pytest.mark.parametrize("kw, rounds, size", [(dict(), 5, 64), (dict(quick=True), 2, 8), (dict(quick=True, rounds=3), 3, 8), (dict(rounds=1, batch_size=16), 1, 16)])
+def test_what_is_left_open_follows(kw, rounds, size):
+    c = chosen(BenchConfig(**kw))
+    assert (c.rounds, c.batch_size) == (rounds, size)
+
+def test_a_process_that_can_not_be_measured_is_told(monkeypatch):
+    monkeypatch.setitem(bench_memory.__globals__, "PROGRAM", "raise SystemExit('no memory')")
+    with pytest.raises(ValueError, match=r"--part memory: the process that was measured ended with status 1 \(no memory\)"): bench_memory(8)
+    monkeypatch.setitem(bench_memory.__globals__, "find_spec", lambda name: None)  # Windows
+    with pytest.raises(ValueError, match="--part memory: this system doesn't say"): bench_memory(8)
+
 # %% ../nbs/32_bench.ipynb #ca872a26
 def test_the_command_measures_what_it_is_asked():
     with redirect_stdout(StringIO()) as out, TemporaryDirectory() as d:
         some_jpegs(Path(d), 130)
         main(["--part", "data", "--rounds", "1", "--dataset_path", d])
-    assert "pictures of a folder of JPEGs" in out.getvalue() and "training" not in out.getvalue()
-    for bad, say in ((["--part", "x"], "--part x: choose from all"), (["--part", "data", "--dataset_path", "no/where"], "no such folder"), (["--device", "quantum"], "--device quantum")):
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as err, pytest.raises(SystemExit): main(bad)
-        assert say in err.getvalue()
+    assert "images of a folder of JPEGs" in out.getvalue() and "training" not in out.getvalue()
+    assert "--quick True is shorter" in out.getvalue() and "images of a folder: up to" in out.getvalue()
     assert BenchConfig().part == "all"
+
+# %% ../nbs/32_bench.ipynb #70d717d2
+@pytest.mark.parametrize("bad, say", [
+    ("--part x", "--part x: choose from all"), ("--part data --dataset_path no/where", "no such folder"), ("--device quantum", "--device quantum: not on this machine"), ("--device cuda:99", "--device cuda:99: "),
+    ("--rounds 0", "--rounds 0: give a whole number from 1 to 1000"), ("--rounds -1", "--rounds -1: "), ("--rounds 1.5", "--rounds 1.5: give a whole number"), ("--rounds many", "--rounds many: give a whole number"),
+    ("--batch_size 0", "--batch_size 0: give a whole number from 1 to 65536"), ("--batch_size 100000000", "--batch_size 100000000: "), ("--quick maybe", "--quick maybe: choose True or False"), ("--round 3", "did you mean --rounds?")])
+def test_what_can_not_be_measured_is_told_in_one_line(bad, say, capsys):
+    with pytest.raises(SystemExit) as e: main(bad.split())
+    out, err = capsys.readouterr()
+    assert e.value.code == 2 and say in err
+    assert err.count("\n") == 1
+
+def test_a_command_that_is_stopped_prints_what_it_has(monkeypatch, capsys):
+    def stopped(c):
+        yield "first"
+        raise KeyboardInterrupt(Ratio("second, 1 of 5 rounds", 2., 1.9, 2.1, 200, 100))
+    monkeypatch.setitem(main.__globals__, "measured", stopped)
+    with pytest.raises(SystemExit) as e: main(["--quick", "True"])
+    out, err = capsys.readouterr()
+    assert e.value.code == 130 and err == "stopped; what was measured stands above\n"
+    assert out.startswith("first\nsecond, 1 of 5 rounds") and "2.00x" in out

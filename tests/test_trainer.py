@@ -4,6 +4,7 @@
 import errno
 import json
 import math
+import os
 import shutil
 import sys
 import threading
@@ -26,7 +27,28 @@ from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, acquire_lock, build, check_config, check_data, check_groups, check_run, check_together, columns, default_save_interval, ema_share, ema_update, exact_gradient, facts, fit, foreign, found, gradient, grid_size, has_bf16, has_grid, keep_memory, line, lr_factor, maker, metadata, open_run, owes, own_device, part, pick_device, pick_precision, plain_config, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle, together, train_step, upgrade_config, walk
+from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, acquire_lock, build, check_config, check_data, check_groups, check_memory, check_run, check_together, columns, default_save_interval, ema_share, ema_update, enough_memory, exact_gradient, facts, fit, foreign, found, gradient, grid_size, has_bf16, has_grid, keep_memory, line, lr_factor, maker, memory, metadata, net_size, open_run, owes, own_device, part, pick_device, pick_precision, plain_config, prepare, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle, together, train_step, upgrade_config, usable_cfg_scale, walk
+
+# %% ../nbs/22_trainer.ipynb #db2e2226
+@pytest.mark.parametrize("kw, asked, scale", [
+    (dict(), None, 2.), (dict(cfg_scale=3.), None, 3.), (dict(cfg_scale=3.), 0., 0.),
+    (dict(label_drop=0.), None, 1.), (dict(label_drop=0.), 1, 1.), (dict(label_drop=0), None, 1.),
+    (dict(label_drop=1.), None, 0.), (dict(label_drop=1.), 0., 0.), 
+    (dict(label_drop=.999), None, 2.), (dict(label_drop=.001), 4., 4.), (dict(label_drop=1e-5), None, 1.), (dict(label_drop=.99999), None, 0.),
+    (dict(label_drop=0., cfg_scale=2.), None, 1.),  # as stored by runs of before
+    (dict(label_drop=0., conditional=False), None, 2.), (dict(label_drop=0., conditional=False), 3., 3.),
+])
+def test_the_scale_of_guidance_is_one_that_was_trained(kw, asked, scale):
+    assert usable_cfg_scale(TrainConfig(**kw), asked) == scale
+
+@pytest.mark.parametrize("drop, asked, say", [
+    (0., 2., "--cfg_scale 2: with --label_drop 0 the network isn't trained without a label; use --cfg_scale 1"),
+    (0., 0., "--cfg_scale 0: .* use --cfg_scale 1"),
+    (1., 2.5, "--cfg_scale 2.5: with --label_drop 1 the network isn't trained with a label; use --cfg_scale 0"),
+    (1., 1., "--cfg_scale 1: .* use --cfg_scale 0"),
+])
+def test_a_scale_that_needs_what_was_never_trained_is_refused(drop, asked, say):
+    with pytest.raises(ValueError, match=say): usable_cfg_scale(TrainConfig(label_drop=drop), asked)
 
 # %% ../nbs/22_trainer.ipynb #60df9478
 def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
@@ -64,12 +86,58 @@ def test_settings_that_contradict_each_other_are_refused():
         with pytest.raises(ValueError, match=say): TrainConfig(**kw)
     check_together(TrainConfig(resume=True, start_epoch=-1, start_model_interval=-1))
 
+# %% ../nbs/22_trainer.ipynb #1e3e686e
+@pytest.mark.parametrize("error, say", [
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000 bytes. Error code 12"), "4.0 GB more were asked for, "),
+    (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4000000 bytes."), "4.0 MB more were asked for, "),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"), "21.5 GB more were asked for, "),
+    (RuntimeError("MPS backend out of memory (MPS allocated: 1.00 GB). Tried to allocate 512 MB on private pool."), "512.0 MB more were asked for, "),
+    (RuntimeError("Invalid buffer size: 36.00 GB"), ""), (RuntimeError("numel: integer multiplication overflow"), ""), (MemoryError(), ""),
+    (MemoryError("Unable to allocate 1.5 TiB for an array with shape (9,)"), "1,649.3 GB more were asked for, "),
+])
+def test_memory_that_cannot_be_had_is_told_in_one_line(error, say, monkeypatch):
+    monkeypatch.setitem(enough_memory.__wrapped__.__globals__, "memory", lambda device: (2e9, 8e9))
+    with pytest.raises(ValueError) as e:
+        with enough_memory(torch.device("cpu"), "take less"): raise error
+    assert str(e.value) == f"out of memory on cpu: {say}2.0 GB of 8.0 GB are free; take less"
+
+def test_what_the_system_does_not_say_is_left_out(monkeypatch):
+    monkeypatch.setitem(enough_memory.__wrapped__.__globals__, "memory", lambda device: None)
+    with pytest.raises(ValueError, match="^out of memory on cpu; take less$"):
+        with enough_memory(torch.device("cpu"), "take less"): raise MemoryError
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes don't fit"), ValueError("out of memory"), KeyError("x")])
+def test_another_error_than_of_memory_stays_itself(error):
+    with pytest.raises(type(error)) as e:
+        with enough_memory(torch.device("cpu"), "take less"): raise error
+    assert e.value is error
+
+def test_the_memory_of_a_machine_is_known_or_not(monkeypatch):
+    free, total = memory(torch.device("cpu")) or (1, 1)
+    assert 0 < free <= total
+    monkeypatch.delattr(os, "sysconf", raising=False)  # Windows
+    assert memory(torch.device("cpu")) is None
+
 # %% ../nbs/22_trainer.ipynb #7a411aab
 def test_devices_are_found_or_named():
     assert pick_device("cpu").type == "cpu" and pick_device().type in ("cpu", "cuda", "mps")
+    assert pick_device(torch.device("cpu")) == torch.device("cpu")
     assert has_bf16(torch.device("cpu")) in (True, False) and not has_bf16(torch.device("meta"))
-    with pytest.raises(ValueError, match="--device quantum: not on this machine"): pick_device("quantum")
     assert keep_memory() in (True, False)
+
+# %% ../nbs/22_trainer.ipynb #1df0a40a
+@pytest.mark.parametrize("name, shown", [
+    ("quantum", "quantum"), ("cuda:99", "cuda:99"), ("gpu", "gpu"), ("CPU", "CPU"), ("meta", "meta"), ("cuda:", "'cuda:'"), (":", "':'"), ("", "''"),
+    ("cpu ", "'cpu '"), ("-1", "-1"), ("cuda:-1", "cuda:-1"), ("cpu:cpu", "cpu:cpu"), ("None", "None"), ("cuda:0,1", "cuda:0,1"),
+])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(name, shown):
+    with pytest.raises(ValueError, match=f"^--device {shown}: not on this machine; choose auto .* or one of cpu") as e: pick_device(name)
+    assert "\n" not in str(e.value)
+
+def test_a_device_that_is_there_and_fails_says_why(monkeypatch):
+    def broken(*args, **kw): raise RuntimeError("driver too old\nmore")
+    monkeypatch.setattr(torch, "empty", broken)
+    with pytest.raises(ValueError, match=r"--device cpu: it can't be used \(driver too old\);"): pick_device("cpu")
 
 # %% ../nbs/22_trainer.ipynb #35a8771d
 def test_precision_is_what_was_asked_for_or_refused():
@@ -102,6 +170,46 @@ def test_a_network_is_built_as_the_settings_say():
     net = build(TrainConfig(widths=(32, 64), act="relu"), 3, 5)
     assert net(torch.zeros(1, 3, 16, 16), torch.tensor([1]), torch.tensor([5])).shape == (1, 3, 16, 16)
     assert net.class_embedding.num_embeddings == 6 and build(TrainConfig(), 1, 0).class_embedding is None
+
+# %% ../nbs/22_trainer.ipynb #1ecb088f
+@pytest.mark.parametrize("kw, how, say", [
+    (dict(widths=(2**20,)), {}, "--widths 1048576: a network with .* weights needs at least 1,.* GB, cpu has 16.0 GB; choose smaller --widths"),
+    (dict(widths=(65536, 65536)), dict(copies=5), "--widths 65536,65536: a network with .* weights needs at least 22,162.2 GB"),
+    (dict(widths=(2**40,)), {}, "--widths 1099511627776: a network with more weights than can be counted"),
+    (dict(widths=(32 * 10**30,)), {}, "more weights than can be counted"),
+    (dict(image_size=4096), {}, "--image_size 4096: a step with one image needs at least .* GB, cpu has 16.0 GB; choose a smaller --image_size"),
+    (dict(image_size=256), dict(images=64), "--batch_size 64: a step with 64 images of 256x256 needs at least .* GB, .*; 30 or fewer fit: choose a smaller --batch_size"),
+    (dict(batch_size=10**9), dict(images=10**9), "--batch_size 1000000000: a step with 1,000,000,000 images of 16x16"),
+])
+def test_what_surely_does_not_fit_is_refused_before_it_is_tried(kw, how, say, monkeypatch):
+    monkeypatch.setitem(check_memory.__globals__, "memory", lambda device: (8e9, 16e9))
+    with pytest.raises(ValueError, match=say): check_memory(TrainConfig(**kw), 3, torch.device("cpu"), **how)
+
+@pytest.mark.parametrize("kw, how", [
+    (dict(), dict(copies=5, images=64)), (dict(image_size=64), dict(images=64)), (dict(image_size=256), dict(images=24)),
+    (dict(image_size=256), dict(images=48, half=True)), (dict(image_size=256, compile=True), dict(images=48)),
+])
+def test_what_may_fit_is_tried(kw, how, monkeypatch):
+    monkeypatch.setitem(check_memory.__globals__, "memory", lambda device: (8e9, 16e9))
+    assert check_memory(TrainConfig(**kw), 3, torch.device("cpu"), **how) is None
+
+def test_where_the_memory_is_not_known_all_is_tried(monkeypatch):
+    monkeypatch.setitem(check_memory.__globals__, "memory", lambda device: None)
+    assert check_memory(TrainConfig(widths=(2**40,)), 3, torch.device("cpu")) is None
+
+def test_counting_a_network_takes_no_random_number():
+    before = torch.random.get_rng_state()
+    net_size.__wrapped__(16, 1, (32, 64), 1, 1)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+def test_no_more_is_counted_than_a_step_keeps():
+    kept, net = {}, build(TrainConfig(image_size=8, widths=(32, 64), attention=()), 1, 0)
+    def keep(x):
+        kept[x.untyped_storage().data_ptr()] = x
+        return x
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x): net(torch.zeros(4, 1, 8, 8), torch.zeros(4))
+    own = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    assert net_size(8, 1, (32, 64), 1, 1)[1] * 4 < sum(x.untyped_storage().nbytes() / 4 for k, x in kept.items() if k not in own)
 
 # %% ../nbs/22_trainer.ipynb #97db7504
 def test_a_walk_begins_with_the_standard_deviation_of_the_first_time_that_it_visits():
@@ -373,6 +481,32 @@ def test_an_unconditional_model_trains_and_samples():
         for _ in fit(trainer): pass
         assert trainer.n_classes == 0 and metadata(trainer)["classes"] == [] and samples(trainer)["raw"].shape == (20, 1, 8, 8)
 
+# %% ../nbs/22_trainer.ipynb #5af0bcec
+@pytest.mark.parametrize("drop, scale", [(0., 1.), (.1, 2.), (1., 0.)])
+def test_a_training_samples_with_a_scale_that_it_trains(drop, scale, tmp_path):
+    trainer = Trainer(tiny(tmp_path, label_drop=drop))
+    assert trainer.config.cfg_scale == scale
+
+@pytest.mark.parametrize("drop, scale, say", [(0., 2., "--cfg_scale 2: with --label_drop 0 .* use --cfg_scale 1"), (1., 1., "--cfg_scale 1: with --label_drop 1 .* use --cfg_scale 0")])
+def test_a_training_refuses_a_scale_that_it_does_not_train(drop, scale, say, tmp_path):
+    with pytest.raises(ValueError, match=say): Trainer(tiny(tmp_path, label_drop=drop, cfg_scale=scale))
+    assert not list(tmp_path.iterdir())
+
+def test_a_run_that_stored_a_scale_which_it_can_not_use_is_resumed_without_it(tmp_path):
+    for _ in Trainer(tiny(tmp_path, epochs=1, label_drop=0., sample_interval=0)).fit(): pass
+    path = tmp_path / "df/config.yaml"
+    path.write_text(path.read_text().replace("cfg_scale: 1.0", "cfg_scale: 2.0"))
+    trainer = Trainer(run_config(tmp_path / "df", epochs=2, sample_interval=1))
+    images = [e.images for e in trainer.fit() if e.images]
+    y = torch.arange(20) % 10
+    plain = last(walk(trainer.ema, trainer.config, 1, 10, y, steps=2, cfg_scale=1.))
+    assert len(images) == 1 and torch.equal(images[0]["ema"], plain)
+
+@pytest.mark.parametrize("drop, scale", [(0., 2.), (0., 0.), (1., 1.)])
+def test_a_walk_refuses_a_scale_that_was_not_trained(drop, scale):
+    config = TrainConfig(image_size=8, widths=(32,), label_drop=drop)
+    with pytest.raises(ValueError, match=f"--cfg_scale {scale:g}: "): walk(build(config, 1, 3), config, 1, 3, torch.tensor([0]), cfg_scale=scale)
+
 # %% ../nbs/22_trainer.ipynb #3974843b
 def random_data(n_classes, channels, size):
     "Eight pictures of noise."
@@ -587,6 +721,33 @@ def test_a_hundred_steps_without_effect_stop_the_run_with_advice():
     trainer.in_a_row, bad = 98, [b._replace(x0=b.x0 * math.nan) for b in map(maker(trainer), [0])]
     train_step(trainer, bad)
     with pytest.raises(FloatingPointError, match="100 steps in a row .*go on from an earlier epoch with a smaller --lr than 0.002"): train_step(trainer, bad)
+
+# %% ../nbs/22_trainer.ipynb #5e255c24
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes"), MemoryError("2.00 GiB")])
+def test_a_step_that_does_not_fit_ends_with_one_line(error, tmp_path, monkeypatch):
+    def broken(*args): raise error
+    monkeypatch.setitem(fit.__globals__, "train_step", broken)
+    with pytest.raises(ValueError, match="^out of memory on cpu.*; take half the batch twice, --batch_size 300 --grad_accum 2") as e:
+        for _ in Trainer(tiny(tmp_path)).fit(): pass
+    assert "\n" not in str(e.value)
+
+@pytest.mark.parametrize("kw, say", [
+    (dict(widths=(2**20,)), "^--widths 1048576: a network with"), (dict(image_size=4096, widths=None), "^--image_size 4096: a step with one image needs"),
+])
+def test_a_network_that_does_not_fit_is_refused_and_nothing_is_written(kw, say, tmp_path, monkeypatch):
+    monkeypatch.setitem(check_memory.__globals__, "memory", lambda device: (8e9, 16e9))
+    with pytest.raises(ValueError, match=say): Trainer(tiny(tmp_path, **kw))
+    assert not list(tmp_path.iterdir())
+
+def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setitem(check_memory.__globals__, "memory", lambda device: (1e7, 2e7))
+    with pytest.raises(ValueError, match="^--batch_size 600: a step with 600 images of 8x8 needs at least"): next(Trainer(tiny(tmp_path)).fit())
+    assert not list(tmp_path.iterdir())
+
+def test_data_that_do_not_fit_are_told(tmp_path, monkeypatch):
+    def broken(*args): raise MemoryError
+    monkeypatch.setitem(prepare.__globals__, "load_data", broken)
+    with pytest.raises(ValueError, match="out of memory on cpu.*; choose a smaller --image_size than 8"): Trainer(tiny(tmp_path))
 
 # %% ../nbs/22_trainer.ipynb #bdd747be
 def test_half_precision_scales_its_loss_and_skips_what_was_too_much():

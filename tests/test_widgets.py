@@ -378,7 +378,7 @@ def test_too_little_memory_is_told_and_the_panel_stays_usable():
     ui = generation_panel(model := toy()).ui
     model.net.forward = lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
     ui.job.go.click()
-    assert ui.job.wait(5) and "Out of memory on the GPU" in ui.job.problem.value and not ui.job.go.disabled
+    assert ui.job.wait(5) and "out of memory on cpu" in ui.job.problem.value and not ui.job.go.disabled
 
 # %% ../nbs/40_widgets.ipynb #6f8589a0
 def small(d, **kw):
