@@ -28,6 +28,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from tqdm.auto import tqdm
 
+from .console import steady_output
 from .data import Batch, Data, cached, folder, luck, order, own_noise, views
 from .flags import parse, setting, stop
 from .trainer import TrainConfig, Trainer, check_memory, enough_memory, has_bf16, pick_device, train_step
@@ -255,6 +256,10 @@ def measured(c: BenchConfig) -> Iterator[Ratio | str]:
 # %% ../nbs/32_bench.ipynb #b016c4bb
 def main(argv: list[str] | None = None) -> None:
     "Measure, as the command `iddm-bench`."
+    with steady_output(): _run_command(argv)
+
+def _run_command(argv: list[str] | None) -> None:
+    "What `main` does, while no print fails."
     c = parse(BenchConfig, "iddm-bench", argv)
     try:
         for o in measured(c): print(o, flush=True)

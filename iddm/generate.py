@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .checkpoints import fit_weights, full_disk, load_checkpoint
+from .console import steady_output
 from .data import decode
 from .editing import img2img, inpainted
 from .flags import parse, setting, stop
@@ -361,6 +362,10 @@ def main(
     argv: list[str] | None = None,  # None: the shell's
 ) -> None:
     "Draw pictures, as the command `iddm-generate`."
+    with steady_output(): _run_command(argv)
+
+def _run_command(argv: list[str] | None) -> None:
+    "What `main` does, while no print fails."
     config = parse(GenerateConfig, "iddm-generate", argv)
     try:
         model = load(config.weight_path, config.ema, config.device)

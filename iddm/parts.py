@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'UPLOAD', 'COLORS', 'DASHES', 'Markup', 'markup', 'joined', 'sendable', 'shown_name', 'Html', 'png', 'hook',
            'picture', 'control', 'row', 'Upload', 'uploads', 'ticks', 'chart', 'thin', 'svg_text', 'svg_bar',
-           'svg_line', 'svg', 'Stopped', 'Job', 'update', 'run_job', 'no_memory', 'sentence', 'telling', 'Panel']
+           'svg_line', 'svg', 'Stopped', 'Job', 'update', 'run_job', 'sentence', 'telling', 'Panel']
 
 # %% ../nbs/39_parts.ipynb #5a65b556
 from importlib.util import find_spec
@@ -34,6 +34,7 @@ from PIL import Image
 from torch import Tensor
 
 from .images import grid, to_pil_image, to_uint8
+from .trainer import lacks_memory
 
 # %% ../nbs/39_parts.ipynb #9777fb05
 class Markup(str):
@@ -346,16 +347,11 @@ def run_job(job: Job, work: Callable) -> None:
         job.go.disabled, job.halt.disabled = False, True
 
 # %% ../nbs/39_parts.ipynb #4afa48d4
-def no_memory(e: BaseException) -> bool:
-    "Whether memory is what was missing: on a GPU, or of this machine, of which torch tells by a plain RuntimeError."
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or any(o in str(e).lower() for o in words)
-
 def sentence(e: BaseException) -> Markup:
     "An error as HTML."
     words = re.sub(r"(?<!\S)--(?=[a-z])", "", str(e).replace("--resume True", "Resume"))
     if isinstance(e, (ValueError, OSError, FloatingPointError)): return markup("<b>{}</b>", words)
-    if no_memory(e):
+    if lacks_memory(e):
         where = "on the GPU" if isinstance(e, torch.OutOfMemoryError) else "on this machine"
         return markup("<b>Out of memory {}.</b> Make fewer or smaller images at a time.", where)
     trace = "".join(traceback.format_exception(e))

@@ -60,7 +60,7 @@ from .oracles import finite
 from .predictions import clipped, denoiser
 from .samplers import SAMPLERS, Step, begin, generators, noise
 from .schedules import SCHEDULES, Schedule, time_of
-from .trainer import TrainConfig, Trainer, columns, record, run_config, walk
+from .trainer import TrainConfig, Trainer, cfg_note, columns, only_cfg_scale, record, run_config, walk
 
 # %% ../nbs/40_widgets.ipynb #7ec0a36d
 def spread(
@@ -367,9 +367,8 @@ def usable_guidance(
 ) -> tuple[float, str]:  # the scale that panels begin with; why it is the only one, or ""
     "Find the scale of guidance that suits a model: guided images need a network that knows both sides."
     if not model.classes: return 1., "trained without classes: there is nothing to guide"
-    if model.config.label_drop == 0: return 1., "trained with label_drop 0, never without a label: use cfg_scale 1"
-    if model.config.label_drop == 1: return 0., "trained with label_drop 1, never with a label: use cfg_scale 0"
-    return 2., ""
+    only = only_cfg_scale(model.config)
+    return (2., "") if only is None else (only, cfg_note(model.config))
 
 def adopted(own: Model | None, ui: dict) -> dict:
     "The model that the menus name; the menu of classes follows it, and so does its guidance."

@@ -279,7 +279,7 @@ def dropped(label_drop, classes=("a", "b")):
     return replace(model, config=replace(model.config, label_drop=label_drop))
 
 @pytest.mark.parametrize("model, scale, why", [
-    (dropped(.1), 2, ""), (dropped(0), 1, "never without a label"), (dropped(1), 0, "never with a label"),
+    (dropped(.1), 2, ""), (dropped(0), 1, "sampled without guidance"), (dropped(1), 0, "sampled without classes"),
     (dropped(.1, ()), 1, "without classes")])
 def test_panels_begin_with_a_guidance_that_the_model_knows(model, scale, why):
     ui = generation_panel(model).ui
