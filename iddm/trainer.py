@@ -246,7 +246,8 @@ def settle(
     widths = default_widths(config.image_size, config.patch) if config.widths is None else config.widths
     found = dict(
         widths=widths, attention=default_attention(config.image_size, widths, config.patch),
-        groups=default_groups(widths), cfg_scale=usable_cfg_scale(config), lr=min(2e-3, .128 / max(widths)),
+        groups=default_groups(widths), cfg_scale=usable_cfg_scale(config),
+        lr=max(1e-12, min(2e-3, .128 / max(widths))),
         weight_decay=.01 if config.optim == "adamw" else 0., sample_steps=100 if config.sample == "ddpm" else 25)
     return replace(config, precision="fp16" if config.fp16 else config.precision, fp16=False, **{k: v for k, v in found.items() if getattr(config, k) is None})
 
