@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'setting', 'allowed', 'shown', 'convert', 'convert_fields', 'check_ranges', 'check_names', 'from_mapping',
-           'from_text', 'read_small', 'read_settings', 'stop', 'help_text', 'read', 'parse']
+           'from_text', 'read_small', 'read_settings', 'names_in', 'stop', 'help_text', 'read', 'parse']
 
 # %% ../nbs/19_flags.ipynb #2570d178
 import dataclasses
 import math
 import numbers
 import os
+import re
 import reprlib
 import sys
 import textwrap
@@ -62,7 +63,7 @@ LONGEST = 4096  # characters of a text, as of a path on Linux
 def _as_text(value: Any) -> str:
     if not isinstance(value, (str, os.PathLike, torch.device)): raise ValueError
     text = str(value)
-    if not text.strip() or "\0" in text or len(text) > LONGEST: raise ValueError
+    if not text or "\0" in text or len(text) > LONGEST: raise ValueError
     return text
 
 def _as_bool(value: Any) -> bool:
@@ -93,8 +94,8 @@ def _member(value: Any, kinds: tuple) -> Any:
 
 def _choice(value: Any, choices: tuple) -> Any:
     "The choice that a value is; 1 is not True."
-    value = _member(value, tuple(dict.fromkeys(map(type, choices))))
-    same = [o for o in choices if o == value and type(o) is type(value)]
+    if isinstance(value, np.generic): value = value.item()
+    same = [o for o in choices if type(o) is type(value) and o == value]
     if not same: raise ValueError
     return same[0]
 
@@ -179,6 +180,7 @@ def _number(text: str, kind: type) -> int | float:
 
 def _from_text(text: str, kind: Any) -> Any:
     options = get_args(kind)
+    if options == (int, str) and re.fullmatch("-?(0|[1-9][0-9]*)", text): return int(text)  # which says the same
     if kind is str or str in options: return _as_text(text)
     if NoneType in options and text in ("null", "None"): return None
     if get_origin(kind) is Literal: return {str(o): o for o in options}[text]
@@ -197,7 +199,7 @@ def from_text(
 ) -> Any:
     "Read what was typed: text stays as it is, else `null` is None. Raises `ValueError` that says what is allowed."
     try:
-        if not text.strip(): raise ValueError
+        if not text: raise ValueError
         return _from_text(text, kind)
     except (ValueError, KeyError): raise ValueError(f"{shown(text)}: {allowed(kind)}") from None
 
@@ -225,6 +227,7 @@ def _from_node(node: yaml.Node, kind: Any) -> Any:
     is_list = isinstance(node, yaml.SequenceNode) and all(isinstance(o, yaml.ScalarNode) for o in node.value)
     if is_list and lists: return convert([from_text(o.value, get_args(lists[0])[0]) for o in node.value], kind)
     if not is_plain: raise ValueError(f"holds a list, or names and values: {allowed(kind)}")
+    if node.style is not None and str in (kind, *get_args(kind)): return convert(node.value, kind)  # it's quoted
     is_null = node.style is None and node.tag == "tag:yaml.org,2002:null"
     if is_null and kind is str: raise ValueError(f"{shown(node.value)}: give some text; quote a name like that: 'null'")
     return convert(None, kind) if is_null else from_text(node.value, kind)
@@ -258,6 +261,10 @@ def read_settings(
             except ValueError as e: raise ValueError(f"{name} {e}") from None
         except ValueError as e: raise ValueError(f"{path}: {e}") from None
     return found
+
+def names_in(path: str | Path) -> set[str]:
+    "The names that a file of settings gives, known or not. Raises `ValueError` for another file."
+    return {key.value for key, _ in _pairs(path) if isinstance(key, yaml.ScalarNode)}
 
 # %% ../nbs/19_flags.ipynb #858d5c72
 def stop(

@@ -86,7 +86,7 @@ def test_what_means_the_same_is_converted(value, kind, want):
     (3 + 0j, int), (torch.tensor(3), int),
     (True, float), (math.nan, float), (np.float32("nan"), float), ("1", float), (10**400, float), (None, float),
     (1, bool), ("True", bool), (None, bool),
-    (3, str), (True, str), (None, str), (b"a", str), ("", str), (" ", str), ("a\0b", str), ("a" * 5000, str),
+    (3, str), (True, str), (None, str), (b"a", str), ("", str), ("a\0b", str), ("a" * 5000, str),
     (["a"], str), (float("nan"), str),
     (32, tuple[int, ...]), ("32", tuple[int, ...]), ([2.5], tuple[int, ...]), ([True], tuple[int, ...]),
     ([[1]], tuple[int, ...]), (np.ones((2, 2), int), tuple[int, ...]),
@@ -147,7 +147,11 @@ NAMES = ["007", "01", "+1", "0x10", "1_0", "12:30", "1e3", "yes", "no", "on", "n
 
 @pytest.mark.parametrize("text", NAMES)
 @pytest.mark.parametrize("kind", [str, str | None, int | str])
-def test_a_name_stays_as_it_was_typed(text, kind): assert from_text(text, kind) == text
+def test_a_name_stays_as_it_was_typed(text, kind): assert str(from_text(text, kind)) == text
+
+@pytest.mark.parametrize("text, kind",
+    [("3", int), ("-1", int), ("0", int), ("03", str), ("+3", str), ("3.", str), ("-0x1", str), ("--1", str)])
+def test_only_a_plain_number_may_be_a_number_or_a_name(text, kind): assert type(from_text(text, int | str)) is kind
 
 @pytest.mark.parametrize("text, kind, want", [
     ("3", int, 3), ("+3", int, 3), ("-1", int, -1), ("010", int, 10), ("1_000", int, 1000), ("3", float, 3.),
@@ -169,7 +173,8 @@ def test_text_is_read_as_the_flag_asks(text, kind, want):
     ("nan", float), (".nan", float), ("much", float), ("null", float), ("1,5", float),
     ("1", bool), ("maybe", bool), ("None", bool), ("AUTO", Literal["auto", 1]), ("01", Literal["auto", 1]),
     ("", Literal["a"]), ("32 64", tuple[int, ...]), ("32.0", tuple[int, ...]), ("a", tuple[int, ...]),
-    ("[[1]]", tuple[int, ...]), ("1,,2", tuple[int, ...]), ("", tuple[int, ...]), ("", str), ("  ", str | None),
+    ("[[1]]", tuple[int, ...]), ("1,,2", tuple[int, ...]), ("", tuple[int, ...]), ("", str), ("", str | None),
+    ("  ", int | None),
     ("a\0", str), ("x" * 5000, str), ("x", int | None)])
 def test_text_that_is_no_such_value_is_refused(text, kind):
     with pytest.raises(ValueError, match=": (give|choose) "): from_text(text, kind)
@@ -183,12 +188,13 @@ def _file(folder, text):
 @pytest.mark.parametrize("name",
     [o for o in NAMES if o not in ("null", "~", "[]", "{}", "a: b", "#", "@", "*a", " 7 ")])
 def test_an_unquoted_name_in_a_file_stays_as_it_is(tmp_path, name): assert read_settings(Soup,
-    _file(tmp_path, f"cook: {name}\ntable: {name}")) == dict(cook=name, table=name)
+    _file(tmp_path, f"cook: {name}\ntable: {name}")) ["cook"] == name
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_is_quoted_or_dumped_comes_back(tmp_path, name):
     assert read_settings(Soup, _file(tmp_path, f"cook: '{name}'"))["cook"] == name
-    assert read_settings(Soup, _file(tmp_path, yaml.safe_dump(dict(cook=name, pot=name))) ) == dict(cook=name, pot=name)
+    assert read_settings(Soup, _file(tmp_path, yaml.safe_dump(dict(pot=name, table=name)))) == dict(pot=name,
+        table=name)
 
 def test_a_file_gives_settings_their_types(tmp_path):
     text = "salt: 1e-3\nspoons: [7, 8]\nbowls:\n- 1\n- 2\nhot: no\npot: null\nguests: 3 # and a child\nkind: 3\n"
@@ -258,7 +264,7 @@ def test_a_settings_file_is_read_and_later_flags_win():
 @pytest.mark.parametrize("name", [o for o in NAMES if o.strip() == o])
 def test_a_name_on_the_command_line_stays_as_it_was_typed(name):
     soup = parse(Soup, "soup", ["--cook", name, f"--pot={name}", "--table", name])
-    assert [soup.cook, soup.pot, soup.table] == [name] * 3
+    assert [soup.cook, soup.pot, str(soup.table)] == [name] * 3
 
 # %% ../nbs/19_flags.ipynb #ed5f72e7
 @pytest.mark.parametrize("name", [*NAMES, "a\nb", "café", "猫"])
@@ -268,7 +274,7 @@ def test_settings_are_printed_ready_to_be_read_again(tmp_path, name):
         [*argv, "--print_config"])
     assert end.value.code == 0
     (tmp_path / "soup.yaml").write_text(out.getvalue(), encoding="utf-8")
-    assert parse(Soup, "soup", ["--config", f"{tmp_path}/soup.yaml"]) == Soup(4., cook=name, table=name, spoons=(3,))
+    assert parse(Soup, "soup", ["--config", f"{tmp_path}/soup.yaml"]) == parse(Soup, "soup", argv)
 
 @pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--salt", "4", "--help", "--guests", "x"], ["--help", "--salt"]])
 def test_help_wins_wherever_it_stands(argv):
@@ -312,7 +318,7 @@ def complaint(argv):
     ("--guests 2.5", "--guests 2.5: give a whole number"), ("--guests 1e0", "--guests 1e0: give a whole number"),
     ("--salt nan", "--salt nan: give a number"),
     (["--salt", ""], "--salt '': give a number"), (["--cook="], "--cook '': give some text"),
-    (["--cook", " "], "--cook ' ': give some text"), (["--pot", ""], "--pot '': give some text"),
+    (["--pot", ""], "--pot '': give some text"),
     (["--bowls", ""], "--bowls '': give whole numbers like 32,64,64"),
     (["--config", ""], "--config '': give some text"), ("--config .", ".: not a file"),
     ("--config no.yaml", "no.yaml: no such file"), (["--salt", "a\nb"], r"--salt 'a\nb': give a number"),
