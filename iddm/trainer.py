@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'LOCAL', 'OPTIMIZERS', 'OURS', 'SHAPE', 'DataConfig', 'NetConfig', 'TrainConfig', 'check_config',
-           'check_together', 'settle', 'plain_config', 'run_config', 'pick_device', 'has_bf16', 'pick_precision',
-           'keep_memory', 'lr_factor', 'ema_share', 'ema_update', 'build', 'walk', 'Event', 'Trainer', 'prepare',
-           'facts', 'own_device', 'seeded', 'networks', 'optimizer', 'check_run', 'foreign', 'check_data', 'metadata',
-           'save', 'read_run', 'found', 'restore', 'set_aside', 'take_over', 'open_run', 'ready_run', 'part', 'maker',
-           'backward', 'gradient', 'exact_gradient', 'train_step', 'together', 'samples', 'draw_some', 'opened',
-           'has_grid', 'grid_of', 'owes', 'fit', 'columns', 'line', 'record', 'progress']
+           'check_together', 'settle', 'plain_config', 'stored_config', 'run_settings', 'run_config', 'pick_device',
+           'has_bf16', 'pick_precision', 'keep_memory', 'lr_factor', 'ema_share', 'ema_update', 'build', 'shapes_of',
+           'walk', 'Event', 'Trainer', 'prepare', 'facts', 'own_device', 'seeded', 'networks', 'optimizer', 'check_run',
+           'newest', 'check_kinds', 'foreign', 'check_tensors', 'check_data', 'metadata', 'save', 'read_run', 'found',
+           'same_run', 'check_source', 'restore', 'set_aside', 'new_name', 'is_before', 'take_over', 'open_run',
+           'ready_run', 'part', 'maker', 'backward', 'gradient', 'exact_gradient', 'train_step', 'together', 'samples',
+           'draw_some', 'opened', 'has_grid', 'grid_of', 'owes', 'fit', 'columns', 'line', 'record', 'progress']
 
 # %% ../nbs/22_trainer.ipynb #41124124
 import ctypes
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -40,12 +42,19 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/22_trainer.ipynb #59f8dfbc
 from iddm.checkpoints import (
+    CheckpointMeta,
+    check_optim,
+    check_shapes,
     drop,
     epoch_folder,
     epochs,
     find_checkpoint,
     fit_weights,
+    is_our_name,
     load_optim,
+    own_checkpoints,
+    own_state,
+    read_header,
     read_weights,
     save_checkpoint,
     turn,
@@ -65,7 +74,7 @@ from iddm.distributed import (
     sum_in_order,
     unsharded,
 )
-from .flags import setting
+from .flags import check_names, convert, convert_fields, from_mapping, names_in, read_settings, setting, shown
 from .guidance import guided
 from .images import grid
 from .modules import ACTIVATIONS
@@ -146,7 +155,9 @@ class TrainConfig(NetConfig):
     shard: bool = setting(False, "with several processes: each keeps a part of the weights (FSDP2), for networks that don't fit in one")
     exact_shards: int = setting(0, "cut each batch into so many shards and add their gradients in order: any number of processes that divides it gives the same bits, slowly; 0: no")
 
-    def __post_init__(self): check_config(self)
+    def __post_init__(self):
+        convert_fields(self)
+        check_config(self)
 
     @property
     def processes(self) -> int:
@@ -171,6 +182,7 @@ def check_config(config: TrainConfig) -> None:
             raise ValueError(f"--{name} {value!r}: give a plain name, of a folder in --result_path" + (" (cache is taken, for decoded data)" if value == "cache" else ""))
     check_together(config)
     widths = default_widths(config.image_size, config.patch) if config.widths is None else config.widths
+    if widths and max(widths) > 8192: raise ValueError(f"--widths {max(widths)}: give widths of at most 8192")
     check_shape(config.image_size, widths, config.patch)
     maps = [config.image_size // config.patch // 2**i for i in range(len(widths))]
     if lost := set(config.attention or ()) - set(maps): raise ValueError(f"--attention {','.join(map(str, config.attention))}: no feature map has {min(lost)} pixels a side; choose of {', '.join(map(str, maps))}, or [] for none")
@@ -212,16 +224,35 @@ def plain_config(config: TrainConfig) -> dict:
     return json.loads(json.dumps(asdict(config) | dict(resume=False, overwrite=False, start_epoch=None, load_model_dir=None)))
 
 # %% ../nbs/22_trainer.ipynb #eb943967
+def stored_config(
+    values: dict,  # settings that a file of a run holds, with the names that they had then
+    where: object,  # the file, for messages
+) -> TrainConfig:
+    "Settings that were kept, by this version or an earlier one. Raises `ValueError` that names file, setting and value."
+    here = {k: "." for k in ("dataset_path", "result_path", "data_root") if values.get(k) == ""}  # which meant this folder
+    return from_mapping(TrainConfig, values | here, where)
+
+def run_settings(
+    run: Path,  # folder of a run
+) -> TrainConfig:
+    "The settings of a run as its config.yaml has them. Raises `ValueError` where there is none, or it's damaged."
+    path = run / "config.yaml"
+    if not path.exists(): raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
+    return stored_config(read_settings(TrainConfig, path), path)
+
 def run_config(
     run: str | Path,  # folder of a run, for example results/df
     **changes,  # fields of `TrainConfig`
 ) -> TrainConfig:
-    "The settings of a run, to go on with it: `Trainer(run_config('results/df', epochs=40))`. Raises `ValueError` where there is no run."
-    path = Path(run) / "config.yaml"
-    if not path.is_file(): raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
-    known = {k: tuple(v) if isinstance(v, list) else v for k, v in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
-    alone = dict(distributed=False, world_size=2, main_gpu=0, shard=False)  # what goes on with it here is this process
-    return TrainConfig(**known | alone | dict(run_name=path.parent.name, result_path=str(path.parent.parent), resume=True) | changes)
+    """The settings of a run, to resume it: `Trainer(run_config('results/df', epochs=40))`.
+
+    Raises `ValueError` where there is no run, or for a change that can't be."""
+    check_names(TrainConfig, changes)
+    run = Path(convert(run, str))
+    if run.name in ("", ".."): run = run.resolve()
+    alone = dict(distributed=False, world_size=2, main_gpu=0, shard=False)  # what resumes it here is this process
+    named = dict(run_name=run.name, result_path=str(run.parent), resume=True)
+    return replace(run_settings(run), **alone | named | changes)
 
 # %% ../nbs/22_trainer.ipynb #a315c2af
 def pick_device(
@@ -294,8 +325,23 @@ def build(
     n_classes: int,  # 0: without labels
 ) -> UNet:
     "The network that the settings describe."
-    config = settle(config)
+    return _network(settle(config), in_channels, n_classes)
+
+def _network(config: TrainConfig, in_channels: int, n_classes: int) -> UNet:
+    "The network of settings that are settled."
     return UNet(config.image_size, in_channels, config.widths, config.attention, config.layers, n_classes or None, config.act, config.dropout, patch=config.patch)
+
+def shapes_of(
+    config: TrainConfig,
+    in_channels: int,  # 1 grey, 3 colour
+    n_classes: int,  # 0: without labels
+) -> dict[str, tuple[int, ...]]:
+    "Names and shapes of the weights of the network that the settings describe, without taking memory for it."
+    config = settle(config)
+    try:
+        with torch.device("meta"): net = _network(config, in_channels, n_classes)
+    except RuntimeError as e: raise ValueError(f"a network of widths {config.widths}: it can't be built ({e})") from None
+    return {k: tuple(v.shape) for k, v in net.state_dict().items()}
 
 # %% ../nbs/22_trainer.ipynb #c2fb4cf6
 def walk(
@@ -365,6 +411,7 @@ class Trainer:
 def prepare(trainer: Trainer, data: Data | None) -> None:
     "Everything of a trainer that can be wrong on this machine. Raises `ValueError`."
     c, world = trainer.config, trainer.world
+    if not isinstance(c, TrainConfig): raise ValueError(f"Trainer({shown(c)}): give settings, Trainer(TrainConfig(...))")
     if c.distributed and world == 1 < c.processes: raise ValueError("--distributed True: this process is alone; start several by iddm-train, or by launch(train, config, world_size=2)")
     if c.distributed and world != c.processes: raise ValueError(f"--world_size {c.processes}: there are {world} processes; leave out --distributed and --world_size where torchrun starts them")
     if not c.distributed and c.world_size not in (2, world): raise ValueError(f"--world_size {c.world_size}: needs --distributed True")  # 2 is the default
@@ -384,6 +431,7 @@ def prepare(trainer: Trainer, data: Data | None) -> None:
     trainer.size = c.batch_size * c.grad_accum  # pictures in a step
     trainer.per_epoch = len(data) // trainer.size
     trainer.total = trainer.per_epoch * c.epochs
+    if trainer.source: check_source(trainer, trainer.source)
 
 # %% ../nbs/22_trainer.ipynb #9c4ff9c9
 LOCAL = ("dataset_path", "result_path", "run_name", "data_root", "num_workers", "vis", "device", "tensorboard", "distributed", "world_size")
@@ -434,45 +482,93 @@ def optimizer(trainer: Trainer, state: dict | None) -> None:
     trainer.optim = OPTIMIZERS[c.optim](trainer.net.parameters(), lr=c.lr, weight_decay=c.weight_decay, fused=device.type != "mps" and not c.shard)
     trainer.scaler = torch.amp.GradScaler(device.type, enabled=trainer.dtype is torch.float16)
     if not state: return
-    trainer.optim.load_state_dict(split_state(state["optim"], trainer.optim))
-    for group in trainer.optim.param_groups: group["weight_decay"] = c.weight_decay
+    moments = split_state(state["optim"], trainer.optim)["state"]
+    trainer.optim.load_state_dict(dict(state=moments, param_groups=trainer.optim.state_dict()["param_groups"]))
     if trainer.scaler.is_enabled() and state["scaler"]: trainer.scaler.load_state_dict(state["scaler"])
 
 # %% ../nbs/22_trainer.ipynb #e7b6a321
 def check_run(
     run: Path,
     config: TrainConfig,
-) -> Path | None:  # the checkpoint to go on from; None: begin
-    "Raise `ValueError` where a run is in the way, or where there is none to go on with."
-    there, source = run.is_dir() and any(o.name[0] != "." for o in run.iterdir()), run.with_name(config.load_model_dir or run.name)
-    if there and config.overwrite and (other := foreign(run)): raise ValueError(f"{run} holds {other[0]}, which is not of a run of iddm, so --overwrite will not delete it: choose another --run_name")
+) -> Path | None:  # the checkpoint to resume from; None: begin
+    "Raise `ValueError` where a run is in the way, or where there is none to resume."
+    there = run.is_dir() and any(o.name[0] != "." for o in run.iterdir())
+    source = run.with_name(config.load_model_dir or run.name)
+    if there and config.overwrite and (other := foreign(run)):
+        raise ValueError(f"{run} holds {shown(other[0])}, which is not of a run of iddm, so --overwrite will not delete it: "
+                         "move it to another place, or choose another --run_name")
     if there and not config.overwrite and not (config.resume and source == run):
-        raise ValueError(f"{run} already holds a run: go on with it by --resume True, keep it and choose another --run_name, or delete it by --overwrite True")
+        raise ValueError(f"{run} already holds a run: resume it by --resume True, keep it and choose another --run_name, "
+                         "or delete it by --overwrite True")
     if not config.resume or source == run and run.is_dir() and not there: return None  # killed before its first file
+    check_kinds(run)
     if config.start_epoch not in (None, -1): return epoch_folder(source, config.start_epoch)
     if (source / "checkpoints" / "last").exists() or not (source / "config.yaml").is_file() or source != run:
         try: return find_checkpoint(source)
         except ValueError as e: raise ValueError(f"--resume True: {e}") from None
-    whole = {json.loads(o.read_text(encoding="utf-8"))["step"]: o.parent for o in run.glob("checkpoints/[!.]*/state.json")}
-    return whole[max(whole)] if whole else None  # it was killed before `last` named the first one; or there is none yet
+    return newest(run)
+
+def newest(run: Path) -> Path | None:
+    "The newest checkpoint of a run that was killed before `last` named one; None where there is none yet."
+    steps = {o: state.get("step") for o, state in own_checkpoints(run).items()}
+    whole = [o for o, step in steps.items() if type(step) is int]
+    if whole: return max(whole, key=steps.get)
+    left = sorted(o for o in run.glob("checkpoints/*") if is_our_name(o.name) and o.is_dir() and not o.is_symlink())
+    if left: raise ValueError(f"--resume True: {left[-1]}: its state.json can't be read, and no `last` names a checkpoint; "
+                              f"write {left[-1].name} into {left[-1].with_name('last')} to resume from it")
+    return None
+
+def check_kinds(run: Path) -> None:
+    "Raise `ValueError` where a folder stands in the place of a run's file, or the other way round."
+    for name in ("config.yaml", "train.log", "metrics.jsonl"):
+        if (run / name).exists() and not (run / name).is_file(): raise ValueError(f"{run / name}: not a file; move it away")
+    for name in ("checkpoints", "vis", "superseded"):
+        if (run / name).exists() and not (run / name).is_dir(): raise ValueError(f"{run / name}: not a folder; move it away")
 
 # %% ../nbs/22_trainer.ipynb #4a79e7ff
-OURS = {"config.yaml", "train.log", "metrics.jsonl", "vis", "checkpoints", "tensorboard", "generated", "superseded"}
+OURS = re.compile("|".join((  # what a run has in its folder
+    r"config\.yaml|\.config\.yaml\.tmp|train\.log|metrics\.(jsonl|part)|vis|checkpoints|tensorboard|generated|superseded",
+    r"vis/(epoch_.*\.png|data|data/(.*\.png|table\.txt))", r"tensorboard/events\..*", r"checkpoints/(last|\.last\.tmp)",
+    r"generated/[^/]+(/(settings\.yaml|[^/]+\.png|steps\.(gif|webp)))?", r"checkpoints/\.(epoch|step)_\d+\.(new|old)(/.*)?",
+    r"superseded/(metrics\.jsonl|(epoch|step)_\d+_\d+)", r".*/(epoch|step)_[\d_]+/(model|ema_model|optim|state)\.\w+",
+    r"(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini)")))  # of file managers
 
 def foreign(
     run: Path,
 ) -> list[str]:
     "What lies in a folder and is not of a run; a run without settings of ours is foreign altogether."
-    other = sorted(o.name for o in run.iterdir() if o.name not in OURS and o.name[0] != ".")
-    known = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) if (run / "config.yaml").is_file() else None
-    return other or ([] if isinstance(known, dict) and {"dataset_path", "noise_schedule"} <= known.keys() else ["no settings of ours"])
+    if run.is_symlink(): return ["what a link leads to"]
+    other = []
+    for path in sorted(run.rglob("*")):
+        name = path.relative_to(run).as_posix()
+        is_checkpoint = path.parent == run / "checkpoints" and own_state(path) is not None
+        if path.is_symlink() or not (is_checkpoint or OURS.fullmatch(name)): other.append(name)
+    if other: return other
+    try: return [] if {"dataset_path", "noise_schedule"} <= names_in(run / "config.yaml") else ["no settings of ours"]
+    except ValueError: return ["no settings of ours"]
 
 # %% ../nbs/22_trainer.ipynb #1cbf6a16
+def check_tensors(data: Data) -> None:
+    "Raise `ValueError` for data whose tensors aren't what `Data` says of them."
+    if not isinstance(data, Data): raise ValueError(f"data {shown(type(data).__name__)}: give a Data(images, labels, classes)")
+    images, labels, n = data.images, data.labels, max(1, len(data.classes))
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        what = f"{tuple(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"data.images {what}: give a tensor (N, 1 or 3, H, W) of torch.uint8, 0 to 255")
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        what = f"{tuple(labels.shape)} of {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"data.labels {what}: give a tensor ({len(images)},) of torch.int64, a label for each image")
+    try: convert(data.classes, tuple[str, ...])
+    except ValueError: raise ValueError(f"data.classes {shown(data.classes)}: give the names of the classes, or ()") from None
+    if len(labels) and not 0 <= labels.min() <= labels.max() < n:
+        raise ValueError(f"data.labels {labels.min()} to {labels.max()}: with {len(data.classes)} classes give 0 to {n - 1}")
+
 def check_data(
     data: Data,
     config: TrainConfig,
 ) -> None:
     "Raise `ValueError` where data and settings don't fit each other."
+    check_tensors(data)
     size, want, n = tuple(data.images.shape[2:]), kept_size(config.image_size, config.crop), len(data.classes)
     if size != (want, want): raise ValueError(f"--image_size {config.image_size}: the data has pictures of {size[0]}x{size[1]}" + f", and --crop random needs {want}x{want}" * (config.crop == "random"))
     if config.batch_size * config.grad_accum > len(data):
@@ -506,36 +602,65 @@ SHAPE = ("image_size", "channels", "conditional", "crop", "hflip", "batch_size",
 
 def read_run(
     path: Path,  # a checkpoint
+    params: list[Tensor],  # of the network that it is for
 ) -> dict:
-    "What a checkpoint holds: weights, their average, state of the optimizer, and what they are. Raises `ValueError` where it's damaged."
-    weights, meta = read_weights(path / "model.safetensors")
-    if meta.get("format") != 2: raise ValueError(f"{path}: made by another version of iddm")
-    return dict(net=weights, ema=read_weights(path / "ema_model.safetensors")[0], meta=meta, **load_optim(path))
+    """What a checkpoint holds: weights `net`, their average `ema`, `meta`, state of `optim` and `scaler`.
+
+    Raises `ValueError` where it's damaged."""
+    file = path / "model.safetensors"
+    (weights, meta), (ema, of_ema) = read_weights(file), read_weights(path / "ema_model.safetensors")
+    if meta != of_ema: raise ValueError(f"{path}: model.safetensors and ema_model.safetensors are of two checkpoints")
+    moments = load_optim(path)
+    check_optim(moments, params, path / "optim.pt")
+    return dict(net=weights, ema=ema, meta=from_mapping(CheckpointMeta, meta, file), **moments)
 
 # %% ../nbs/22_trainer.ipynb #acb04837
 def found(trainer: Trainer) -> tuple[Path | None, dict | None, bool]:
     "The checkpoint to go on from, what it holds, and whether its grid of samples is still to be drawn."
-    state = trainer.source and read_run(trainer.source)
-    return trainer.source, state, bool(state) and owes(trainer, state["meta"]["step"])
+    state = trainer.source and read_run(trainer.source, list(trainer.net.parameters()))
+    return trainer.source, state, bool(state) and owes(trainer, state["meta"].step)
 
 # %% ../nbs/22_trainer.ipynb #1fbbfe9c
+def same_run(
+    trainer: Trainer,
+    path: Path,  # a checkpoint
+    meta: CheckpointMeta,  # what it says of itself
+) -> None:
+    "Raise `ValueError` where settings or data changed so that it is another run."
+    run, c, data = path.parent.parent, trainer.config, trainer.data
+    old, new = plain_config(stored_config(meta.config, path / "model.safetensors")), plain_config(c)
+    if changed := [k for k in SHAPE if old[k] != new[k]]:
+        raise ValueError(f"--{changed[0]} {new[changed[0]]}: the run in {run} was started with {old[changed[0]]}; "
+                         "resume with that, or choose another --run_name")
+    again = f"dataset_path {c.dataset_path!r}: the run in {run} was started with"
+    mend = "resume with the same data, or choose another --run_name"
+    classes = list(data.classes)[:trainer.n_classes]
+    if meta.pictures != len(data): raise ValueError(f"{again} {meta.pictures} pictures, now there are {len(data)}; {mend}")
+    if list(meta.classes) != classes: raise ValueError(f"{again} {list(meta.classes)} classes, now there are {classes}; {mend}")
+    is_other = meta.data and data.key and meta.data != data.key
+    if is_other: raise ValueError(f"{again} other pictures, or they were changed; {mend}")
+
+def check_source(trainer: Trainer, path: Path) -> None:
+    "Raise `ValueError` where a checkpoint is of another run or network, before any memory is taken for it."
+    file = path / "model.safetensors"
+    shapes, values = read_header(file)
+    same_run(trainer, path, from_mapping(CheckpointMeta, values, file))
+    check_shapes(shapes_of(trainer.config, trainer.in_channels, trainer.n_classes), shapes, file)
+
 def restore(
     trainer: Trainer,
     path: Path,  # a checkpoint
     state: dict,  # what it holds
 ) -> None:
-    "Take up a run where a checkpoint left it. Raises `ValueError` where settings or data changed so that it is another run."
-    meta = state["meta"]
-    old, new = meta["config"], plain_config(trainer.config)
-    if changed := [k for k in SHAPE if old[k] != new[k]]:
-        raise ValueError(f"--{changed[0]} {new[changed[0]]}: the run in {path.parent.parent} was started with {old[changed[0]]}; resume with that, or choose another --run_name")
-    for what, was, now in (("pictures", meta["pictures"], len(trainer.data)), ("classes", meta["classes"], list(trainer.data.classes)[:trainer.n_classes])):
-        if was != now: raise ValueError(f"dataset_path {trainer.config.dataset_path!r}: the run in {path.parent.parent} was started with {was} {what}, now there are {now}; resume with the same data, or choose another --run_name")
-    if meta["data"] and trainer.data.key and meta["data"] != trainer.data.key: raise ValueError(f"dataset_path {trainer.config.dataset_path!r}: the run in {path.parent.parent} was started with other pictures, or they were changed; resume with the same data, or choose another --run_name")
+    "Take up a run where a checkpoint left it. Raises `ValueError` where it's of another run."
+    meta, c, run = state["meta"], trainer.config, path.parent.parent
+    same_run(trainer, path, meta)
     for what in ("net", "ema"): fit_weights(getattr(trainer, what), state[what], path)
-    if meta["step"] >= trainer.total and not trainer.owed: raise ValueError(f"--epochs {trainer.config.epochs}: the run in {path.parent.parent} has {meta['epoch']} already; give more to go on")
-    for k in ("step", "skipped", "in_a_row", "losses"): setattr(trainer, k, meta[k])
-    trainer.replaceable = path if meta["replaceable"] and path.parent.parent == trainer.run else None
+    is_done = meta.step >= trainer.total and not trainer.owed
+    if is_done: raise ValueError(f"--epochs {c.epochs}: the run in {run} has {meta.epoch} already; give more to resume it")
+    trainer.step, trainer.skipped, trainer.in_a_row, trainer.losses = meta.step, meta.skipped, meta.in_a_row, list(meta.losses)
+    is_ours = meta.replaceable and run == trainer.run and own_state(path) is not None
+    trainer.replaceable = path if is_ours else None
 
 # %% ../nbs/22_trainer.ipynb #147b231a
 def set_aside(
@@ -545,25 +670,37 @@ def set_aside(
     source: Path | None,  # the checkpoint it goes on from
 ) -> None:
     "Move later checkpoints, and the lines of metrics.jsonl that will be written again, to `superseded/`."
-    aside, lines = run / "superseded", []
+    aside, log = run / "superseded", run / "metrics.jsonl"
     if source is not None and source.parent.parent == run: turn(source)  # first, so that `last` always loads
-    later = [o for n, o in epochs(run).items() if n * per_epoch > step] + [o for o in run.glob("checkpoints/step_*") if int(o.name[5:]) > step]
-    for o in later:
-        aside.mkdir(exist_ok=True)
-        o.rename(next(p for i in range(1, 10**6) if not (p := aside / f"{o.name}_{i}").exists()))
-    if (log := run / "metrics.jsonl").is_file(): lines = [(o, (json.loads(o) if o[-2:] == "}\n" else dict(step=math.inf))["step"] <= step) for o in log.open(encoding="utf-8")]
-    if not all(good for _, good in lines):
-        aside.mkdir(exist_ok=True)
-        with open(aside / "metrics.jsonl", "a", encoding="utf-8") as f: f.writelines(o for o, good in lines if not good)
-        part = log.with_suffix(".part")
-        part.write_text("".join(o for o, good in lines if good), encoding="utf-8")
-        part.replace(log)
+    for o, state in own_checkpoints(run).items():
+        is_later = (state["epoch"] * per_epoch if o.name.startswith("epoch_") else state["step"]) > step
+        if is_later: o.rename(new_name(aside, o.name))
+    lines = log.read_bytes().splitlines(keepends=True) if log.is_file() else []
+    good = [o for o in lines if is_before(o, step)]
+    if len(good) == len(lines): return
+    aside.mkdir(exist_ok=True)
+    with open(aside / "metrics.jsonl", "ab") as f: f.writelines(o for o in lines if not is_before(o, step))
+    part = log.with_suffix(".part")
+    part.write_bytes(b"".join(good))
+    part.replace(log)
+
+def new_name(folder: Path, name: str) -> Path:
+    "A path in a folder, which is made, that isn't there yet: `name_1`, `name_2`, ..."
+    folder.mkdir(exist_ok=True)
+    return next(o for i in range(1, 10**6) if not os.path.lexists(o := folder / f"{name}_{i}"))
+
+def is_before(line: bytes, step: int) -> bool:
+    "Whether a line of metrics.jsonl is whole, and of a step that stays."
+    try: row = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError): return False
+    return isinstance(row, dict) and type(row.get("step")) is int and row["step"] <= step
 
 # %% ../nbs/22_trainer.ipynb #4d0bd0ac
 def take_over(trainer: Trainer) -> None:
     "Copy the checkpoint of another run, from which this one goes on, to be its own first one."
-    state, folder = read_run(trainer.source), trainer.run / "checkpoints" / trainer.source.name
-    meta = state["meta"] | dict(config=plain_config(trainer.config), replaceable=True)
+    state = read_run(trainer.source, list(trainer.net.parameters()))
+    folder = trainer.run / "checkpoints" / trainer.source.name
+    meta = asdict(replace(state["meta"], config=plain_config(trainer.config), replaceable=True))
     trainer.source = trainer.replaceable = save_checkpoint(folder, state["net"], state["ema"], dict(optim=state["optim"], scaler=state["scaler"]), meta)
 
 # %% ../nbs/22_trainer.ipynb #7c6f2a42
@@ -592,8 +729,8 @@ def ready_run(trainer: Trainer) -> None:
     if trainer.source and trainer.source.parent.parent != run: take_over(trainer)
     set_aside(run, trainer.step, trainer.per_epoch, trainer.source)
     note(f"run/{run}", "begun")  # from now on it can go on by itself
-    for o in run.glob("checkpoints/*/state.json"):  # a process that was killed may not have come to delete the one before its last
-        if o.parent != trainer.source and json.loads(o.read_text(encoding="utf-8"))["replaceable"]: drop(o.parent)
+    for o, state in own_checkpoints(run).items():  # a process that was killed may have left the one before its last
+        if o != trainer.source and state.get("replaceable") is True: drop(o)
     write_whole(run / "config.yaml", yaml.safe_dump(plain_config(c), sort_keys=False))
     (run / "vis").mkdir(exist_ok=True)
     if c.vis:

@@ -99,7 +99,7 @@ def test_a_run_goes_on_in_as_many_processes_as_it_had_unless_it_is_told_otherwis
         def how(line):
             c = settings(f"--resume True --result_path {d} {line}".split())
             return c.distributed, c.world_size, c.main_gpu, c.shard
-        assert how("") == (True, 3, 2, True) and how("--distributed False") == (False, 2, 0, False) and alone([], []) != []
+        assert how("") == (True, 3, 2, True) and how("--distributed False") == (False, 2, 0, False) and alone({}, []) != {}
         m.setenv("RANK", "0"), m.setenv("WORLD_SIZE", "4")
         assert how("--main_gpu 3") == (False, 2, 3, True) and how("--distributed True --world_size 3") == (True, 3, 0, True)
     with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit): settings(["--world_size", "2"])
