@@ -184,10 +184,12 @@ def find_checkpoint(
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
         raise ValueError(f"{told}: a pickle, which may run any code when opened, so it is not; "
                          "give a run or a checkpoint of iddm")
+    given = path
     try: path = _pointed(path)
     except OSError as e: raise ValueError(f"{told}: it can't be opened ({e.strerror})") from None
     if (path / "model.safetensors").is_file(): return path
     kind = "no checkpoint in it" if path.is_dir() else "not a checkpoint of iddm"
+    if path != given or is_our_name(path.name): kind = f"{path.name} has no model.safetensors"
     if not path.exists(): kind = "no such file or folder"
     raise ValueError(f"{told}: {kind}; give a run (results/df), a checkpoint in it "
                      "(results/df/checkpoints/epoch_030), or a weights file (.safetensors)")

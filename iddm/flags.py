@@ -227,7 +227,9 @@ def _from_node(node: yaml.Node, kind: Any) -> Any:
     is_list = isinstance(node, yaml.SequenceNode) and all(isinstance(o, yaml.ScalarNode) for o in node.value)
     if is_list and lists: return convert([from_text(o.value, get_args(lists[0])[0]) for o in node.value], kind)
     if not is_plain: raise ValueError(f"holds a list, or names and values: {allowed(kind)}")
-    if node.style is not None and str in (kind, *get_args(kind)): return convert(node.value, kind)  # it's quoted
+    is_name = node.style is not None and str in (kind, *get_args(kind))  # it's quoted
+    if is_name: return convert(node.value,
+        kind) if node.value else ""  # which the settings refuse, but for those of before
     is_null = node.style is None and node.tag == "tag:yaml.org,2002:null"
     if is_null and kind is str: raise ValueError(f"{shown(node.value)}: give some text; quote a name like that: 'null'")
     return convert(None, kind) if is_null else from_text(node.value, kind)

@@ -425,6 +425,7 @@ def prepare(trainer: Trainer, data: Data | None) -> None:
     trainer.dtype, trainer.run = pick_precision(settle(c).precision, trainer.device), Path(c.result_path) / c.run_name
     trainer.source = check_run(trainer.run, c) if trainer.main else None  # checkpoint to go on from
     if data is None: data = load_data(c.dataset_path, kept_size(c.image_size, c.crop), c.channels, Path(c.result_path) / "cache", c.data_root)
+    check_tensors(data)
     trainer.data, trainer.config = data, settle(replace(c, conditional=bool(data.classes) if c.conditional is None else c.conditional))
     check_data(data, trainer.config)
     trainer.n_classes, trainer.in_channels = len(data.classes) * trainer.config.conditional, data.images.shape[1]
@@ -529,7 +530,7 @@ def check_kinds(run: Path) -> None:
 OURS = re.compile("|".join((  # what a run has in its folder
     r"config\.yaml|\.config\.yaml\.tmp|train\.log|metrics\.(jsonl|part)|vis|checkpoints|tensorboard|generated|superseded",
     r"vis/(epoch_.*\.png|data|data/(.*\.png|table\.txt))", r"tensorboard/events\..*", r"checkpoints/(last|\.last\.tmp)",
-    r"generated/[^/]+(/(settings\.yaml|[^/]+\.png|steps\.(gif|webp)))?", r"checkpoints/\.(epoch|step)_\d+\.(new|old)(/.*)?",
+    r"generated/[^/]+/(settings\.yaml|[^/]+\.png|steps\.(gif|webp))", r"checkpoints/\.(epoch|step)_\d+\.(new|old)(/.*)?",
     r"superseded/(metrics\.jsonl|(epoch|step)_\d+_\d+)", r".*/(epoch|step)_[\d_]+/(model|ema_model|optim|state)\.\w+",
     r"(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini)")))  # of file managers
 
@@ -542,7 +543,9 @@ def foreign(
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
         is_checkpoint = path.parent == run / "checkpoints" and own_state(path) is not None
-        if path.is_symlink() or not (is_checkpoint or OURS.fullmatch(name)): other.append(name)
+        is_drawing = path.parent == run / "generated" and path.is_dir()
+        is_ours = is_checkpoint or is_drawing or OURS.fullmatch(name)
+        if path.is_symlink() or not is_ours: other.append(name)
     if other: return other
     try: return [] if {"dataset_path", "noise_schedule"} <= names_in(run / "config.yaml") else ["no settings of ours"]
     except ValueError: return ["no settings of ours"]
@@ -551,15 +554,15 @@ def foreign(
 def check_tensors(data: Data) -> None:
     "Raise `ValueError` for data whose tensors aren't what `Data` says of them."
     if not isinstance(data, Data): raise ValueError(f"data {shown(type(data).__name__)}: give a Data(images, labels, classes)")
-    images, labels, n = data.images, data.labels, max(1, len(data.classes))
+    try: n = max(1, len(convert(data.classes, tuple[str, ...])))
+    except ValueError: raise ValueError(f"data.classes {shown(data.classes)}: give the names of the classes, or ()") from None
+    images, labels = data.images, data.labels
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         what = f"{tuple(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"data.images {what}: give a tensor (N, 1 or 3, H, W) of torch.uint8, 0 to 255")
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         what = f"{tuple(labels.shape)} of {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"data.labels {what}: give a tensor ({len(images)},) of torch.int64, a label for each image")
-    try: convert(data.classes, tuple[str, ...])
-    except ValueError: raise ValueError(f"data.classes {shown(data.classes)}: give the names of the classes, or ()") from None
     if len(labels) and not 0 <= labels.min() <= labels.max() < n:
         raise ValueError(f"data.labels {labels.min()} to {labels.max()}: with {len(data.classes)} classes give 0 to {n - 1}")
 
@@ -568,7 +571,6 @@ def check_data(
     config: TrainConfig,
 ) -> None:
     "Raise `ValueError` where data and settings don't fit each other."
-    check_tensors(data)
     size, want, n = tuple(data.images.shape[2:]), kept_size(config.image_size, config.crop), len(data.classes)
     if size != (want, want): raise ValueError(f"--image_size {config.image_size}: the data has pictures of {size[0]}x{size[1]}" + f", and --crop random needs {want}x{want}" * (config.crop == "random"))
     if config.batch_size * config.grad_accum > len(data):
@@ -636,7 +638,10 @@ def same_run(
     mend = "resume with the same data, or choose another --run_name"
     classes = list(data.classes)[:trainer.n_classes]
     if meta.pictures != len(data): raise ValueError(f"{again} {meta.pictures} pictures, now there are {len(data)}; {mend}")
-    if list(meta.classes) != classes: raise ValueError(f"{again} {list(meta.classes)} classes, now there are {classes}; {mend}")
+    if list(meta.classes) != classes:
+        raise ValueError(f"{again} {shown(list(meta.classes))} classes, now there are {shown(classes)}; {mend}")
+    if meta.in_channels != trainer.in_channels:
+        raise ValueError(f"{again} {meta.in_channels} channels, now there are {trainer.in_channels}; {mend}")
     is_other = meta.data and data.key and meta.data != data.key
     if is_other: raise ValueError(f"{again} other pictures, or they were changed; {mend}")
 
