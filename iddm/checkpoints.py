@@ -178,7 +178,7 @@ def find_checkpoint(
     path: str | Path,  # a run, its checkpoints, one of them, `last`, or a weights file in one
 ) -> Path:  # the folder of the checkpoint
     "Which checkpoint a path means. Raises `ValueError` where there is none."
-    path = Path(convert(path, str))
+    path = Path(convert(path, str, "weight_path"))
     told = f"weight_path {str(path)!r}"
     if path.name in ("model.safetensors", "ema_model.safetensors") and path.is_file(): return path.parent
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
@@ -200,7 +200,7 @@ def weights_file(
     ema: bool = True,  # the moving average, or the raw weights
 ) -> Path:
     "The file of weights that a path means. Raises `ValueError` where there is none."
-    path, ema = Path(convert(path, str)), convert(ema, bool)
+    path, ema = Path(convert(path, str, "weight_path")), convert(ema, bool, "ema")
     raw, average = "model.safetensors", "ema_model.safetensors"
     if path.suffix == ".safetensors" and path.is_file():
         wants_raw = path.name == average and not ema and path.with_name(raw).is_file()

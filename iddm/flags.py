@@ -118,20 +118,21 @@ def _convert(value: Any, kind: Any) -> Any:
 def convert(
     value: Any,
     kind: Any,  # bool, int, float, str, dict, a Literal, a tuple of those, or a union
+    name: str = "",  # what it's for, said in the message
 ) -> Any:
     """Convert a value to a type, where it means the same.
 
     Paths and devices become text, numpy's numbers Python's, lists tuples, whole numbers floats. Anything else raises
     `ValueError` that says what is allowed: NaN, `True` for a number, 2.5 or "3" for a whole one."""
     try: return _convert(value, kind)
-    except (ValueError, OverflowError, TypeError): raise ValueError(f"{shown(value)}: {allowed(kind)}") from None
+    except (ValueError, OverflowError,
+        TypeError): raise ValueError(f"{name} {shown(value)}: {allowed(kind)}".strip()) from None
 
 # %% ../nbs/19_flags.ipynb #1b96e359
 def convert_fields(settings: Any) -> None:
     "Convert each field of a dataclass to its type, from its `__post_init__`. Raises `ValueError` that names the field."
     for f in dataclasses.fields(settings):
-        try: value = convert(getattr(settings, f.name), f.type)
-        except ValueError as e: raise ValueError(f"--{f.name} {e}") from None
+        value = convert(getattr(settings, f.name), f.type, f"--{f.name}")
         object.__setattr__(settings, f.name, value)  # it may be frozen
 
 def check_ranges(

@@ -60,7 +60,7 @@ def load(
     device: str = "auto",
 ) -> Model:
     "Build the network of a checkpoint and load its weights. Raises `ValueError` where there is none, or it doesn't fit."
-    where, file = pick_device(convert(device, str)), weights_file(path, ema)
+    where, file = pick_device(convert(device, str, "device")), weights_file(path, ema)
     shapes, values = read_header(file)
     meta = from_mapping(CheckpointMeta, values, f"weight_path {str(file)!r}")
     config, n = stored_config(meta.config, f"weight_path {str(file)!r}"), len(meta.classes)
@@ -76,7 +76,8 @@ def choose(
     num_images: int | None = None,  # None: one of each class, or 8 of one
 ) -> Tensor:  # (num_images,) int64
     "The class of each picture to draw. Raises `ValueError` for a class that isn't there."
-    name, num_images = str(convert(class_name, int | str)), convert(num_images, int | None)
+    name = str(convert(class_name, int | str, "--class_name"))
+    num_images = convert(num_images, int | None, "--num_images")
     if not classes and name != "-1": raise ValueError(f"--class_name {shown(name)}: this model was trained without classes")
     is_number = re.fullmatch("0|[1-9][0-9]*", name) and int(name) < len(classes)
     if name in classes: index = classes.index(name)  # a name wins over a number

@@ -248,7 +248,7 @@ def run_config(
 
     Raises `ValueError` where there is no run, or for a change that can't be."""
     check_names(TrainConfig, changes)
-    run = Path(convert(run, str))
+    run = Path(convert(run, str, "run"))
     if run.name in ("", ".."): run = run.resolve()
     alone = dict(distributed=False, world_size=2, main_gpu=0, shard=False)  # what resumes it here is this process
     named = dict(run_name=run.name, result_path=str(run.parent), resume=True)
