@@ -78,7 +78,8 @@ def choose(
     "The class of each picture to draw. Raises `ValueError` for a class that isn't there."
     name = str(convert(class_name, int | str, "--class_name"))
     num_images = convert(num_images, int | None, "--num_images")
-    if not classes and name != "-1": raise ValueError(f"--class_name {shown(name)}: this model was trained without classes")
+    if not classes and name != "-1":
+        raise ValueError(f"--class_name {shown(name)}: this model was trained without classes")
     is_number = re.fullmatch("0|[1-9][0-9]*", name) and int(name) < len(classes)
     if name in classes: index = classes.index(name)  # a name wins over a number
     elif name == "-1": return torch.arange(num_images or len(classes) or 8) % max(1, len(classes))

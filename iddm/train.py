@@ -43,8 +43,8 @@ def settings(
         base |= alone(base, argv)
     config = parse(TrainConfig, "iddm-train", argv, base)
     is_told = any(o.split("=")[0] == "--world_size" for o in argv)
-    if is_told and not config.distributed:
-        stop("iddm-train", f"--world_size {config.world_size}: needs --distributed True; torchrun has --nproc-per-node for it")
+    why = f"--world_size {config.world_size}: needs --distributed True; torchrun has --nproc-per-node for it"
+    if is_told and not config.distributed: stop("iddm-train", why)
     return config
 
 # %% ../nbs/24_train.ipynb #9fd3dba9

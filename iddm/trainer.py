@@ -8,9 +8,9 @@ __all__ = ['RANGES', 'LOCAL', 'OPTIMIZERS', 'OURS', 'SHAPE', 'DataConfig', 'NetC
            'has_bf16', 'pick_precision', 'keep_memory', 'lr_factor', 'ema_share', 'ema_update', 'build', 'shapes_of',
            'walk', 'Event', 'Trainer', 'prepare', 'facts', 'own_device', 'seeded', 'networks', 'optimizer', 'check_run',
            'newest', 'check_kinds', 'foreign', 'check_tensors', 'check_data', 'metadata', 'save', 'read_run', 'found',
-           'same_run', 'check_source', 'restore', 'set_aside', 'new_name', 'is_before', 'take_over', 'open_run',
-           'ready_run', 'part', 'maker', 'backward', 'gradient', 'exact_gradient', 'train_step', 'together', 'samples',
-           'draw_some', 'opened', 'has_grid', 'grid_of', 'owes', 'fit', 'columns', 'line', 'record', 'progress']
+           'same_run', 'check_source', 'restore', 'set_aside', 'is_before', 'take_over', 'open_run', 'ready_run',
+           'part', 'maker', 'backward', 'gradient', 'exact_gradient', 'train_step', 'together', 'samples', 'draw_some',
+           'opened', 'has_grid', 'grid_of', 'owes', 'fit', 'columns', 'line', 'record', 'progress']
 
 # %% ../nbs/22_trainer.ipynb #41124124
 import ctypes
@@ -50,6 +50,7 @@ from iddm.checkpoints import (
     epochs,
     find_checkpoint,
     fit_weights,
+    free_path,
     is_our_name,
     load_optim,
     own_checkpoints,
@@ -229,7 +230,8 @@ def stored_config(
     where: object,  # the file, for messages
 ) -> TrainConfig:
     "Settings that were kept, by this version or an earlier one. Raises `ValueError` that names file, setting and value."
-    here = {k: "." for k in ("dataset_path", "result_path", "data_root") if values.get(k) == ""}  # which meant this folder
+    paths = ("dataset_path", "result_path", "data_root")
+    here = {k: "." for k in paths if values.get(k) == ""}  # which meant this folder
     return from_mapping(TrainConfig, values | here, where)
 
 def run_settings(
@@ -329,7 +331,8 @@ def build(
 
 def _network(config: TrainConfig, in_channels: int, n_classes: int) -> UNet:
     "The network of settings that are settled."
-    return UNet(config.image_size, in_channels, config.widths, config.attention, config.layers, n_classes or None, config.act, config.dropout, patch=config.patch)
+    return UNet(config.image_size, in_channels, config.widths, config.attention, config.layers, n_classes or None,
+                config.act, config.dropout, patch=config.patch)
 
 def shapes_of(
     config: TrainConfig,
@@ -496,11 +499,11 @@ def check_run(
     there = run.is_dir() and any(o.name[0] != "." for o in run.iterdir())
     source = run.with_name(config.load_model_dir or run.name)
     if there and config.overwrite and (other := foreign(run)):
-        raise ValueError(f"{run} holds {shown(other[0])}, which is not of a run of iddm, so --overwrite will not delete it: "
-                         "move it to another place, or choose another --run_name")
+        raise ValueError(f"{run} holds {shown(other[0])}, which is not of a run of iddm, "
+                         "so --overwrite will not delete it: move it to another place, or choose another --run_name")
     if there and not config.overwrite and not (config.resume and source == run):
-        raise ValueError(f"{run} already holds a run: resume it by --resume True, keep it and choose another --run_name, "
-                         "or delete it by --overwrite True")
+        raise ValueError(f"{run} already holds a run: "
+                         "resume it by --resume True, keep it and choose another --run_name, or delete it by --overwrite True")
     if not config.resume or source == run and run.is_dir() and not there: return None  # killed before its first file
     check_kinds(run)
     if config.start_epoch not in (None, -1): return epoch_folder(source, config.start_epoch)
@@ -515,23 +518,28 @@ def newest(run: Path) -> Path | None:
     whole = [o for o, step in steps.items() if type(step) is int]
     if whole: return max(whole, key=steps.get)
     left = sorted(o for o in run.glob("checkpoints/*") if is_our_name(o.name) and o.is_dir() and not o.is_symlink())
-    if left: raise ValueError(f"--resume True: {left[-1]}: its state.json can't be read, and no `last` names a checkpoint; "
-                              f"write {left[-1].name} into {left[-1].with_name('last')} to resume from it")
-    return None
+    if not left: return None
+    raise ValueError(f"--resume True: {left[-1]}: its state.json can't be read, and no `last` names a checkpoint; "
+                     f"write {left[-1].name} into {left[-1].with_name('last')} to resume from it")
 
 def check_kinds(run: Path) -> None:
     "Raise `ValueError` where a folder stands in the place of a run's file, or the other way round."
-    for name in ("config.yaml", "train.log", "metrics.jsonl"):
-        if (run / name).exists() and not (run / name).is_file(): raise ValueError(f"{run / name}: not a file; move it away")
-    for name in ("checkpoints", "vis", "superseded"):
-        if (run / name).exists() and not (run / name).is_dir(): raise ValueError(f"{run / name}: not a folder; move it away")
+    for path in (run / "config.yaml", run / "train.log", run / "metrics.jsonl"):
+        if path.exists() and not path.is_file(): raise ValueError(f"{path}: not a file; move it away")
+    for path in (run / "checkpoints", run / "vis", run / "superseded"):
+        if path.exists() and not path.is_dir(): raise ValueError(f"{path}: not a folder; move it away")
 
 # %% ../nbs/22_trainer.ipynb #4a79e7ff
 OURS = re.compile("|".join((  # what a run has in its folder
-    r"config\.yaml|\.config\.yaml\.tmp|train\.log|metrics\.(jsonl|part)|vis|checkpoints|tensorboard|generated|superseded",
-    r"vis/(epoch_.*\.png|data|data/(.*\.png|table\.txt))", r"tensorboard/events\..*", r"checkpoints/(last|\.last\.tmp)",
-    r"generated/[^/]+/(settings\.yaml|[^/]+\.png|steps\.(gif|webp))", r"checkpoints/\.(epoch|step)_\d+\.(new|old)(/.*)?",
-    r"superseded/(metrics\.jsonl|(epoch|step)_\d+_\d+)", r".*/(epoch|step)_[\d_]+/(model|ema_model|optim|state)\.\w+",
+    r"vis|checkpoints|tensorboard|generated|superseded",
+    r"config\.yaml|\.config\.yaml\.tmp|train\.log|metrics\.(jsonl|part)",
+    r"vis/(epoch_.*\.png|data|data/(.*\.png|table\.txt))",
+    r"tensorboard/events\..*",
+    r"checkpoints/(last|\.last\.tmp)",
+    r"checkpoints/\.(epoch|step)_\d+\.(new|old)(/.*)?",
+    r"generated/[^/]+/(settings\.yaml|[^/]+\.png|steps\.(gif|webp))",
+    r"superseded/(metrics\.jsonl|(epoch|step)_\d+_\d+)",
+    r".*/(epoch|step)_[\d_]+/(model|ema_model|optim|state)\.\w+",
     r"(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini)")))  # of file managers
 
 def foreign(
@@ -551,20 +559,29 @@ def foreign(
     except ValueError: return ["no settings of ours"]
 
 # %% ../nbs/22_trainer.ipynb #1cbf6a16
+def _is_tensor(x: object, dtype: torch.dtype, ndim: int) -> bool:
+    return isinstance(x, Tensor) and x.dtype == dtype and x.ndim == ndim
+
+def _kind(x: object) -> str:
+    "Shape and type of a tensor, or what else something is."
+    return f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+
 def check_tensors(data: Data) -> None:
     "Raise `ValueError` for data whose tensors aren't what `Data` says of them."
-    if not isinstance(data, Data): raise ValueError(f"data {shown(type(data).__name__)}: give a Data(images, labels, classes)")
+    if not isinstance(data, Data): raise ValueError(f"data {type(data).__name__}: give a Data(images, labels, classes)")
     try: n = max(1, len(convert(data.classes, tuple[str, ...])))
-    except ValueError: raise ValueError(f"data.classes {shown(data.classes)}: give the names of the classes, or ()") from None
+    except ValueError: raise ValueError(f"data.classes {shown(data.classes)}: give the names, or ()") from None
     images, labels = data.images, data.labels
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        what = f"{tuple(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"data.images {what}: give a tensor (N, 1 or 3, H, W) of torch.uint8, 0 to 255")
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        what = f"{tuple(labels.shape)} of {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"data.labels {what}: give a tensor ({len(images)},) of torch.int64, a label for each image")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < n:
-        raise ValueError(f"data.labels {labels.min()} to {labels.max()}: with {len(data.classes)} classes give 0 to {n - 1}")
+    is_images = _is_tensor(images, torch.uint8, 4) and images.shape[1] in (1, 3)
+    if not is_images:
+        raise ValueError(f"data.images {_kind(images)}: give a tensor (N, 1 or 3, H, W) of torch.uint8, 0 to 255")
+    is_labels = _is_tensor(labels, torch.int64, 1) and len(labels) == len(images)
+    if not is_labels:
+        raise ValueError(f"data.labels {_kind(labels)}: give a tensor ({len(images)},) of torch.int64")
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    is_known = 0 <= low <= high < n
+    if not is_known:
+        raise ValueError(f"data.labels {low} to {high}: with {len(data.classes)} classes give 0 to {n - 1}")
 
 def check_data(
     data: Data,
@@ -637,7 +654,8 @@ def same_run(
     again = f"dataset_path {c.dataset_path!r}: the run in {run} was started with"
     mend = "resume with the same data, or choose another --run_name"
     classes = list(data.classes)[:trainer.n_classes]
-    if meta.pictures != len(data): raise ValueError(f"{again} {meta.pictures} pictures, now there are {len(data)}; {mend}")
+    if meta.pictures != len(data):
+        raise ValueError(f"{again} {meta.pictures} pictures, now there are {len(data)}; {mend}")
     if list(meta.classes) != classes:
         raise ValueError(f"{again} {shown(list(meta.classes))} classes, now there are {shown(classes)}; {mend}")
     if meta.in_channels != trainer.in_channels:
@@ -662,8 +680,9 @@ def restore(
     same_run(trainer, path, meta)
     for what in ("net", "ema"): fit_weights(getattr(trainer, what), state[what], path)
     is_done = meta.step >= trainer.total and not trainer.owed
-    if is_done: raise ValueError(f"--epochs {c.epochs}: the run in {run} has {meta.epoch} already; give more to resume it")
-    trainer.step, trainer.skipped, trainer.in_a_row, trainer.losses = meta.step, meta.skipped, meta.in_a_row, list(meta.losses)
+    if is_done: raise ValueError(f"--epochs {c.epochs}: the run in {run} has {meta.epoch} already; give more to resume")
+    trainer.step, trainer.losses = meta.step, list(meta.losses)
+    trainer.skipped, trainer.in_a_row = meta.skipped, meta.in_a_row
     is_ours = meta.replaceable and run == trainer.run and own_state(path) is not None
     trainer.replaceable = path if is_ours else None
 
@@ -679,7 +698,9 @@ def set_aside(
     if source is not None and source.parent.parent == run: turn(source)  # first, so that `last` always loads
     for o, state in own_checkpoints(run).items():
         is_later = (state["epoch"] * per_epoch if o.name.startswith("epoch_") else state["step"]) > step
-        if is_later: o.rename(new_name(aside, o.name))
+        if not is_later: continue
+        aside.mkdir(exist_ok=True)
+        o.rename(free_path(aside / o.name))
     lines = log.read_bytes().splitlines(keepends=True) if log.is_file() else []
     good = [o for o in lines if is_before(o, step)]
     if len(good) == len(lines): return
@@ -688,11 +709,6 @@ def set_aside(
     part = log.with_suffix(".part")
     part.write_bytes(b"".join(good))
     part.replace(log)
-
-def new_name(folder: Path, name: str) -> Path:
-    "A path in a folder, which is made, that isn't there yet: `name_1`, `name_2`, ..."
-    folder.mkdir(exist_ok=True)
-    return next(o for i in range(1, 10**6) if not os.path.lexists(o := folder / f"{name}_{i}"))
 
 def is_before(line: bytes, step: int) -> bool:
     "Whether a line of metrics.jsonl is whole, and of a step that stays."

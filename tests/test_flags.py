@@ -197,7 +197,7 @@ def test_a_name_that_is_quoted_or_dumped_comes_back(tmp_path, name):
         table=name)
 
 def test_a_file_gives_settings_their_types(tmp_path):
-    text = "salt: 1e-3\nspoons: [7, 8]\nbowls:\n- 1\n- 2\nhot: no\npot: null\nguests: 3 # and a child\nkind: 3\n"
+    text = "salt: 1e-3\nspoons: [7, 8]\nbowls:\n- 1\n- 2\nhot: no\npot: null\nguests: 3 # a child\nkind: 3\n"
     assert read_settings(Soup, _file(tmp_path, text)) == dict(salt=1e-3, spoons=(7, 8), bowls=(1, 2), hot=False,
         pot=None, guests=3, kind=3)
     assert read_settings(Soup, _file(tmp_path, '{"salt": 2, "spoons": [1], "bowls": null}')) == dict(salt=2.,

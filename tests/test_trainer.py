@@ -292,7 +292,8 @@ def test_a_run_whose_pointer_is_gone_is_not_begun_again():
     with TemporaryDirectory() as d:
         for _ in Trainer(tiny(d, save_model_interval=True)).fit(): pass
         Path(d, "df/checkpoints/last").write_text("")
-        with pytest.raises(ValueError, match="--resume True: .*last: it names no checkpoint"): Trainer(tiny(d, resume=True, epochs=3))
+        with pytest.raises(ValueError, match="--resume True: .*last: it names no checkpoint"):
+            Trainer(tiny(d, resume=True, epochs=3))
         Path(d, "df/checkpoints/last").unlink()
         assert Trainer(tiny(d, resume=True, epochs=3)).step == 4
         for _ in Trainer(tiny(d, resume=True, start_epoch=1)).fit(): pass
@@ -471,7 +472,8 @@ def test_another_data_set_or_network_is_not_resumed():
         for _ in Trainer(tiny(d, run_name="c", batch_size=4, epochs=1), replace(more, key="a")).fit(): pass
         with pytest.raises(ValueError, match="started with other pictures"): Trainer(tiny(d, run_name="c", batch_size=4, resume=True), replace(more, key="b"))
         with pytest.raises(ValueError, match="--widths .64.: .* started with .32."): Trainer(tiny(d, batch_size=4, widths=(64,), resume=True), random_data(2, 1, 8))
-        with pytest.raises(ValueError, match="started with"): restore(Trainer(tiny(d, batch_size=8, run_name="b"), random_data(2, 1, 8)), o := find_checkpoint(f"{d}/df"), read_run(o, list(Trainer(tiny(d, batch_size=4, run_name="b"), random_data(2, 1, 8)).net.parameters())))
+        other = Trainer(tiny(d, batch_size=8, run_name="b"), random_data(2, 1, 8))
+        with pytest.raises(ValueError, match="started with"): restore(other, o := find_checkpoint(f"{d}/df"), read_run(o, list(other.net.parameters())))
 
 # %% ../nbs/22_trainer.ipynb #8236fb30
 GREY, LABELS = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.arange(8) % 2
