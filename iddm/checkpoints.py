@@ -178,11 +178,18 @@ def _pointed(path: Path) -> Path:
         raise ValueError(f"{last}: it names no checkpoint, but {shown(name)}; {hint}")
     return path
 
+def _given(path: str | Path) -> Path:
+    "A path of weights as a user gives it. Raises `ValueError` for what can't be one."
+    path = Path(convert(path, str, "weight_path"))
+    try: path.exists()
+    except OSError as e: raise ValueError(f"weight_path {shown(str(path))}: can't be opened ({e.strerror})") from None
+    return path
+
 def find_checkpoint(
     path: str | Path,  # a run, its checkpoints, one of them, `last`, or a weights file in one
 ) -> Path:  # the folder of the checkpoint
     "Which checkpoint a path means. Raises `ValueError` where there is none."
-    path = Path(convert(path, str, "weight_path"))
+    path = _given(path)
     told = f"weight_path {str(path)!r}"
     if path.name in ("model.safetensors", "ema_model.safetensors") and path.is_file(): return path.parent
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
@@ -204,7 +211,7 @@ def weights_file(
     ema: bool = True,  # the moving average, or the raw weights
 ) -> Path:
     "The file of weights that a path means. Raises `ValueError` where there is none."
-    path, ema = Path(convert(path, str, "weight_path")), convert(ema, bool, "ema")
+    path, ema = _given(path), convert(ema, bool, "ema")
     raw, average = "model.safetensors", "ema_model.safetensors"
     if path.suffix == ".safetensors" and path.is_file():
         wants_raw = path.name == average and not ema and path.with_name(raw).is_file()

@@ -125,8 +125,10 @@ def convert(
     Paths and devices become text, numpy's numbers Python's, lists tuples, whole numbers floats. Anything else raises
     `ValueError` that says what is allowed: NaN, `True` for a number, 2.5 or "3" for a whole one."""
     try: return _convert(value, kind)
-    except (ValueError, OverflowError,
-        TypeError): raise ValueError(f"{name} {shown(value)}: {allowed(kind)}".strip()) from None
+    except (ValueError, OverflowError, TypeError):
+        is_quoted = isinstance(value, str) and get_origin(kind) is not Literal  # "3" is no number
+        text = _short.repr(value) if is_quoted else shown(value)
+        raise ValueError(f"{name} {text}: {allowed(kind)}".strip()) from None
 
 # %% ../nbs/19_flags.ipynb #1b96e359
 def convert_fields(settings: Any) -> None:
@@ -211,14 +213,14 @@ def read_small(
 ) -> str:
     "Text of a small file. Raises `ValueError` that names what is missing, too large, not UTF-8, or can't be opened."
     path = Path(path)
-    if not path.exists(): raise ValueError(f"{path}: no such file")
-    if not path.is_file(): raise ValueError(f"{path}: not a file")
     try:
+        if not path.exists(): raise ValueError(f"{path}: no such file")
+        if not path.is_file(): raise ValueError(f"{path}: not a file")
         with open(path, "rb") as f: raw = f.read(limit + 1)
         if len(raw) > limit: raise ValueError(f"{path}: larger than {limit // 1024} KB, which no such file is")
         return raw.decode("utf-8")
     except UnicodeDecodeError: raise ValueError(f"{path}: not a text in UTF-8") from None
-    except OSError as e: raise ValueError(f"{path}: it can't be opened ({e.strerror})") from None
+    except OSError as e: raise ValueError(f"{shown(str(path))}: it can't be opened ({e.strerror})") from None
 
 # %% ../nbs/19_flags.ipynb #13f63a09
 def _from_node(node: yaml.Node, kind: Any) -> Any:
@@ -229,8 +231,8 @@ def _from_node(node: yaml.Node, kind: Any) -> Any:
     if is_list and lists: return convert([from_text(o.value, get_args(lists[0])[0]) for o in node.value], kind)
     if not is_plain: raise ValueError(f"holds a list, or names and values: {allowed(kind)}")
     is_name = node.style is not None and str in (kind, *get_args(kind))  # it's quoted
-    if is_name: return convert(node.value,
-        kind) if node.value else ""  # which the settings refuse, but for those of before
+    if is_name and not node.value: return ""  # which the settings refuse, but for those of before
+    if is_name: return convert(node.value, kind)
     is_null = node.style is None and node.tag == "tag:yaml.org,2002:null"
     if is_null and kind is str: raise ValueError(f"{shown(node.value)}: give some text; quote a name like that: 'null'")
     return convert(None, kind) if is_null else from_text(node.value, kind)

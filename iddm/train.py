@@ -37,7 +37,7 @@ def settings(
     argv = sys.argv[1:] if argv is None else argv
     args, base = read(TrainConfig, "iddm-train", argv), {}
     known = Path(args.result_path) / (args.load_model_dir or args.run_name)
-    if args.resume and (known / "config.yaml").exists():
+    if args.resume and os.path.lexists(known / "config.yaml"):
         try: base = vars(run_settings(known)) | dict(run_name=args.run_name, result_path=args.result_path)
         except ValueError as e: stop("iddm-train", f"{e}; mend it, or move it away and give the settings as flags")
         base |= alone(base, argv)

@@ -252,6 +252,13 @@ def test_damaged_weights_are_refused_in_a_line(tmp_path, kind):
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 500
 
+@pytest.mark.parametrize("path, say",
+    [("x" * 300, "File name too long"), ("a\0b", "give some text"), (None, "None"), (3, "3: give some text"),
+    ("", "'': give")])
+def test_a_path_that_cannot_be_is_named(path, say):
+    with pytest.raises(ValueError, match=f"^weight_path .*{say}"): load_checkpoint(path)
+    with pytest.raises(ValueError, match=f"^weight_path .*{say}"): find_checkpoint(path)
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64, torch.uint8])
 def test_whole_numbers_are_no_weights(tmp_path, dtype):
     write_weights(tmp_path / "x.safetensors", dict(a=torch.zeros(2).to(dtype)), {})

@@ -125,7 +125,7 @@ def test_settings_from_python_get_the_types_of_their_fields():
 
 # %% ../nbs/19_flags.ipynb #f0405f03
 @pytest.mark.parametrize("values, say",
-    [(dict(salt="much"), "salt much: give a number"), (dict(slat=1), "unknown setting slat: did you mean salt"),
+    [(dict(salt="much"), "salt 'much': give a number"), (dict(slat=1), "unknown setting slat: did you mean salt"),
     (dict(guests=99), "guests 99: give a number from 1 to 10"),
                                          (["pea"], "'pea'.: give names and values"),
                                          (None, "None: give names and values"), ({3: 1}, "unknown setting 3"),
@@ -323,6 +323,7 @@ def complaint(argv):
     (["--config", ""], "--config '': give some text"), ("--config .", ".: not a file"),
     ("--config no.yaml", "no.yaml: no such file"), (["--salt", "a\nb"], r"--salt 'a\nb': give a number"),
     (["a\x1b[31m"], r"'a\x1b[31m' is no flag: flags begin with --, and each has one value; --help lists them"),
+    (["--config", "x" * 300], "'" + "x" * 37 + "..." + "x" * 38 + "': it can't be opened (File name too long)"),
     ([""], "'' is no flag: flags begin with --, and each has one value; --help lists them")])
 def test_wrong_flags_and_values_are_named_with_what_is_allowed(argv, line): assert complaint(argv) == f"soup: {line}\n"
 

@@ -187,18 +187,18 @@ def test_what_is_no_class_or_number_is_named(kw):
 @pytest.mark.parametrize("kw, say", [
     (dict(num_images=0), "--num_images 0: give a number from 1"),
     (dict(num_images=2.5), "--num_images 2.5: give a whole number"),
-    (dict(num_images="2"), "--num_images 2: give a whole number"),
+    (dict(num_images="2"), "--num_images '2': give a whole number"),
     (dict(num_images=10**12), "--num_images 1000000000000"), (dict(steps=2.), "--steps 2.0"),
-    (dict(steps="all"), "--steps all"),
+    (dict(steps="all"), "--steps 'all'"),
     (dict(cfg_scale=float("nan")), "--cfg_scale nan"), (dict(cfg_scale=float("inf")), "--cfg_scale inf"),
-    (dict(cfg_scale="2"), "--cfg_scale 2"), (dict(sample="foo"), "--sample foo: choose from ddim"),
+    (dict(cfg_scale="2"), "--cfg_scale '2'"), (dict(sample="foo"), "--sample foo: choose from ddim"),
     (dict(spacing="x"), "--spacing x"),
     (dict(seed=1.5), "--seed 1.5"), (dict(seed=None), "--seed None"), (dict(eta=True), "--eta True"),
     (dict(ema=1), "--ema 1: choose True or False"),
-    (dict(save_steps="mp4"), "--save_steps mp4: choose from gif, webp"), (dict(batch_size=0), "--batch_size 0"),
+    (dict(save_steps="mp4"), "--save_steps 'mp4': choose from gif, webp"), (dict(batch_size=0), "--batch_size 0"),
     (dict(class_name=True), "--class_name True"), (dict(class_name=None), "--class_name None"),
     (dict(result_path=3), "--result_path 3"), (dict(init_image=b"x"), "--init_image"),
-    (dict(strength="x"), "--strength x"), (dict(weight_path=None), "--weight_path None"),
+    (dict(strength="x"), "--strength 'x'"), (dict(weight_path=None), "--weight_path None"),
     (dict(weight_path=""), "--weight_path ''")])
 def test_a_wrong_setting_of_a_drawing_from_python_is_named(kw, say):
     with pytest.raises(ValueError) as e: GenerateConfig(**kw)
@@ -220,14 +220,14 @@ def trained(tmp_path_factory): return moment(str(tmp_path_factory.mktemp("traine
     [(dict(num_images=2.5), "--num_images 2.5"), (dict(num_images=0), "--num_images 0"),
     (dict(stepz=3), "unknown setting stepz: did you mean steps"),
     (dict(class_name="ten"), "--class_name ten: choose -1"), (dict(class_name=True), "--class_name True"),
-    (dict(steps="3"), "--steps 3")])
+    (dict(steps="3"), "--steps '3'")])
 def test_sample_names_what_cannot_be(trained, kw, say):
     with pytest.raises(ValueError, match=say): sample(load(trained), **kw)
 
 @pytest.mark.parametrize("kw, say",
     [(dict(path=None), "weight_path None: give some text"), (dict(path=3), "3: give some text"),
     (dict(path=""), "'': give some text"), (dict(ema=1), "1: choose True or False"),
-    (dict(ema="False"), "False: choose True or False"), (dict(device=0), "0: give some text"),
+    (dict(ema="False"), "'False': choose True or False"), (dict(device=0), "0: give some text"),
     (dict(device="tpu"), "--device tpu")])
 def test_load_names_what_cannot_be(trained, kw, say):
     with pytest.raises(ValueError, match=say): load(**dict(path=trained) | kw)

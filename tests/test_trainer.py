@@ -53,12 +53,12 @@ def test_settings_that_contradict_each_other_are_refused():
 
 # %% ../nbs/22_trainer.ipynb #550d706d
 @pytest.mark.parametrize("kw, say", [
-    (dict(epochs=2.5), "--epochs 2.5: give a whole number"), (dict(epochs="3"), "--epochs 3: give a whole number"),
+    (dict(epochs=2.5), "--epochs 2.5: give a whole number"), (dict(epochs="3"), "--epochs '3': give a whole number"),
     (dict(epochs=True), "--epochs True"), (dict(epochs=None), "--epochs None"),
     (dict(sample="foo"), "--sample foo: choose from ddim"),
     (dict(precision="fp8"), "--precision fp8: choose from auto, fp32"),
     (dict(optim="sgd"), "--optim sgd: choose from adamw"), (dict(act="swish"), "--act swish"),
-    (dict(lr="fast"), "--lr fast: give a number"), (dict(lr=math.nan), "--lr nan: give a number"),
+    (dict(lr="fast"), "--lr 'fast': give a number"), (dict(lr=math.nan), "--lr nan: give a number"),
     (dict(lr=math.inf), "--lr inf: give a number from"), (dict(lr=True), "--lr True"),
     (dict(grad_clip=math.nan), "--grad_clip nan"),
     (dict(widths=32), "--widths 32: give whole numbers like"), (dict(widths=[32.]), "--widths"),
@@ -66,15 +66,15 @@ def test_settings_that_contradict_each_other_are_refused():
     (dict(attention=True), "--attention True"),
     (dict(channels=True), "--channels True: choose from auto, 1, 3"), (dict(channels=2), "--channels 2"),
     (dict(channels="1"), "--channels 1: choose"),
-    (dict(conditional="yes"), "--conditional yes: choose True or False"), (dict(conditional=1), "--conditional 1"),
-    (dict(hflip=1), "--hflip 1"), (dict(hflip="False"), "--hflip False: choose True or False"),
+    (dict(conditional="yes"), "--conditional 'yes': choose True or False"), (dict(conditional=1), "--conditional 1"),
+    (dict(hflip=1), "--hflip 1"), (dict(hflip="False"), "--hflip 'False': choose True or False"),
     (dict(dataset_path=""), "--dataset_path '': give some text"), (dict(dataset_path=None), "--dataset_path None"),
     (dict(dataset_path="a\0b"), "--dataset_path"),
     (dict(run_name=7), "--run_name 7: give some text"),
     (dict(run_name=Path("a/b")), "--run_name 'a/b': give a plain name"), (dict(result_path=b"x"), "--result_path"),
     (dict(seed=-1), "--seed -1"), (dict(seed=1.), "--seed 1.0"), (dict(device=0), "--device 0"),
-    (dict(batch_size="64"), "--batch_size 64: give a whole number"), (dict(batch_size=[64]), "--batch_size"),
-    (dict(save_minutes="x"), "--save_minutes x"), (dict(world_size=2.), "--world_size 2.0"),
+    (dict(batch_size="64"), "--batch_size '64': give a whole number"), (dict(batch_size=[64]), "--batch_size"),
+    (dict(save_minutes="x"), "--save_minutes 'x'"), (dict(world_size=2.), "--world_size 2.0"),
     (dict(num_classes=2.5), "--num_classes 2.5")])
 def test_a_wrong_setting_from_python_is_named_in_a_line(kw, say):
     with pytest.raises(ValueError) as e: TrainConfig(**kw)
@@ -509,7 +509,7 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize("changes, say",
     [(dict(epchs=3), "unknown setting epchs: did you mean epochs"),
     (dict(epochs=2.5), "--epochs 2.5: give a whole number"), (dict(Epochs=3), "did you mean epochs"),
-    (dict(lr="x"), "--lr x: give a number"), (dict(epochs=0), "--epochs 0")])
+    (dict(lr="x"), "--lr 'x': give a number"), (dict(epochs=0), "--epochs 0")])
 def test_a_change_of_a_run_that_cannot_be_is_named(finished, changes, say):
     with pytest.raises(ValueError, match=say): run_config(finished, **changes)
 
