@@ -45,7 +45,7 @@ def zero(layer: nn.Module) -> nn.Module:
 # %% ../nbs/10_modules.ipynb #0c0c0131
 class ResBlock(nn.Module):
     "Norm, act, conv; add the embedding; norm, act, conv; add the input (Ho et al. 2020, appendix B)."
-    def __init__(self, c_in: int, c_out: int, emb: int, act: str = "silu", dropout: float = 0., groups: int = 32):
+    def __init__(self, c_in: int, c_out: int, emb: int, act: str = "silu", dropout: float = 0., groups: int = 8):
         super().__init__()
         self.norm1, self.conv1 = nn.GroupNorm(groups, c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time_emb_proj = nn.Linear(emb, c_out)
@@ -59,10 +59,17 @@ class ResBlock(nn.Module):
         h = self.conv2(self.dropout(self.act(self.norm2(h))))
         return self.conv_shortcut(x) + h
 
+# %% ../nbs/10_modules.ipynb #a087c686
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, heads, L, head_dim) each -> the same
+    "Attend from every pixel to every other; in float32 where bfloat16 on a CPU would make the backward pass slower."
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu": return F.scaled_dot_product_attention(q, k, v)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+
 # %% ../nbs/10_modules.ipynb #618c199b
 class Attention(nn.Module):
     "Self-attention between all pixels, in heads of `head_dim` channels, around a shortcut."
-    def __init__(self, c: int, head_dim: int = 32, groups: int = 32):
+    def __init__(self, c: int, head_dim: int = 32, groups: int = 8):
         super().__init__()
         self.heads, self.group_norm = c // head_dim, nn.GroupNorm(groups, c)
         self.to_q, self.to_k, self.to_v = nn.Linear(c, c), nn.Linear(c, c), nn.Linear(c, c)
@@ -70,9 +77,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> the same
         h = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, H*W, C)
-        q, k, v = (f(h).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.to_q, self.to_k, self.to_v))  # (B, heads, H*W, head_dim)
-        half = q.dtype if q.dtype == torch.bfloat16 and q.device.type == "cpu" else None  # there, its backward is slower in bf16
-        with torch.autocast(x.device.type, enabled=False): h = F.scaled_dot_product_attention(*(o.float() if half else o for o in (q, k, v))).to(q.dtype)
+        heads = [f(h).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.to_q, self.to_k, self.to_v)]
+        h = _attend(*heads)  # (B, heads, H*W, head_dim)
         h = h.transpose(1, 2).flatten(2)  # (B, H*W, C)
         return x + self.to_out[0](h).transpose(1, 2).view_as(x)
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TARGETS', 'TO_X0', 'TO_EPS', 'IMPLIED', 'WEIGHTS', 'LOSSES', 'eps_target', 'x0_target', 'v_target', 'flow_target',
            'known', 'x0_from_eps', 'x0_from_x0', 'x0_from_v', 'x0_from_flow', 'eps_from_eps', 'eps_from_x0',
-           'eps_from_v', 'eps_from_flow', 'check_prediction', 'convert', 'uniform', 'min_snr', 'seen', 'diffusion_loss',
-           'denoiser', 'clipped']
+           'eps_from_v', 'eps_from_flow', 'check_prediction', 'convert', 'uniform', 'min_snr', 'seen', 'predicted',
+           'diffusion_loss', 'denoiser', 'clipped']
 
 # %% ../nbs/01_predictions.ipynb #ccc00766
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
-from .schedules import Schedule, add_noise, per_image
+from .schedules import Choices, Schedule, add_noise, check_alike, check_floats, check_schedule, number, per_image
 
 # %% ../nbs/01_predictions.ipynb #02812f6f
 def eps_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -81,9 +81,9 @@ def eps_from_flow(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tenso
     return (x + alpha * out) / (alpha + sigma)
 
 # %% ../nbs/01_predictions.ipynb #a4a3a52f
-TARGETS = dict(eps=eps_target, x0=x0_target, v=v_target, flow=flow_target)
-TO_X0 = dict(eps=x0_from_eps, x0=x0_from_x0, v=x0_from_v, flow=x0_from_flow)
-TO_EPS = dict(eps=eps_from_eps, x0=eps_from_x0, v=eps_from_v, flow=eps_from_flow)
+TARGETS = Choices("prediction", eps=eps_target, x0=x0_target, v=v_target, flow=flow_target)
+TO_X0 = Choices("prediction", eps=x0_from_eps, x0=x0_from_x0, v=x0_from_v, flow=x0_from_flow)
+TO_EPS = Choices("prediction", eps=eps_from_eps, x0=eps_from_x0, v=eps_from_v, flow=eps_from_flow)
 
 # %% ../nbs/01_predictions.ipynb #752fff06
 def check_prediction(
@@ -91,8 +91,12 @@ def check_prediction(
     schedule: Schedule | None = None,
 ) -> None:
     "Raise `ValueError` for a prediction that isn't there, or that can't tell the picture at some step of the schedule."
-    if prediction not in TARGETS: raise ValueError(f"prediction={prediction!r}: choose " + ", ".join(TARGETS))
-    if prediction == "eps" and schedule and schedule.alpha.min() == 0: raise ValueError("prediction='eps': this schedule ends without any picture (SNR 0), where the noise tells nothing of it; choose v, x0 or flow")
+    needs_signal = TARGETS[prediction] is eps_target
+    if schedule is None: return
+    check_schedule(schedule)
+    if needs_signal and schedule.alpha.min() == 0:
+        raise ValueError("prediction='eps': this schedule ends without any picture (SNR 0), "
+                         "where the noise tells nothing of it; choose v, x0 or flow")
 
 # %% ../nbs/01_predictions.ipynb #0edabdf5
 def convert(
@@ -103,13 +107,15 @@ def convert(
     source: str,  # what `out` is: a key of `TARGETS`
     target: str,  # what is wanted: a key of `TARGETS`
 ) -> Tensor:  # (B, ...)
-    "From any prediction to any other; finite at any SNR, 0 and infinity too."
-    for name in (source, target): check_prediction(name)
+    "From any prediction to any other; finite at any SNR, 0 and infinity too. Raises as `check_alike`."
+    to_x0, to_eps, to_target = TO_X0[source], TO_EPS[source], TARGETS[target]
+    check_alike(out=out, x=x)
     if source == target: return out
-    return TARGETS[target](TO_X0[source](out, x, alpha, sigma), TO_EPS[source](out, x, alpha, sigma), alpha, sigma)
+    return to_target(to_x0(out, x, alpha, sigma), to_eps(out, x, alpha, sigma), alpha, sigma)
 
 # %% ../nbs/01_predictions.ipynb #36531145
-IMPLIED = dict(eps=lambda snr: snr, x0=torch.ones_like, v=lambda snr: snr + 1, flow=lambda snr: (1 + snr.sqrt())**2)
+IMPLIED = Choices("prediction", eps=lambda snr: snr, x0=torch.ones_like, v=lambda snr: snr + 1,
+                  flow=lambda snr: (1 + snr.sqrt())**2)
 
 # %% ../nbs/01_predictions.ipynb #419c2e03
 def uniform(prediction: str, snr: Tensor) -> Tensor:
@@ -123,11 +129,12 @@ def min_snr(
     gamma: float = 5.,  # where the weight on the picture's error stops to grow
 ) -> Tensor:  # (B,)
     "`min(snr, gamma)` on the error of the picture, whatever is predicted (Hang et al. 2023, arXiv 2303.09556)."
+    if not number("gamma", gamma) > 0: raise ValueError(f"gamma={gamma}: give a number above 0")
     snr = snr.clamp(min=1e-20)  # eps: the limit, instead of 0 / 0
     return snr.clamp(max=gamma) / IMPLIED[prediction](snr)
 
 # %% ../nbs/01_predictions.ipynb #9837965d
-WEIGHTS = dict(uniform=uniform, min_snr=min_snr)
+WEIGHTS = Choices("loss_weight", uniform=uniform, min_snr=min_snr)
 
 # %% ../nbs/01_predictions.ipynb #4cbba994
 def seen(x: Tensor, spread: Tensor | float) -> Tensor:
@@ -136,7 +143,22 @@ def seen(x: Tensor, spread: Tensor | float) -> Tensor:
     return x / spread if spread > 1 + 1e-6 else x
 
 # %% ../nbs/01_predictions.ipynb #25075dd4
-LOSSES = dict(mse=mse_loss, l1=l1_loss, huber=huber_loss)
+LOSSES = Choices("loss", mse=mse_loss, l1=l1_loss, huber=huber_loss)
+
+# %% ../nbs/01_predictions.ipynb #5eff3928
+def predicted(
+    model: Callable,  # model(x, ...) -> out: a network or a denoiser
+    x: Tensor,  # (B, ...)
+    *args,  # what else it is given: times, labels
+    **kw,
+) -> Tensor:  # (B, ...)
+    "What a model answers. Raises `TypeError` for an answer that is no tensor, `ValueError` for one of another shape."
+    check_floats(x=x)
+    out = model(x, *args, **kw)
+    if not isinstance(out, Tensor): raise TypeError(f"the model answers {type(out).__name__}: let it return a tensor")
+    if out.shape != x.shape:
+        raise ValueError(f"the model answers {tuple(out.shape)} for pictures of {tuple(x.shape)}")
+    return out
 
 # %% ../nbs/01_predictions.ipynb #e0c39363
 def diffusion_loss(
@@ -151,15 +173,17 @@ def diffusion_loss(
     loss: str = "mse",  # a key of `LOSSES`
 ) -> Tensor:  # (B,) mean error of each picture
     "How far the network's answer is from its target. Raises `ValueError` for names that aren't there and shapes that don't fit."
-    check_prediction(prediction)
-    for name, value, known in (("loss_weight", loss_weight, WEIGHTS), ("loss", loss, LOSSES)):
-        if value not in known: raise ValueError(f"{name}={value!r}: choose " + ", ".join(known))
-    if not x0.is_floating_point() or t.shape != x0.shape[:1]: raise ValueError(f"x0 is {x0.dtype} {tuple(x0.shape)} and t {tuple(t.shape)}: give floats (B, C, H, W) and a time for each, (B,)")
-    alpha, sigma = per_image(schedule.alpha, t, x0), per_image(schedule.sigma, t, x0)
-    out = model(seen(add_noise(schedule, x0, t, eps), per_image(schedule.spread, t, x0)), t, y)
-    if out.shape != x0.shape: raise ValueError(f"the model answers {tuple(out.shape)} for pictures of {tuple(x0.shape)}")
-    error = LOSSES[loss](out.float(), TARGETS[prediction](x0, eps, alpha, sigma), reduction="none").mean((1, 2, 3))
-    return error * WEIGHTS[loss_weight](prediction, schedule.snr[t.cpu()]).to(error)
+    target, error_of, weight = TARGETS[prediction], LOSSES[loss], WEIGHTS[loss_weight]
+    x = add_noise(schedule, x0, t, eps)
+    if x0.ndim != 4 or t.shape != x0.shape[:1]:
+        raise ValueError(f"x0 is {tuple(x0.shape)} and t {tuple(t.shape)}: "
+                         "give images (B, C, H, W) and a time for each, (B,)")
+    if y is not None and len(y) != len(x0): raise ValueError(f"{len(y)} labels for {len(x0)} images: give one for each")
+    times = t.cpu()  # once, for a GPU is waited for
+    alpha, sigma, spread = (per_image(table, times, x0) for table in (schedule.alpha, schedule.sigma, schedule.spread))
+    out = predicted(model, seen(x, spread), t, y)
+    error = error_of(out.float(), target(x0, eps, alpha, sigma), reduction="none").mean((1, 2, 3))
+    return error * weight(prediction, schedule.snr[times]).to(error)
 
 # %% ../nbs/01_predictions.ipynb #4bc7c69c
 def denoiser(
@@ -170,9 +194,10 @@ def denoiser(
     "Wrap a network: noised batch and time index in, guess of the clean batch out. Raises `ValueError` as `check_prediction`."
     check_prediction(prediction, schedule)
     def denoise(x: Tensor, t: int, y: Tensor | None = None) -> Tensor:
-        ts = torch.full((len(x),), t, device=x.device)  # (B,)
+        check_floats(x=x)
         alpha, sigma = schedule.at(t)
-        return TO_X0[prediction](model(seen(x, (alpha**2 + sigma**2)**.5), ts, y).to(x), x, alpha, sigma)
+        ts = torch.full((len(x),), t, device=x.device)  # (B,)
+        return TO_X0[prediction](predicted(model, seen(x, (alpha**2 + sigma**2)**.5), ts, y).to(x), x, alpha, sigma)
     return denoise
 
 # %% ../nbs/01_predictions.ipynb #b1ba681d
@@ -180,4 +205,4 @@ def clipped(
     denoise: Callable,  # denoise(x, t, ...) -> x0
 ) -> Callable:
     "A denoiser that knows that pictures lie in [-1, 1]: its guess is clamped, and the sampler follows the clamped guess."
-    return lambda *args, **kw: denoise(*args, **kw).clamp(-1, 1)
+    return lambda x, *args, **kw: predicted(denoise, x, *args, **kw).clamp(-1, 1)

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from .checkpoints import full_disk
+from .console import steady_output
 from .data import overview
 from .distributed import ProcessFailed, check_world, joined, launch, launched, noted, speaks
 from .flags import parse, read, stop
@@ -82,17 +83,31 @@ def farewell(
     trainer: Trainer,
 ) -> str:
     "Where the results of a finished run lie, and the next command."
-    grids = sorted((trainer.run / "vis").glob("*_ema.png"), key=lambda o: o.stat().st_mtime)
-    look = f"samples: {grids[-1]}\n" if grids else ""
+    grid = _newest_grid(trainer)
+    look = f"samples: {grid}\n" if grid else ""
     skipped = f"{trainer.skipped} of {trainer.total} steps were skipped: their loss or gradient was no number\n" * (trainer.skipped > 0)
     return f"{skipped}{look}draw more of them:\n    iddm-generate --weight_path {shlex.quote(str(trainer.run))}"
+
+# %% ../nbs/24_train.ipynb #30f843f2
+def _newest_grid(trainer: Trainer) -> Path | None:
+    "The grid of the last epoch that has one; by its number, since a clock may be set back."
+    epochs = range(trainer.epoch, 0, -1)
+    paths = (trainer.run / "vis" / f"epoch_{epoch:03}_ema.png" for epoch in epochs)
+    return next((o for o in paths if o.is_file()), None)
+
+# %% ../nbs/24_train.ipynb #08f793fe
+def _stop_signals() -> list[int]:
+    "The signals that ask for an end: Ctrl-C, a queue's SIGTERM, and a terminal's SIGHUP unless `nohup` had it ignored."
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    listens = hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([hangup] if listens else [])]
 
 # %% ../nbs/24_train.ipynb #00d93c3f
 @contextmanager
 def stoppable(
     trainer: Trainer,
 ) -> Iterator[list[int]]:  # the signals that came
-    "Let SIGINT and SIGTERM end a training after its step."
+    "Let the signals that ask for an end, end a training after its step."
     came, since = [], time.monotonic()
     def ask(number: int, frame: object) -> None:
         nonlocal since
@@ -101,7 +116,7 @@ def stoppable(
         if not came and trainer.main: print("\nfinishing this step and saving; Ctrl-C once more stops at once", file=sys.stderr)
         came.append(number)
         since, trainer.stopping = time.monotonic(), True
-    old = {o: signal.signal(o, ask) for o in (signal.SIGINT, signal.SIGTERM)}
+    old = {o: signal.signal(o, ask) for o in _stop_signals()}
     try: yield came
     finally:
         for o, handler in old.items(): signal.signal(o, handler)
@@ -181,7 +196,8 @@ def start_all(config: TrainConfig, argv: list[str]) -> None:
     log = Path(config.result_path) / config.run_name / "train.log"
     def size() -> int: return log.stat().st_size if log.is_file() else 0
     def end(number: int, frame: object) -> None: raise SystemExit(128 + number)
-    old, before = signal.signal(signal.SIGTERM, end), size()  # they are to end with us
+    before = size()
+    old = {o: signal.signal(o, end) for o in _stop_signals() if o != signal.SIGINT}  # they are to end with us
     try: launch(main, [*argv, "--distributed", "True", "--world_size", f"{config.processes}", "--main_gpu", f"{config.main_gpu}"], world_size=config.processes)
     except ProcessFailed as e:
         if e.status is None or e.status < 0: stop("iddm-train", e)
@@ -189,7 +205,8 @@ def start_all(config: TrainConfig, argv: list[str]) -> None:
     except KeyboardInterrupt:
         if size() == before: print(EARLY, file=sys.stderr)  # else they said it
         raise SystemExit(130) from None
-    finally: signal.signal(signal.SIGTERM, old)
+    finally:
+        for o, handler in old.items(): signal.signal(o, handler)
 
 # %% ../nbs/24_train.ipynb #1b70bac5
 def lost(e: Exception) -> str:  # empty: it's something else
@@ -202,6 +219,10 @@ def main(
     argv: list[str] | None = None,  # None: the shell's
 ) -> None:
     "Train, as the command `iddm-train`."
+    with steady_output(): _run_command(argv)
+
+def _run_command(argv: list[str] | None) -> None:
+    "What `main` does, while no print fails."
     argv = sys.argv[1:] if argv is None else argv
     with redirect_stderr(io.StringIO()) if launched() and os.environ.get("LOCAL_RANK") != "0" else nullcontext(): config = settings(argv)  # what is wrong is said once
     try:

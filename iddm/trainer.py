@@ -4,25 +4,30 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'LOCAL', 'OPTIMIZERS', 'OURS', 'SHAPE', 'DataConfig', 'NetConfig', 'TrainConfig', 'check_config',
-           'check_together', 'settle', 'plain_config', 'stored_config', 'run_settings', 'run_config', 'pick_device',
-           'has_bf16', 'pick_precision', 'keep_memory', 'lr_factor', 'ema_share', 'ema_update', 'build', 'shapes_of',
-           'walk', 'Event', 'Trainer', 'prepare', 'facts', 'own_device', 'seeded', 'networks', 'optimizer', 'check_run',
-           'newest', 'check_kinds', 'foreign', 'check_tensors', 'check_data', 'metadata', 'save', 'read_run', 'found',
-           'same_run', 'check_source', 'restore', 'set_aside', 'is_before', 'take_over', 'open_run', 'ready_run',
-           'part', 'maker', 'backward', 'gradient', 'exact_gradient', 'train_step', 'together', 'samples', 'draw_some',
-           'opened', 'has_grid', 'grid_of', 'owes', 'fit', 'columns', 'line', 'record', 'progress']
+           'check_together', 'settle', 'plain_config', 'upgrade_config', 'stored_config', 'run_settings', 'run_config',
+           'pick_device', 'has_bf16', 'pick_precision', 'keep_memory', 'lr_factor', 'ema_share', 'ema_update', 'build',
+           'shapes_of', 'walk', 'Event', 'Trainer', 'prepare', 'facts', 'own_device', 'seeded', 'networks', 'optimizer',
+           'check_run', 'newest', 'check_kinds', 'foreign', 'check_tensors', 'check_data', 'check_groups', 'metadata',
+           'save', 'default_save_interval', 'read_run', 'found', 'same_run', 'check_source', 'restore', 'set_aside',
+           'is_before', 'take_over', 'open_run', 'lock_run', 'close_abandoned', 'acquire_lock', 'ready_run',
+           'write_settings', 'mend_folder', 'part', 'maker', 'backward', 'gradient', 'exact_gradient', 'train_step',
+           'together', 'grid_size', 'samples', 'draw_some', 'opened', 'has_grid', 'grid_of', 'owes', 'fit', 'columns',
+           'line', 'now', 'metrics_row', 'LineFile', 'open_board', 'save_grid', 'record', 'progress']
 
 # %% ../nbs/22_trainer.ipynb #41124124
 import ctypes
+import errno
 import json
 import math
 import os
 import re
 import shutil
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -35,7 +40,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 import yaml
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
@@ -77,12 +82,12 @@ from iddm.distributed import (
 )
 from .flags import check_names, convert, convert_fields, from_mapping, names_in, read_settings, setting, shown
 from .guidance import guided
-from .images import grid
+from .images import grid, safe_name
 from .modules import ACTIVATIONS
 from .predictions import LOSSES, TO_X0, WEIGHTS, check_prediction, clipped, denoiser, diffusion_loss
 from .samplers import SAMPLERS, Step, begin, generators, noise
 from .schedules import SCHEDULES
-from .unet import UNet, check_shape, default_attention, default_widths
+from .unet import UNet, check_shape, default_attention, default_groups, default_widths
 
 # %% ../nbs/22_trainer.ipynb #b97cc12a
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class DataConfig:
     crop: Literal["center", "random"] = setting("center", "the middle of each picture, or every time another window of it")
     hflip: bool = setting(False, "mirror every second picture; not for letters and digits")
     data_root: str = setting("datasets", "where mnist, cifar10 and the like are, or are downloaded to")
-    num_workers: int = setting(0, "processes that make batches ahead of the network; the result is the same")
+    num_workers: int = setting(0, "threads that make batches ahead of the network; the result is the same")
     vis: bool = setting(False, "show the data first: a table, and a grid of each class in vis/data")
     run_name: str = setting("df", "name of the run's folder")
     result_path: str = setting("results", "where runs are kept")
@@ -114,15 +119,17 @@ class NetConfig(DataConfig):
     widths: tuple[int, ...] | None = setting(None, "width of each stage of the network; default: by image_size")
     attention: tuple[int, ...] | None = setting(None, "sizes of the feature map, in pixels, that get attention too; default: up to 16")
     layers: int = setting(1, "blocks in a stage")
+    groups: int | None = setting(None, "groups of channels in each norm; default: at most 32, of 4 channels or more")
     patch: int = setting(1, "cut pictures in patches of so many pixels a side: 1 draws finest, 2 is cheaper")
     act: Literal[tuple(ACTIVATIONS)] = setting("silu", "activation")
     dropout: float = setting(0., "of the network")
     sample: Literal[tuple(SAMPLERS)] = setting("ddim", "sampler of the pictures made on the way")
     sample_steps: int | None = setting(None, "its steps; default: 25, or 100 for ddpm")
     sample_interval: int = setting(12, "epochs from one grid of samples to the next; the last epoch has one; 0: none")
-    num_vis: int | None = setting(None, "pictures in a grid of samples; default: one of each class")
+    num_vis: int | None = setting(None, "images in a grid of samples; default: one of each class, of 16 classes at most")
     cfg_scale: float = setting(2., "guidance: 0 ignores the class, 1 is plain, above 1 clearer")
-    save_interval: int = setting(1, "epochs from one checkpoint to the next")
+    save_interval: int | None = setting(
+        None, "epochs from one checkpoint to the next; default: as many as make 100 steps, 1 where each epoch is kept")
     save_minutes: float = setting(10., "save in mid-epoch too, where so long went by without; 0: never")
     save_model_interval: bool = setting(False, "keep the checkpoint of every epoch, not just the last")
     start_model_interval: int = setting(-1, "with save_model_interval: the first epoch to keep")
@@ -168,7 +175,7 @@ class TrainConfig(NetConfig):
 # %% ../nbs/22_trainer.ipynb #62a4bb4d
 RANGES = dict(  # lowest and highest value allowed
     image_size=(1, 4096), num_classes=(1, math.inf), num_workers=(0, 256), start_epoch=(-1, math.inf), epochs=(1, math.inf), batch_size=(1, math.inf), grad_accum=(1, math.inf),
-    seed=(0, 2**63 - 1), lr=(1e-12, 10), weight_decay=(0, 10), grad_clip=(0, math.inf), ema_decay=(0, math.inf), label_drop=(0, 1), layers=(1, 16), dropout=(0, .99),
+    seed=(0, 2**63 - 1), lr=(1e-12, 10), weight_decay=(0, 10), grad_clip=(0, math.inf), ema_decay=(0, math.inf), label_drop=(0, 1), layers=(1, 16), groups=(1, 4096), dropout=(0, .99),
     sample_steps=(1, 1000), sample_interval=(0, math.inf), num_vis=(-1, 1000), cfg_scale=(-100, 100), save_interval=(1, math.inf), save_minutes=(0, math.inf),
     start_model_interval=(-1, math.inf), keep=(1, math.inf), world_size=(1, 4096), main_gpu=(0, 4095), exact_shards=(0, 4096))
 
@@ -184,7 +191,7 @@ def check_config(config: TrainConfig) -> None:
     check_together(config)
     widths = default_widths(config.image_size, config.patch) if config.widths is None else config.widths
     if widths and max(widths) > 8192: raise ValueError(f"--widths {max(widths)}: give widths of at most 8192")
-    check_shape(config.image_size, widths, config.patch)
+    check_shape(config.image_size, widths, config.patch, config.groups)
     maps = [config.image_size // config.patch // 2**i for i in range(len(widths))]
     if lost := set(config.attention or ()) - set(maps): raise ValueError(f"--attention {','.join(map(str, config.attention))}: no feature map has {min(lost)} pixels a side; choose of {', '.join(map(str, maps))}, or [] for none")
     try: check_prediction(config.prediction, SCHEDULES[config.noise_schedule]())
@@ -215,7 +222,8 @@ def settle(
     "Fill in what follows from other settings."
     widths = default_widths(config.image_size, config.patch) if config.widths is None else config.widths
     found = dict(
-        widths=widths, attention=default_attention(config.image_size, widths, config.patch), lr=min(2e-3, .128 / max(widths)),
+        widths=widths, attention=default_attention(config.image_size, widths, config.patch),
+        groups=default_groups(widths), lr=min(2e-3, .128 / max(widths)),
         weight_decay=.01 if config.optim == "adamw" else 0., sample_steps=100 if config.sample == "ddpm" else 25)
     return replace(config, precision="fp16" if config.fp16 else config.precision, fp16=False, **{k: v for k, v in found.items() if getattr(config, k) is None})
 
@@ -224,12 +232,18 @@ def plain_config(config: TrainConfig) -> dict:
     "Settings as values that YAML and JSON hold, to be used again."
     return json.loads(json.dumps(asdict(config) | dict(resume=False, overwrite=False, start_epoch=None, load_model_dir=None)))
 
+# %% ../nbs/22_trainer.ipynb #af0ca73e
+def upgrade_config(values: dict) -> dict:
+    "Add what the stored settings of an earlier version don't say: without `groups`, its networks had 32."
+    return dict(groups=32) | values
+
 # %% ../nbs/22_trainer.ipynb #eb943967
 def stored_config(
     values: dict,  # settings that a file of a run holds, with the names that they had then
     where: object,  # the file, for messages
 ) -> TrainConfig:
     "Settings that were kept, by this version or an earlier one. Raises `ValueError` that names file, setting and value."
+    values = upgrade_config(values)
     paths = ("dataset_path", "result_path", "data_root")
     here = {k: "." for k in paths if values.get(k) == ""}  # which meant this folder
     return from_mapping(TrainConfig, values | here, where)
@@ -332,7 +346,7 @@ def build(
 def _network(config: TrainConfig, in_channels: int, n_classes: int) -> UNet:
     "The network of settings that are settled."
     return UNet(config.image_size, in_channels, config.widths, config.attention, config.layers, n_classes or None,
-                config.act, config.dropout, patch=config.patch)
+                config.act, config.dropout, groups=config.groups, patch=config.patch)
 
 def shapes_of(
     config: TrainConfig,
@@ -366,8 +380,10 @@ def walk(
     denoise = denoiser(net, schedule, config.prediction)
     if n_classes: denoise = guided(denoise, y.to(device), n_classes, cfg_scale)
     own = generators(seed, len(y), start)
-    x = begin(schedule, noise((len(y), in_channels, config.image_size, config.image_size), own, device))
-    return (SAMPLERS[sample] if isinstance(sample, str) else sample)(clipped(denoise), x, schedule, schedule.T if steps is None else steps, generator=own, **kw)
+    if steps is None: steps = schedule.T
+    x = begin(schedule, noise((len(y), in_channels, config.image_size, config.image_size), own, device), steps)
+    sampler = SAMPLERS[sample] if isinstance(sample, str) else sample
+    return sampler(clipped(denoise), x, schedule, steps, generator=own, **kw)
 
 # %% ../nbs/22_trainer.ipynb #6fee5c62
 @dataclass(frozen=True, eq=False)
@@ -395,6 +411,7 @@ class Trainer:
         self.stopping = self.ended = self.late = self.due = self.opened = False  # asked to stop, or to save; agreed by all processes; has its folder
         self.skipped, self.in_a_row, self.losses = 0, 0, [0., 0]  # steps without effect; sum and number of the losses of this epoch
         self.replaceable: Path | None = None  # checkpoint that goes when the next one is there
+        self.events = lambda: None  # weak reference to what `fit` gave last
         networks(self)
         self.source, state, self.owed = received(lambda: found(self), config.main_gpu)
         if state: restore(self, self.source, state)
@@ -408,7 +425,9 @@ class Trainer:
 
     def fit(self) -> Iterator[Event]:
         "Train to the last epoch, and report. `stopping = True` ends it with a checkpoint after the next step, or the one that is being made."
-        return fit(self)
+        events = fit(self)
+        self.events = weakref.ref(events)
+        return events
 
 # %% ../nbs/22_trainer.ipynb #a6c3459c
 def prepare(trainer: Trainer, data: Data | None) -> None:
@@ -431,10 +450,12 @@ def prepare(trainer: Trainer, data: Data | None) -> None:
     check_tensors(data)
     trainer.data, trainer.config = data, settle(replace(c, conditional=bool(data.classes) if c.conditional is None else c.conditional))
     check_data(data, trainer.config)
+    if trainer.main and trainer.source is None: check_groups(trainer.config)
     trainer.n_classes, trainer.in_channels = len(data.classes) * trainer.config.conditional, data.images.shape[1]
     trainer.size = c.batch_size * c.grad_accum  # pictures in a step
     trainer.per_epoch = len(data) // trainer.size
     trainer.total = trainer.per_epoch * c.epochs
+    if c.save_interval is None: trainer.config = replace(trainer.config, save_interval=default_save_interval(c, trainer.per_epoch))
     if trainer.source: check_source(trainer, trainer.source)
 
 # %% ../nbs/22_trainer.ipynb #9c4ff9c9
@@ -595,6 +616,15 @@ def check_data(
     if config.conditional and not n: raise ValueError(f"--conditional True: {config.dataset_path} has no class folders; sort its pictures into one folder per class, or use --conditional False")
     if config.num_classes not in (None, n) and (n or config.num_classes > 1): raise ValueError(f"--num_classes {config.num_classes}: {config.dataset_path} has {n} class folders" + f" ({', '.join(data.classes[:12])})" * (n > 0) + "; leave the flag out, or mend the folders")
 
+# %% ../nbs/22_trainer.ipynb #5a117e7b
+def check_groups(config: TrainConfig) -> None:
+    "Raise `ValueError` if the norms of a new network would remove time and label: with one channel in a group they do."
+    groups, narrowest = config.groups, min(config.widths)
+    if groups == narrowest:
+        raise ValueError(f"--groups {groups}: leaves one channel in a group at width {narrowest}, "
+                         f"so the network could hear neither time nor label; "
+                         f"choose {default_groups(config.widths)}, or leave it out")
+
 # %% ../nbs/22_trainer.ipynb #68cab11b
 def metadata(trainer: Trainer) -> dict:
     "What a checkpoint remembers beside tensors."
@@ -608,16 +638,27 @@ def save(trainer: Trainer) -> Path | None:  # None: another process writes it
     if not trainer.main: return None
     c, end = trainer.config, trainer.step % trainer.per_epoch == 0
     folder = trainer.run / "checkpoints" / (f"epoch_{trainer.epoch:03}" if end else f"step_{trainer.step:08}")
+    mend_folder(trainer)
     kept = end and (c.keep is not None or c.save_model_interval and trainer.epoch >= c.start_model_interval)
     net, ema, optim = states
     save_checkpoint(folder, net, ema, dict(optim=optim, scaler=trainer.scaler.state_dict()), metadata(trainer) | dict(replaceable=not kept))
-    if trainer.replaceable not in (None, folder): drop(trainer.replaceable)
+    old = trainer.replaceable
+    if old not in (None, folder) and old.exists(): drop(old)
     trainer.source, trainer.replaceable = folder, None if kept else folder
-    for old in list(epochs(trainer.run).values())[:-c.keep if c.keep else 0]: drop(old)
+    for path in list(epochs(trainer.run).values())[:-c.keep if c.keep else 0]: drop(path)
     return folder
 
+# %% ../nbs/22_trainer.ipynb #3bdc577b
+def default_save_interval(
+    config: TrainConfig,
+    steps_per_epoch: int,
+) -> int:  # epochs
+    "How many epochs make 100 steps: with few images an epoch is short, and a checkpoint of each would cost more than it."
+    keeps_epochs = config.save_model_interval or config.keep is not None
+    return 1 if keeps_epochs else -(-100 // steps_per_epoch)
+
 # %% ../nbs/22_trainer.ipynb #b0819c71
-SHAPE = ("image_size", "channels", "conditional", "crop", "hflip", "batch_size", "grad_accum", "seed", "optim", "noise_schedule", "prediction", "widths", "attention", "layers", "patch", "act")
+SHAPE = ("image_size", "channels", "conditional", "crop", "hflip", "batch_size", "grad_accum", "seed", "optim", "noise_schedule", "prediction", "widths", "attention", "layers", "groups", "patch", "act")
 
 def read_run(
     path: Path,  # a checkpoint
@@ -726,16 +767,53 @@ def take_over(trainer: Trainer) -> None:
 
 # %% ../nbs/22_trainer.ipynb #7c6f2a42
 def open_run(trainer: Trainer) -> AbstractContextManager:  # whose end frees the run
-    "Make the folder of a run, or make it ready to go on, and lock it. Raises `ValueError` where another process trains in it."
-    run = trainer.run
-    run.mkdir(parents=True, exist_ok=True)
-    try: lock = FileLock(run.with_name(f".{run.name}.lock"), thread_local=False).acquire(timeout=0)  # freed by the system even if we are killed
-    except Timeout: raise ValueError(f"{run}: another process is training in it; wait for it, or choose another --run_name") from None
+    "Make the folder of a run, or make it ready to resume, and lock it. Raises `ValueError` if it is being trained."
+    trainer.run.mkdir(parents=True, exist_ok=True)
+    lock = lock_run(trainer)
     try: ready_run(trainer)
     except BaseException:
         lock.lock.release()
         raise
     return lock
+
+# %% ../nbs/22_trainer.ipynb #c11fb1f8
+_TRAINED_HERE = weakref.WeakValueDictionary()  # of this process: absolute path of a run -> the `Trainer` that has it locked
+
+def lock_run(trainer: Trainer) -> AbstractContextManager:  # whose end frees the run
+    "Lock a run. One that this thread left in the middle is taken over. Raises `ValueError` if it is being trained."
+    run, before = trainer.run, _TRAINED_HERE.get(trainer.run.absolute())
+    if before is not None: close_abandoned(before)
+    try: lock = acquire_lock(run.with_name(f".{run.name}.lock"))
+    except Timeout as e:
+        raise ValueError(
+            f"{run}: another process is training in it; wait for it, or choose another --run_name "
+            f"(if that process is gone, on another machine perhaps, delete {e.lock_file})") from None
+    trainer.locked_by = (trainer.events, threading.current_thread())
+    _TRAINED_HERE[run.absolute()] = trainer
+    return lock
+
+# %% ../nbs/22_trainer.ipynb #1cae7898
+def close_abandoned(trainer: Trainer) -> None:
+    "Close the events of a training of this process that nobody takes further. Raises `ValueError` if another thread does."
+    events, thread = trainer.locked_by
+    if events() is None: return  # its lock went with it
+    if thread is not threading.current_thread() and thread.is_alive():
+        raise ValueError(f"{trainer.run}: another thread of this process is training in it; stop that first")
+    events().close()
+
+# %% ../nbs/22_trainer.ipynb #ffc67c7b
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system says that has none
+
+def acquire_lock(path: Path) -> AbstractContextManager:  # whose end frees it
+    """Lock a file, at once. Raises `Timeout` if another process has it.
+
+    The system frees the lock of a process that is killed. Where a file system has no locks, a file with the
+    process's number stands for one, which `SoftFileLock` takes away if there is no such process any more."""
+    try: return FileLock(path, thread_local=False).acquire(timeout=0)
+    except Timeout: raise
+    except (OSError, NotImplementedError) as e:
+        if isinstance(e, OSError) and e.errno not in _NO_LOCKS: raise
+    return SoftFileLock(path.with_suffix(".softlock"), thread_local=False).acquire(timeout=0)
 
 # %% ../nbs/22_trainer.ipynb #64358d6a
 def ready_run(trainer: Trainer) -> None:
@@ -752,12 +830,23 @@ def ready_run(trainer: Trainer) -> None:
     note(f"run/{run}", "begun")  # from now on it can go on by itself
     for o, state in own_checkpoints(run).items():  # a process that was killed may have left the one before its last
         if o != trainer.source and state.get("replaceable") is True: drop(o)
-    write_whole(run / "config.yaml", yaml.safe_dump(plain_config(c), sort_keys=False))
-    (run / "vis").mkdir(exist_ok=True)
+    write_settings(trainer)
     if c.vis:
         (run / "vis" / "data").mkdir(exist_ok=True)
-        for name, im in show_classes(trainer.data).items(): im.save(run / "vis" / "data" / f"{name}.png")
+        for name, im in show_classes(trainer.data).items(): im.save(run / "vis" / "data" / f"{safe_name(name)}.png")
         (run / "vis" / "data" / "table.txt").write_text(overview(trainer.data), encoding="utf-8")
+
+# %% ../nbs/22_trainer.ipynb #05ffbe0c
+def write_settings(trainer: Trainer) -> None:
+    "Write what makes a folder a run: its settings, and a place for grids."
+    (trainer.run / "vis").mkdir(parents=True, exist_ok=True)
+    write_whole(trainer.run / "config.yaml", yaml.safe_dump(plain_config(trainer.config), sort_keys=False))
+
+def mend_folder(trainer: Trainer) -> None:
+    "Make the folder of a run again if somebody deleted or moved it while it trains: hours of work are still in memory."
+    if (trainer.run / "config.yaml").is_file(): return
+    print(f"{trainer.run} was deleted or moved while it is trained; it is made again at step {trainer.step}", file=sys.stderr)
+    write_settings(trainer)
 
 # %% ../nbs/22_trainer.ipynb #1793826b
 def part(
@@ -856,10 +945,18 @@ def together(trainer: Trainer, values: Tensor) -> list[float]:
     return values.tolist() if trainer.config.exact_shards else means  # there, all have the same
 
 # %% ../nbs/22_trainer.ipynb #60abc3d2
+def grid_size(
+    num_vis: int | None,  # as `TrainConfig.num_vis`
+    n_classes: int,
+) -> int:
+    "Images in a grid of samples. With hundreds of classes, one of each would take longer than the epoch before it."
+    if num_vis is not None and num_vis > 0: return num_vis
+    return min(n_classes, 16) if n_classes > 1 else 8
+
 def samples(trainer: Trainer) -> dict[str, Tensor] | None:  # raw and ema, each (num_vis, C, H, W); None: stopped
     "Pictures from the raw weights and from their average: classes in turn, the same noise every time. Each process draws a share."
     c = trainer.config
-    num = c.num_vis if c.num_vis and c.num_vis > 0 else trainer.n_classes if trainer.n_classes > 1 else 8
+    num = grid_size(c.num_vis, trainer.n_classes)
     own, out = -(-num // trainer.world), {}  # all draw as many; the last ones may be too many
     first = trainer.rank * own
     trainer.net.eval()
@@ -944,25 +1041,67 @@ def line(e: Event) -> str:
     if e.kind == "epoch": return f"epoch {e.epoch} loss {e.loss:.4f} lr {e.lr:.2e}" + f" {e.skipped} steps skipped so far" * (e.skipped > 0)
     return f"epoch {e.epoch} step {e.step} saved {e.path}" if e.kind == "checkpoint" else ""
 
+# %% ../nbs/22_trainer.ipynb #bd9961d2
+def now() -> str:
+    "Date and time for the log."
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+def metrics_row(e: Event, seconds: float) -> dict:
+    "A step or an epoch as a line of metrics.jsonl; JSON has no number for a loss that is not finite."
+    loss = e.loss if math.isfinite(e.loss) else None
+    return dict(kind=e.kind, step=e.step, epoch=e.epoch, loss=loss, lr=e.lr, skipped=e.skipped, seconds=round(seconds, 3))
+
+# %% ../nbs/22_trainer.ipynb #647fd8e7
+class LineFile:
+    "A text file that grows by whole lines; a new one is begun where it is deleted in the middle."
+    def __init__(self, path: Path):
+        self.path = path
+        self.file = None
+
+    def write(self, text: str) -> None:
+        if self.file is None or not self.path.exists():
+            self.close()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")
+        self.file.write(text + "\n")
+
+    def close(self) -> None:
+        if self.file is not None: self.file.close()
+
+    def __enter__(self) -> "LineFile": return self
+    def __exit__(self, *error: object) -> None: self.close()
+
+# %% ../nbs/22_trainer.ipynb #d12108e5
+def open_board(trainer: Trainer, first: int) -> AbstractContextManager:  # a `SummaryWriter`, or None
+    "TensorBoard's writer if the settings ask for it; the end of the context ends its thread."
+    if not trainer.config.tensorboard: return nullcontext()
+    tensorboard = import_module("torch.utils.tensorboard")
+    return closing(tensorboard.SummaryWriter(str(trainer.run / "tensorboard"), purge_step=first + 1))
+
+def save_grid(trainer: Trainer, epoch: int, name: str, x: Tensor) -> None:  # (num_vis, C, H, W)
+    "Write a grid of samples, of the raw weights or of their EMA."
+    path = trainer.run / "vis" / f"epoch_{epoch:03}{'_ema' if name == 'ema' else ''}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid(x, columns(trainer.n_classes)).save(path)
+
 # %% ../nbs/22_trainer.ipynb #43451e62
 def record(
     events: Iterator[Event],
     trainer: Trainer,
 ) -> Iterator[Event]:
     "Write train.log, metrics.jsonl, vis/*.png and, where wanted, tensorboard/ while events pass."
-    run, start, first, board = trainer.run, time.monotonic(), trainer.step, None
+    run, start, first = trainer.run, time.monotonic(), trainer.step
     e = next(events, None)  # now the folder is there
-    if trainer.config.tensorboard: board = import_module("torch.utils.tensorboard").SummaryWriter(str(run / "tensorboard"), purge_step=first + 1)
-    with open(run / "metrics.jsonl", "a", 1, encoding="utf-8") as f, open(run / "train.log", "a", 1, encoding="utf-8") as log:
-        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} from step {first}: {trainer.config}\n" + "".join(f"left out: {o}\n" for o in trainer.data.skipped))
+    with open_board(trainer, first) as board, LineFile(run / "metrics.jsonl") as metrics, LineFile(run / "train.log") as log:
+        log.write(f"{now()} from step {first}: {trainer.config}")
+        for o in trainer.data.skipped: log.write(f"left out: {o}")
         while e is not None:
             if e.kind in ("step", "epoch"):
-                row = dict(kind=e.kind, step=e.step, epoch=e.epoch, loss=e.loss if math.isfinite(e.loss) else None, lr=e.lr, skipped=e.skipped, seconds=round(time.monotonic() - start, 3))
-                f.write(json.dumps(row) + "\n")
+                metrics.write(json.dumps(metrics_row(e, time.monotonic() - start)))
                 if board: board.add_scalar(f"loss/{e.kind}", e.loss, e.step)
-            if what := line(e): log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n")
+            if what := line(e): log.write(f"{now()} {what}")
             for name, x in (e.images or {}).items():
-                grid(x, columns(trainer.n_classes)).save(run / "vis" / f"epoch_{e.epoch:03}{'_ema' * (name == 'ema')}.png")
+                save_grid(trainer, e.epoch, name, x)
                 if board: board.add_images(f"samples/{name}", (x + 1) / 2, e.step)
             yield e
             e = next(events, None)

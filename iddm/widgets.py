@@ -5,14 +5,33 @@
 # %% auto #0
 __all__ = ['FILMS', 'PAINT', 'spread', 'read_upload', 'guess', 'check_noising', 'noising_controls', 'noising_column',
            'fill_column', 'levels', 'noising_still', 'noising_demo', 'contact_sheet', 'frames', 'screen', 'scrub',
-           'trajectory', 'Watched', 'told', 'drawing', 'runs', 'commands', 'keep', 'drawing_controls', 'adopted',
-           'wanted', 'show_drawing', 'framed', 'hung', 'missing', 'prepared', 'listings', 'generation_panel',
-           'training', 'clock', 'show_training', 'sample_places', 'training_controls', 'begun', 'train_panel',
-           'variety', 'sweep', 'variety_chart', 'ready', 'class_menu', 'guidance_panel', 'between',
-           'interpolation_panel', 'MaskPainter', 'filled', 'inpaint_panel']
+           'trajectory', 'Watched', 'told', 'drawing', 'runs', 'commands', 'keep', 'drawing_controls',
+           'usable_guidance', 'adopted', 'wanted', 'show_drawing', 'caption', 'framed', 'hung', 'missing', 'prepared',
+           'listings', 'generation_panel', 'training', 'clock', 'show_training', 'sample_places', 'training_controls',
+           'place_of', 'handed_over', 'begun', 'taken', 'train_panel', 'variety', 'sweep', 'variety_chart', 'ready',
+           'class_menu', 'guidance_panel', 'between', 'interpolation_panel', 'MaskPainter', 'filled', 'inpaint_panel']
+
+# %% ../nbs/40_widgets.ipynb #5e0c71a4
+from iddm.parts import (  # first, since it says what to install where ipywidgets is missing
+    Html,
+    Job,
+    Markup,
+    Panel,
+    Stopped,
+    chart,
+    control,
+    hook,
+    joined,
+    markup,
+    picture,
+    png,
+    row,
+    shown_name,
+    telling,
+    uploads,
+)
 
 # %% ../nbs/40_widgets.ipynb #1d9dd6ec
-import html
 import io
 import json
 import math
@@ -29,7 +48,7 @@ import ipywidgets as w
 import numpy as np
 import torch
 import traitlets
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from .checkpoints import find_checkpoint
@@ -38,7 +57,6 @@ from .editing import inpainted, slerp
 from .generate import GenerateConfig, Model, choose, draw, draw_files, has_eta, load, new_folder, times
 from .images import grid, to_float
 from .oracles import finite
-from .parts import Job, Panel, Stopped, chart, control, hook, picture, png, row, telling
 from .predictions import clipped, denoiser
 from .samplers import SAMPLERS, Step, begin, generators, noise
 from .schedules import SCHEDULES, Schedule, time_of
@@ -48,7 +66,7 @@ from .trainer import TrainConfig, Trainer, columns, record, run_config, walk
 def spread(
     x: Tensor,  # any shape
     title: str = "",
-) -> str:
+) -> Markup:
     "The histogram of the values of `x` against the standard normal, as SVG."
     z = np.linspace(-3.5, 3.5, 71)
     heights, edges = np.histogram(x.numpy().clip(-3.49, 3.49), 28, (-3.5, 3.5), density=True)
@@ -57,14 +75,21 @@ def spread(
 
 # %% ../nbs/40_widgets.ipynb #61b7b36e
 def read_upload(
-    upload: dict,  # an entry of a FileUpload
+    upload: dict,  # an entry of an `Upload`
     size: int,
     channels: int,
 ) -> Tensor:  # (C, size, size) in [-1, 1]
-    "A picture that a user dropped in: its middle, at the size and in the colours of the others. Raises `ValueError` where it isn't one."
+    "Read an image that a user chose: upright, cropped, sized and coloured alike. Raises `ValueError` where it is none."
+    name, content, advice = shown_name(upload["name"]), bytes(upload["content"]), "give a PNG, JPEG or WebP file"
+    if not content and upload.get("size"):  # the browser kept it
+        size_in_words = f"{upload['size'] / 2**20:.0f} MB"
+        raise ValueError(f"{name}: {size_in_words}, more than can be sent to a notebook; give a smaller file")
+    if not content: raise ValueError(f"{name}: an empty file; {advice}")
     try:
-        with Image.open(io.BytesIO(bytes(upload["content"]))) as im: im = square(ImageOps.exif_transpose(im), size).convert("L" if channels == 1 else "RGB")
-    except Exception as e: raise ValueError(f"{upload['name']}: not a picture that can be read ({type(e).__name__}); give a PNG, JPEG or WebP file") from None
+        with Image.open(io.BytesIO(content)) as im: im = square(im, size).convert("L" if channels == 1 else "RGB")
+    except UnidentifiedImageError: raise ValueError(f"{name}: not an image that can be read; {advice}") from None
+    except Image.DecompressionBombError: raise ValueError(f"{name}: too many pixels; give a smaller image") from None
+    except Exception as e: raise ValueError(f"{name}: can't be read ({e or type(e).__name__}); {advice}") from None
     return to_float(torch.from_numpy(np.array(im)).view(size, size, channels).permute(2, 0, 1))
 
 # %% ../nbs/40_widgets.ipynb #6c712059
@@ -102,17 +127,19 @@ def noising_controls(
     "The widgets above the pictures, by name."
     return dict(
         t=control(w.IntSlider, "t", T // 4, 0, T - 1, width=420),
-        which=control(w.BoundedIntText, "which", 0, 0, n - 1, text="picture", width=170),
+        which=control(w.BoundedIntText, "which", 0, 0, n - 1, text="image", width=170),
         again=control(w.Button, "again", text="new noise", width=None),
-        upload=control(w.FileUpload, "upload", accept="image/*", text="your own picture", width=None),
-        problem=hook(w.HTML(), "error"), info=hook(w.HTML(), "info"), curves=hook(w.HTML(), "snr"))
+        problem=hook(Html(), "error"), info=hook(Html(), "info"), curves=hook(Html(), "snr"), own=hook(Html(), "own"))
 
 # %% ../nbs/40_widgets.ipynb #33c7c38b
 def noising_column(name: str, with_model: bool) -> dict[str, w.Widget]:
     "The widgets of one schedule."
-    made = dict(x=picture(f"noised-{name}", 160), bars=hook(w.HTML(), f"bars-{name}"), oracle=picture(f"oracle-{name}", 104), model=picture(f"model-{name}", 104))
-    guesses = [w.VBox([w.HTML(k), made[v]]) for k, v in (("exact guess of x0", "oracle"), ("model's guess", "model"))]
-    return made | dict(box=w.VBox([w.HTML(f"<b>{name}</b>: x<sub>t</sub>"), made["x"], made["bars"], w.HBox(guesses[:1 + with_model])]))
+    made = dict(x=picture(f"noised-{name}", 160), bars=hook(Html(), f"bars-{name}"))
+    made |= dict(oracle=picture(f"oracle-{name}", 104), model=picture(f"model-{name}", 104))
+    guesses = [w.VBox([Html("exact guess of x0"), made["oracle"]])]
+    if with_model: guesses.append(w.VBox([Html("model's guess"), made["model"]]))
+    title = Html(markup("<b>{}</b>: x<sub>t</sub>", name))
+    return made | dict(box=w.VBox([title, made["x"], made["bars"], w.HBox(guesses)]))
 
 # %% ../nbs/40_widgets.ipynb #08555c59
 def fill_column(column: dict, s: Schedule, t: int, state: dict, model: Model | None) -> None:
@@ -125,13 +152,13 @@ def fill_column(column: dict, s: Schedule, t: int, state: dict, model: Model | N
     if model: column["model"].value = png(guess(model, x, s, t)[0])
 
 # %% ../nbs/40_widgets.ipynb #4c95616e
-def levels(tables: dict[str, Schedule], t: int) -> tuple[str, str]:  # as SVG, and as a line of text
+def levels(tables: dict[str, Schedule], t: int) -> tuple[Markup, Markup]:  # as SVG, and as a line of text
     "How strong the picture is beside the noise, by schedule."
     T = next(iter(tables.values())).T
     lines = {name: (range(0, T, 10), s.logsnr[::10].tolist()) for name, s in tables.items()}
     drawn = chart(lines, mark=t, y=(-15, 15), x=(0, T - 1), size=(420, 180), title="log SNR", label="t")
     told = ", ".join(f"{name} {s.logsnr[t]:.1f}" for name, s in tables.items())
-    return drawn, f"<span data-t='{t}'>t = {t} of {T - 1}; log SNR: {told}</span>"
+    return drawn, markup("<span data-t='{t}'>t = {t} of {last}; log SNR: {told}</span>", t=t, last=T - 1, told=told)
 
 # %% ../nbs/40_widgets.ipynb #3f64cb69
 def noising_still(tables: dict[str, Schedule], x0: Tensor, eps: Tensor, n: int = 10) -> bytes:
@@ -156,24 +183,33 @@ def noising_demo(
     state = dict(x0=images[:1], known=images[:2000], eps=noise(images[:1].shape, generators(seed, 1)), seed=seed)
 
     def redraw(_=None):
-        for name, s in tables.items(): fill_column(columns[name], s, ui["t"].value, state, model)
-        ui["curves"].value, ui["info"].value = levels(tables, ui["t"].value)
+        with telling(ui["problem"]):
+            for name, s in tables.items(): fill_column(columns[name], s, ui["t"].value, state, model)
+            ui["curves"].value, ui["info"].value = levels(tables, ui["t"].value)
 
     def change(**new):
         state.update(new)
         redraw()
 
-    def take(c):
-        with telling(ui["problem"]):
-            own = read_upload(c["new"][-1], images.shape[-1], images.shape[1])[None]
-            change(x0=own, known=torch.cat([own, images[:1999]]))
+    def pick(_=None):
+        if ui["which"].value < len(images): return change(x0=images[ui["which"].value][None], known=images[:2000])
+        change(x0=state["own"], known=torch.cat([state["own"], images[:1999]]))
 
+    def take(upload):
+        with telling(ui["problem"]):
+            state["own"] = read_upload(upload, images.shape[-1], images.shape[1])[None]
+            ui["own"].value = f"image {len(images)} is {shown_name(upload['name'])}"
+            ui["which"].max = len(images)
+            if ui["which"].value == len(images): pick()  # in place of another one
+            else: ui["which"].value = len(images)
+
+    ui["upload"] = uploads("upload", take)
     ui["t"].observe(redraw, "value")
-    ui["which"].observe(lambda c: change(x0=images[c["new"]][None], known=images[:2000]), "value")
+    ui["which"].observe(pick, "value")
     ui["again"].on_click(lambda _: change(seed=state["seed"] + 1, eps=noise(images[:1].shape, generators(state["seed"] + 1, 1))))
-    ui["upload"].observe(take, "value")
     redraw()
-    rows = [[ui[k] for k in ("t", "which", "again", "upload")], ui["problem"], ui["info"], [*(o["box"] for o in columns.values()), ui["curves"]]]
+    above = [ui[k] for k in ("t", "which", "again", "upload", "own")]
+    rows = [above, ui["problem"], ui["info"], [*(o["box"] for o in columns.values()), ui["curves"]]]
     return Panel(rows, noising_still(tables, images[:1], state["eps"]), columns=columns, **ui)
 
 # %% ../nbs/40_widgets.ipynb #8453e4ab
@@ -196,12 +232,12 @@ def frames(
     return out if data is None else out | dict(near=[png(near(s.x0)) for s in states])
 
 # %% ../nbs/40_widgets.ipynb #68c982b1
-FILMS = dict(x="x<sub>t</sub>", x0="guess of x0", near="nearest training picture")
+FILMS = dict(x=Markup("x<sub>t</sub>"), x0="guess of x0", near="nearest training picture")
 
 def screen(name: str, film: dict[str, list[bytes]], width: int) -> dict[str, w.Widget]:
     "The places of one walk, by what is shown there."
-    places, words = {k: picture(f"{k}-{name}", width) for k in film}, hook(w.HTML(), f"at-{name}")
-    shown = [o for k, place in places.items() for o in (w.HTML(FILMS[k]), place)]
+    places, words = {k: picture(f"{k}-{name}", width) for k in film}, hook(Html(), f"at-{name}")
+    shown = [o for k, place in places.items() for o in (Html(FILMS[k]), place)]
     return places | dict(words=words, box=w.VBox([words, *shown]))
 
 # %% ../nbs/40_widgets.ipynb #5c1c6fe5
@@ -209,7 +245,8 @@ def scrub(name: str, states: list[Step], film: dict[str, list[bytes]], place: di
     "Show a walk at a share `at` of its way, from 0 to 1."
     i = round(at * (len(states) - 1))
     for k in film: place[k].value = film[k][i]
-    place["words"].value = f"<b>{name}</b> <span data-i='{i}'>step {i + 1} of {len(states)}, t={states[i].t}</span>"
+    words = f"step {i + 1} of {len(states)}, t={states[i].t}"
+    place["words"].value = markup("<b>{}</b> <span data-i='{}'>{}</span>", shown_name(name), i, words)
 
 # %% ../nbs/40_widgets.ipynb #4d0fcede
 def trajectory(
@@ -292,7 +329,9 @@ def commands(
     default = GenerateConfig()
     own = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("weight_path", "ema") and getattr(config, f.name) != getattr(default, f.name)}
     given = dict(class_name=class_name, num_images=num_images) | own
-    shell = shlex.join(["iddm-generate", "--weight_path", str(path), *(str(o) for k, v in given.items() for o in (f"--{k}", v)), *["--ema", "False"] * (not config.ema)])
+    flags = dict(weight_path=path) | given | ({} if config.ema else dict(ema=False))
+    pairs = [[f"--{k}={v}"] if str(v).startswith("-") else [f"--{k}", str(v)] for k, v in flags.items()]
+    shell = shlex.join(["iddm-generate", *(o for pair in pairs for o in pair)])
     python = f"from iddm import load, sample\n\nmodel = load({str(path)!r}" + ", ema=False" * (not config.ema) + ")\n" if path else "from iddm import sample\n\n"
     return shell if path else "", python + "x = sample(model, " + ", ".join(f"{k}={v!r}" for k, v in given.items()) + ")"
 
@@ -311,6 +350,7 @@ def keep(
 # %% ../nbs/40_widgets.ipynb #561ebfd4
 def drawing_controls() -> dict[str, w.Widget]:
     "The widgets that set how pictures are drawn, by name."
+    views = [("guess of x0", "x0"), ("what it holds", "x")]
     tips, number = ["moving average of the weights", "as trained last"], w.BoundedIntText
     return dict(
         run=control(w.Dropdown, "run", text="model", width=290), class_name=control(w.Dropdown, "class_name", text="class"),
@@ -318,16 +358,29 @@ def drawing_controls() -> dict[str, w.Widget]:
         sampler=control(w.Dropdown, "sampler", options=list(SAMPLERS), value="ddim"), steps=control(number, "steps", 25, 1, 1000),
         num_images=control(number, "num_images", 8, 1, 64, text="pictures"), seed=control(number, "seed", 0, 0, 2**31 - 1),
         eta=control(w.FloatSlider, "eta", 0, min=0, max=1, step=.05, width=290), cfg_scale=control(w.FloatSlider, "cfg_scale", 2, min=0, max=8, step=.25, width=290),
-        view=hook(w.ToggleButtons(options=[("guess of x0", "x0"), ("what it holds", "x")], style=dict(button_width="120px")), "view"))
+        view=hook(w.ToggleButtons(options=views, style=dict(button_width="120px")), "view"),
+        guidance=hook(Html(), "guidance"))
 
 # %% ../nbs/40_widgets.ipynb #d8981865
+def usable_guidance(
+    model: Model,
+) -> tuple[float, str]:  # the scale that panels begin with; why it is the only one, or ""
+    "Find the scale of guidance that suits a model: guided images need a network that knows both sides."
+    if not model.classes: return 1., "trained without classes: there is nothing to guide"
+    if model.config.label_drop == 0: return 1., "trained with label_drop 0, never without a label: use cfg_scale 1"
+    if model.config.label_drop == 1: return 0., "trained with label_drop 1, never with a label: use cfg_scale 0"
+    return 2., ""
+
 def adopted(own: Model | None, ui: dict) -> dict:
-    "The model that the menus name; the menu of classes follows it."
+    "The model that the menus name; the menu of classes follows it, and so does its guidance."
     path = ui["run"].value
     model = own or load(path, ema=ui["weights"].value == "EMA")
-    options = [("all in turn", -1), *((c, c) for c in model.classes)]
+    options = [("all in turn", -1), *((shown_name(c), c) for c in model.classes)]
     if list(ui["class_name"].options) != options: ui["class_name"].options, ui["class_name"].value = options, -1
-    ui["class_name"].disabled = ui["cfg_scale"].disabled = not model.classes
+    ui["class_name"].disabled = not model.classes
+    scale, ui["guidance"].value = usable_guidance(model)
+    if ui["guidance"].value or ui["cfg_scale"].disabled: ui["cfg_scale"].value = scale
+    ui["cfg_scale"].disabled = bool(ui["guidance"].value)
     ui["weights"].disabled = own is not None
     return dict(model=model, path=path)
 
@@ -348,18 +401,25 @@ def show_drawing(state: tuple, image: w.Image, view: str, n_classes: int) -> Non
     image.value, image.width, image.layout.width = png(x[:64], cols), 60 * cols, f"{60 * cols}px"
 
 # %% ../nbs/40_widgets.ipynb #fc0dfdb5
+def caption(config: GenerateConfig) -> str:
+    "What was drawn, and how, in a line."
+    name = "all" if config.class_name == -1 else shown_name(str(config.class_name))
+    words = [name, f"{config.sample} {config.steps}", f"cfg {config.cfg_scale:g}", f"seed {config.seed}"]
+    if config.eta: words.append(f"eta {config.eta:g}")
+    if not config.ema: words.append("raw")
+    return ", ".join(words)
+
 def framed(model: Model, y: Tensor, x: Tensor, config: GenerateConfig) -> w.VBox:
     "A piece of the gallery: pictures, their settings, and a button that saves them."
     cols = min(columns(len(model.classes)), len(x))
-    save, told = control(w.Button, "save", text="save PNG", width=None), hook(w.HTML(), "saved")
-    name = config.class_name if config.class_name != -1 else "all"
-    words = f"{name}, {config.sample} {config.steps}, cfg {config.cfg_scale:g}, seed {config.seed}" + f", eta {config.eta or 0:g}" * bool(config.eta) + ", raw" * (not config.ema)
+    save, told = control(w.Button, "save", text="save PNG", width=None), hook(Html(), "saved")
 
     def write(_):
-        with telling(told): told.value = f"in {html.escape(str(keep(model, y, x, config)))}"
+        with telling(told): told.value = f"in {keep(model, y, x, config)}"
 
     save.on_click(write)
-    return w.VBox([picture("made", 30 * cols, png(x[:64], cols)), w.HTML(words), save, told], layout=dict(max_width="300px"))
+    shown = picture("made", 30 * cols, png(x[:64], cols))
+    return w.VBox([shown, Html(caption(config)), save, told], layout=dict(max_width="300px"))
 
 # %% ../nbs/40_widgets.ipynb #5359c7cd
 def hung(model: Model, y: Tensor, config: GenerateConfig, stop: Flag, gallery: w.HBox, most: int = 12) -> Iterator[tuple]:
@@ -373,23 +433,28 @@ def missing(config: TrainConfig) -> TrainConfig | None:  # None: it's there
     run = Path(config.result_path) / config.run_name
     if not (run / "config.yaml").is_file(): return config
     own = run_config(run)
-    try: done = json.loads((find_checkpoint(run) / "state.json").read_text(encoding="utf-8"))["epoch"]
-    except ValueError: return own  # not one checkpoint
-    return own if done < own.epochs else None
+    try: done = json.loads((find_checkpoint(run) / "state.json").read_text(encoding="utf-8"))["epoch"] >= own.epochs
+    except (ValueError, OSError, KeyError, TypeError): return own  # not one checkpoint that is whole
+    return None if done else own
 
 # %% ../nbs/40_widgets.ipynb #5a2692ca
 def prepared(config: TrainConfig, stop: Flag, after: Callable[[], None]) -> Iterator[tuple]:
     "Train a model that isn't there yet, or isn't trained to its end, as the work of a job."
     first = "training a small model first, once"
     yield 0, 1, first
-    for done, total, words, *_ in begun(config, stop, {}): yield done, total, f"{first}: {words}"
+    for done, total, words, *_ in handed_over(config, stop): yield done, total, f"{first}: {words}"
+    rest = missing(config)  # asked now, when nobody else trains it
+    if rest is not None:
+        for done, total, words, *_ in begun(rest, stop, {}): yield done, total, f"{first}: {words}"
     after()
-    if stop.is_set(): yield done, total, f"{words}: this is what draws now; run the cell again to train it to the end"
+    if stop.is_set() and rest is not None:
+        yield done, total, f"{words}: this is what draws now; run the cell again to train it to the end"
 
 # %% ../nbs/40_widgets.ipynb #0a1e289f
-def listings(*texts: str) -> str:
+def listings(*texts: str) -> Markup:
     "Texts to copy, as HTML."
-    return "".join(f"<pre style='margin:2px 0;white-space:pre-wrap;line-height:1.4'>{html.escape(o, quote=False)}</pre>" for o in texts if o)
+    shown = filter(None, texts)
+    return joined(markup("<pre style='margin:2px 0;white-space:pre-wrap;line-height:1.4'>{}</pre>", o) for o in shown)
 
 # %% ../nbs/40_widgets.ipynb #9b7dcc41
 def generation_panel(
@@ -400,14 +465,16 @@ def generation_panel(
     "Draw by buttons, and see pictures form."
     ui, own = drawing_controls(), run_or_model if isinstance(run_or_model, Model) else None
     state = dict(model=None, path=None)
-    image, gallery, code = picture("image", 480), hook(row(), "gallery"), hook(w.HTML(), "commands")
+    image, gallery, code = picture("image", 480), hook(row(), "gallery"), hook(Html(), "commands")
 
     def adopt(_=None):
         state["model"] = None  # so that no model draws that the menu doesn't name
         with telling(job.problem): state.update(adopted(own, ui))
 
     def find():
-        if not ui["run"].options: ui["run"].options, ui["run"].index = list(({"this model": None} if own else runs(run_or_model)).items()), 0
+        if not ui["run"].options:
+            found = {"this model": None} if own else runs(run_or_model)
+            ui["run"].options, ui["run"].index = [(shown_name(k), v) for k, v in found.items()], 0
         if state["model"] is None: state.update(adopted(own, ui))
 
     def work(stop):
@@ -419,10 +486,11 @@ def generation_panel(
     job = Job(work, lambda s: show_drawing(s, image, ui["view"].value, len(state["model"].classes) if state["model"] else 0))
     for k in ("run", "weights"): ui[k].observe(adopt, "value")
     ui["sampler"].observe(lambda c: setattr(ui["eta"], "disabled", not has_eta(c["new"])), "value")
-    rows = [[ui[k] for k in line] for line in (("run", "weights", "class_name"), ("sampler", "steps", "num_images", "seed"), ("cfg_scale", "eta", "view"))]
+    lines = [("run", "weights", "class_name"), ("sampler", "steps", "num_images", "seed"), ("cfg_scale", "eta", "view")]
+    rows = [*([ui[k] for k in line] for line in lines), ui["guidance"]]
     made = Panel([*rows, job.row, job.problem, image, w.Accordion([code], titles=["the same from a shell, and from Python"]), gallery], job=job, image=image, gallery=gallery, commands=code, **ui)
     with telling(job.problem):
-        if own is None and first is not None and (rest := missing(first)): job.start(lambda stop: prepared(rest, stop, find))
+        if own is None and first is not None and missing(first): job.start(lambda stop: prepared(first, stop, find))
         else: find()
     return made
 
@@ -447,12 +515,13 @@ def clock(seconds: float) -> str:
     return f"{m // 60}:{m % 60:02}:{s:02}" if m >= 60 else f"{m}:{s:02}"
 
 # %% ../nbs/40_widgets.ipynb #09550150
-def show_training(state: tuple, loss: w.HTML, samples: dict[str, w.Widget], n_classes: int) -> None:
+def show_training(state: tuple, loss: Html, samples: dict[str, w.Widget], n_classes: int) -> None:
     "Draw the loss, and the newest samples."
     if len(state) < 7: return  # it reads its data still
     _, _, _, steps, losses, smooth, images = state
     curves = {"_each": (steps, losses), "mean of about 20 steps": (steps, smooth)}
-    loss.value = chart(curves, log=True, title="loss, and its mean over about 20 steps", label="step", size=(420, 220), color=-1) + f"<span data-points='{len(steps)}'></span>"
+    title, points = "loss, and its mean over about 20 steps", markup("<span data-points='{}'></span>", len(steps))
+    loss.value = joined([chart(curves, log=True, title=title, label="step", size=(420, 220), color=-1), points])
     if not images or f"epoch {images[0]}" == samples["told"].value[-len(f"epoch {images[0]}"):]: return
     samples["told"].value = f"samples after epoch {images[0]}"
     for k in ("ema", "raw"): samples[k].value = png(images[1][k][:64], columns(n_classes))
@@ -460,8 +529,10 @@ def show_training(state: tuple, loss: w.HTML, samples: dict[str, w.Widget], n_cl
 # %% ../nbs/40_widgets.ipynb #58af5163
 def sample_places() -> dict[str, w.Widget]:
     "Where the samples of a training go."
-    made = dict(told=hook(w.HTML("no samples yet"), "samples"), ema=picture("samples-ema", 300), raw=picture("samples-raw", 300))
-    titled = [w.VBox([w.HTML(k), made[v]]) for k, v in (("moving average of the weights (EMA)", "ema"), ("raw weights", "raw"))]
+    made = dict(ema=picture("samples-ema", 300), raw=picture("samples-raw", 300))
+    titles = dict(ema="moving average of the weights (EMA)", raw="raw weights")
+    titled = [w.VBox([Html(titles[k]), place]) for k, place in made.items()]
+    made["told"] = hook(Html("no samples yet"), "samples")
     return made | dict(box=w.VBox([made["told"], row(*titled)]))
 
 # %% ../nbs/40_widgets.ipynb #29d9e0b1
@@ -474,12 +545,39 @@ def training_controls(config: TrainConfig) -> dict[str, w.Widget]:
         run_name=control(w.Text, "run_name", value=config.run_name, width=300), epochs=control(number, "epochs", config.epochs, 1, 10**6))
 
 # %% ../nbs/40_widgets.ipynb #5658ad4c
+_here: dict[Path, dict] = {}  # the trainings of this process: their trainer, what stops them, and what tells their end
+
+def place_of(config: TrainConfig) -> Path:
+    "The folder of a run, whatever the current folder is."
+    return (Path(config.result_path) / config.run_name).resolve()
+
+def handed_over(config: TrainConfig, stop: Flag) -> Iterator[tuple]:
+    "Where a panel of before still trains this run in this process: stop it, and wait until it has saved."
+    while (held := _here.get(place_of(config))) is not None:
+        held["stop"].set()
+        if held["trainer"]: held["trainer"].stopping = True  # heard while it draws samples, too
+        yield 0, 1, "waiting until the training of before has saved"
+        if stop.is_set(): raise Stopped
+        held["ended"].wait(.1)
+
 def begun(config: TrainConfig, stop: Flag, current: dict) -> Iterator[tuple]:
     "Read the data, then train; `current` gets the trainer, so that a button can reach it."
-    yield 0, 1, f"reading {config.dataset_path}"
-    current["trainer"] = Trainer(config)
-    if stop.is_set(): raise Stopped  # and nothing is written
-    yield from training(current["trainer"], stop)
+    if config.resume: yield from handed_over(config, stop)
+    own = dict(trainer=None, stop=stop, ended=Flag())
+    place = place_of(config)
+    if _here.setdefault(place, own) is not own: raise ValueError(taken(config))
+    try:
+        yield 0, 1, f"reading {config.dataset_path}"
+        current["trainer"] = own["trainer"] = Trainer(config)
+        if stop.is_set(): raise Stopped  # and nothing is written
+        yield from training(current["trainer"], stop)
+    finally:
+        del _here[place]
+        own["ended"].set()
+
+def taken(config: TrainConfig) -> str:
+    "Say that a panel of before trains the run of this name, and what to do."
+    return f"run_name {config.run_name}: a panel of before is training it; Resume takes it over, and nothing is lost"
 
 # %% ../nbs/40_widgets.ipynb #bb23cb6d
 def train_panel(
@@ -487,7 +585,7 @@ def train_panel(
 ) -> Panel:
     "Train by buttons, and watch."
     ui, samples, current = training_controls(config), sample_places(), dict(trainer=None)
-    loss = hook(w.HTML(chart({}, title="loss", label="step", size=(420, 220))), "loss")
+    loss = hook(Html(chart({}, title="loss", label="step", size=(420, 220))), "loss")
 
     def chosen(): return {k: v.value for k, v in ui.items()}
     def anew(stop): return begun(replace(config, **chosen()), stop, current)
@@ -500,6 +598,7 @@ def train_panel(
     job, resume = Job(anew, show, "Start", "Stop (saves)"), control(w.Button, "resume", text="Resume", width=None)
     resume.on_click(lambda _: job.start(going))
     job.halt.on_click(halt)
+    if place_of(config) in _here: job.problem.value = taken(config)
     bar = [job.go, job.halt, resume, job.bar, job.status]
     rows = [[ui[k] for k in ("dataset_path", "image_size", "batch_size")], [ui["run_name"], ui["epochs"]], bar, job.problem, [loss, samples["box"]]]
     return Panel(rows, job=job, resume=resume, loss=loss, samples=samples, current=current, **ui)
@@ -527,11 +626,11 @@ def sweep(
             yield i * n + done, len(scales) * total, f"cfg_scale {scale:g}, {words}", rows
 
 # %% ../nbs/40_widgets.ipynb #93148823
-def variety_chart(rows: dict[float, Tensor], scales: Sequence[float]) -> str:
+def variety_chart(rows: dict[float, Tensor], scales: Sequence[float]) -> Markup:
     "How different the pictures of each row are, as SVG and as text."
     values = [variety(x) for x in rows.values()]
     drawn = chart({"variety": (list(rows), values)}, x=(min(scales), max(scales)), size=(320, 160), label="cfg_scale", title="how different the pictures of a row are")
-    return drawn + "<br>" + ", ".join(f"{k:g}: {v:.2f}" for k, v in zip(rows, values))
+    return markup("{}<br>{}", drawn, ", ".join(f"{k:g}: {v:.2f}" for k, v in zip(rows, values)))
 
 # %% ../nbs/40_widgets.ipynb #9f516fd5
 def ready(run_or_model: str | Path | Model) -> Model:
@@ -541,7 +640,8 @@ def ready(run_or_model: str | Path | Model) -> Model:
 # %% ../nbs/40_widgets.ipynb #9f3747a7
 def class_menu(model: Model) -> w.Dropdown:
     "A menu of a model's classes, whose values are their numbers."
-    return control(w.Dropdown, "class_name", options=[(c, i) for i, c in enumerate(model.classes)] or [("none", 0)], text="class")
+    options = [(shown_name(c), i) for i, c in enumerate(model.classes)] or [("none", 0)]
+    return control(w.Dropdown, "class_name", options=options, text="class")
 
 # %% ../nbs/40_widgets.ipynb #f89d12f6
 def guidance_panel(
@@ -551,18 +651,18 @@ def guidance_panel(
     n: int = 8,  # pictures in a row
     steps: int = 25,
 ) -> Panel:
-    "One noise, several scales of guidance. Raises `ValueError` for a model without classes."
+    "One noise, several scales of guidance. Raises `ValueError` for a model that can't be guided."
     model = ready(run_or_model)
-    if not model.classes: raise ValueError("this model was trained without classes: there is nothing to guide it")
+    if why := usable_guidance(model)[1]: raise ValueError(f"this model can't be guided: {why}")
     if n < 2 or not len(scales): raise ValueError(f"n={n}, scales={scales}: give at least 2 pictures and a scale, to compare")
     label, seed = class_menu(model), control(w.BoundedIntText, "seed", 0, 0, 2**31 - 1)
-    image, told = picture("image", 48 * n), hook(w.HTML(), "variety")
+    image, told = picture("image", 48 * n), hook(Html(), "variety")
 
     def work(stop): return sweep(model, torch.full((n,), label.value), scales, GenerateConfig(steps=steps, seed=seed.value), stop)
     def show(state): image.value, told.value = png(torch.cat(list(state[3].values())), n), variety_chart(state[3], scales)
 
     job = Job(work, show)
-    words = w.HTML(f"cfg_scale from above: {', '.join(f'{o:g}' for o in scales)}")
+    words = Html(f"cfg_scale from above: {', '.join(f'{o:g}' for o in scales)}")
     return Panel([[label, seed, *job.row], job.problem, words, [image, told]], job=job, class_name=label, seed=seed, image=image, variety=told)
 
 # %% ../nbs/40_widgets.ipynb #03511e7a
@@ -574,14 +674,16 @@ def between(
     stop: Flag,
     *,
     steps: int = 25,
-    cfg_scale: float = 2.,
+    cfg_scale: float | None = None,  # None: what the model can be guided by
 ) -> Iterator[tuple[int, int, str, Tensor]]:  # done, total, in words, (N, C, H, W)
     "Draw from noises on the great circle between two, as the work of a job."
+    scale = usable_guidance(model)[0] if cfg_scale is None else cfg_scale
     net, start, shape = Watched(model.net, stop), time.monotonic(), (1, model.in_channels, model.config.image_size, model.config.image_size)
     one, two = (noise(shape, generators(seed, 1)).expand(len(y), -1, -1, -1) for seed in (a, b))
     eps = slerp(one, two, torch.linspace(0, 1, len(y)))  # (N, C, H, W)
     def from_here(denoise, x, schedule, ts, **kw): return SAMPLERS["ddim"](denoise, begin(schedule, eps.to(x)), schedule, ts, **kw)
-    for step in walk(net, model.config, model.in_channels, len(model.classes), y, sample=from_here, steps=steps, cfg_scale=cfg_scale):
+    own = (net, model.config, model.in_channels, len(model.classes), y)
+    for step in walk(*own, sample=from_here, steps=steps, cfg_scale=scale):
         yield step.i + 1, steps, told(step.i + 1, steps, net.nfe, start), step.x.cpu()
 
 # %% ../nbs/40_widgets.ipynb #d5a5c1e8
@@ -672,15 +774,17 @@ def filled(
     stop: Flag,
     *,
     steps: int = 50,
-    cfg_scale: float = 2.,
+    cfg_scale: float | None = None,  # None: what the model can be guided by
     seed: int = 0,
 ) -> Iterator[tuple[int, int, str, Tensor]]:  # done, total, in words, (N, C, H, W)
     "Fill a hole in several ways, as the work of a job. Raises `ValueError` where nothing is painted."
     if not hole.any(): raise ValueError("nothing is painted yet: paint over what is to be filled, then press Fill")
+    scale = usable_guidance(model)[0] if cfg_scale is None else cfg_scale
     net, start, device = Watched(model.net, stop), time.monotonic(), next(model.net.parameters()).device
     known, keep = x0.expand(len(y), -1, -1, -1).to(device), (~hole).float().to(device)
     def around(denoise, x, *a, **kw): return SAMPLERS["ddim"](inpainted(denoise, known, keep), x, *a, **kw)
-    for step in walk(net, model.config, model.in_channels, len(model.classes), y, sample=around, steps=steps, cfg_scale=cfg_scale, seed=seed):
+    own = (net, model.config, model.in_channels, len(model.classes), y)
+    for step in walk(*own, sample=around, steps=steps, cfg_scale=scale, seed=seed):
         yield step.i + 1, steps, told(step.i + 1, steps, net.nfe, start), step.x.cpu()
 
 # %% ../nbs/40_widgets.ipynb #edf5db79
@@ -695,7 +799,8 @@ def inpaint_panel(
     check_noising(images, ["cosine"], model)
     label, which, seed = class_menu(model), control(w.BoundedIntText, "which", 0, 0, len(images) - 1, text="picture", width=170), control(w.BoundedIntText, "seed", 0, 0, 2**31 - 1)
     brush, clear = control(w.FloatSlider, "brush", 1.5, min=.5, max=images.shape[-1] / 4, step=.5, width=260), control(w.Button, "clear", width=None)
-    painter, image, told = hook(MaskPainter(size=images.shape[-1]), "paint"), picture("image", 60 * min(n, 4)), hook(w.HTML(), "painted")
+    painter, told = hook(MaskPainter(size=images.shape[-1]), "paint"), hook(Html(), "painted")
+    image = picture("image", 60 * min(n, 4))
 
     def work(stop): return filled(model, images[which.value], painter.hole(), torch.full((n,), label.value), stop, seed=seed.value)
     def show(state): image.value = png(state[3], 4)
@@ -706,7 +811,7 @@ def inpaint_panel(
 
     def count(_):
         n = int(painter.hole().sum())
-        told.value = f"<span data-n='{n}'>{n} pixels painted</span>"
+        told.value = markup("<span data-n='{n}'>{n} pixels painted</span>", n=n)
 
     job = Job(work, show, "Fill")
     which.observe(choose_one, "value"), painter.observe(count, "mask")

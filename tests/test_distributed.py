@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 import pytest
-from iddm.distributed import HERE, agree, check_launch, check_world, flat_gradient, gathered, job_store, joined, launched, local, meet, note, noted, put, set_gradient, speaks, split_like, split_state, sum_in_order, take_wires, unsharded
+from iddm.distributed import HERE, agree, announce_wait, check_launch, check_world, flat_gradient, gathered, job_store, joined, launched, local, meet, note, noted, put, set_gradient, speaks, split_like, split_state, sum_in_order, take_wires, unsharded
 
 # %% ../nbs/23_distributed.ipynb #10691305
 def test_too_few_GPUs_are_said():
@@ -63,6 +63,17 @@ def test_whoever_never_comes_and_a_taken_port_are_told():
         s.bind(("127.0.0.1", 0)), s.listen()
         as_rank(m, 0, 2, s.getsockname()[1])
         with pytest.raises(ValueError, match="is taken by another program; choose another port"), joined("cpu", come=1): pass
+
+# %% ../nbs/23_distributed.ipynb #6fef8f29
+@pytest.mark.parametrize("more, says", [
+    (dict(), "process 0 of 2 waits up to 5 seconds for the others at here:1; to train alone: unset RANK WORLD_SIZE\n"),
+    (dict(TORCHELASTIC_RUN_ID="x"), ""), (dict(WORLD_SIZE="1"), ""), (dict(LOCAL_RANK="1"), "")])
+def test_a_wait_is_announced_where_no_launcher_started_the_process(more, says, monkeypatch, capsys):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for k, v in (dict(RANK="0", WORLD_SIZE="2", MASTER_ADDR="here", MASTER_PORT="1") | more).items(): monkeypatch.setenv(k, v)
+    announce_wait(5)
+    assert capsys.readouterr().err == says
 
 # %% ../nbs/23_distributed.ipynb #aed7a2ad
 def test_alone_nothing_is_gathered_and_an_error_is_raised_as_it_is():

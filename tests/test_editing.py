@@ -6,6 +6,8 @@ from iddm.samplers import noise
 from iddm.oracles import finite, gaussian, mixture, transport
 from iddm.samplers import SAMPLERS, begin, ddim, ddpm, generators, heun, last
 from iddm.schedules import add_noise, cosine, edm, flow, linear, timesteps
+import math
+import re
 import pytest
 from iddm.editing import img2img, inpainted, invert, kept_part, repaint, slerp
 
@@ -65,11 +67,6 @@ def test_a_walk_from_a_picture_of_the_data_stays_in_the_data_with_every_sampler(
         near, far = ((last(img2img(SAMPLERS[name], gaussian(s, .3, .5), x0, s, 20, strength=k, generator=g)) - x0).abs().mean() for k in (.2, .8))
         assert near < far
 
-# %% ../nbs/05_editing.ipynb #f1377e8a
-def test_a_strength_that_is_none_is_refused():
-    for strength in (0, -1, 1.1):
-        with pytest.raises(ValueError, match=f"strength={strength}: give a share above 0"): last(img2img(ddim, None, torch.zeros(1, 1, 2, 2), cosine(), strength=strength))
-
 # %% ../nbs/05_editing.ipynb #b17ddfd6
 def test_the_known_part_comes_out_as_it_is_with_every_sampler_on_every_path():
     known, mask = torch.tanh(noise((2, 1, 4, 4), generators(0, 2))), torch.tensor([1., 1, 0, 0])
@@ -111,6 +108,50 @@ def test_a_mask_that_does_not_fit_is_refused():
         with pytest.raises(ValueError, match="give .H, W., .B, 1, H, W. or the shape of the pictures"): inpainted(lambda x, t: x, x, torch.ones(shape))(x, 0)
     for shape in ((4, 4), (2, 1, 4, 4), (1, 4)): assert kept_part(torch.ones(shape), x).all() and not kept_part(torch.full(shape, .4), x).any()
     with pytest.raises(ValueError, match="rounds=0: give 1"): last(repaint(None, x, cosine(), known=x, mask=x, rounds=0))
+
+# %% ../nbs/05_editing.ipynb #66592d25
+s, x, hole = cosine(), torch.zeros(2, 1, 4, 4), torch.ones(4, 4)
+def same(x, t): return x
+def sketched(x0=x, steps=5, **kw): return last(img2img(ddim, same, x0, s, steps, **kw))
+def filled(denoise=same, x=x, known=x, mask=hole, **kw):
+    return last(repaint(denoise, x, s, 3, known=known, mask=mask, **kw))
+WRONG = {
+    "a list turned to noise": (lambda: last(invert(same, [0.], s, 3)), TypeError, "x is list"),
+    "bytes turned to noise": (lambda: last(invert(same, x.byte(), s, 3)), ValueError, "x is torch.uint8: give floats"),
+    "noise of a denoiser of another shape": (
+        lambda: last(invert(lambda x, t: x[:1], x, s, 3)), ValueError, "the model answers (1, "),
+    "ends of other shapes": (lambda: slerp(x, x[:1], .5), ValueError, "a is (2, 1, 4, 4) and b is (1, 1, 4, 4)"),
+    "shares for another batch": (lambda: slerp(x, x, torch.ones(3)), ValueError, "w is (3,): give one share"),
+    "a share of NaN": (lambda: slerp(x, x, math.nan), ValueError, "w=nan: give finite numbers"),
+    "an end as a list": (lambda: slerp([0.], x, .5), TypeError, "a is list"),
+    "a strength of 0": (lambda: sketched(strength=0), ValueError, "strength=0: give a share above 0"),
+    "a strength below 0": (lambda: sketched(strength=-1), ValueError, "strength=-1: give a share above 0"),
+    "a strength above 1": (
+        lambda: sketched(strength=1.1), ValueError, "strength=1.1: give a share above 0 and up to 1"),
+    "a strength of NaN": (lambda: sketched(strength=math.nan), ValueError, "strength=nan: give a share above 0"),
+    "a strength as text": (lambda: sketched(strength="0.5"), TypeError, "strength='0.5': give a number"),
+    "a sketch as bytes": (lambda: sketched(x.byte()), ValueError, "x0 is torch.uint8: give floats"),
+    "a sketch in too many steps": (lambda: sketched(steps=1001), ValueError, "steps=1001: choose from 1 to 1000"),
+    "a mask as a list": (lambda: inpainted(same, x, [1, 0])(x, 0), TypeError, "mask is list: give a tensor"),
+    "a mask of another size": (
+        lambda: filled(mask=torch.ones(5, 5)), ValueError, "a mask of (5, 5) for pictures of (2, 1, 4, 4)"),
+    "known images of another size": (
+        lambda: inpainted(same, x[..., :2], hole)(x, 0), ValueError, "known is (2, 1, 4, 2)"),
+    "known images of another batch": (lambda: filled(known=x.repeat(2, 1, 1, 1)), ValueError, "known is (4, 1, 4, 4)"),
+    "known images as a list": (lambda: filled(known=[0.]), TypeError, "known is list"),
+    "a hole filled with another shape": (
+        lambda: inpainted(lambda x, t: x[:1], x, hole)(x, 0), ValueError, "the model answers (1, "),
+    "a hole in a list": (lambda: filled(x=[0.]), TypeError, "x is list"),
+    "no round": (lambda: filled(rounds=0), ValueError, "rounds=0: give 1 or more"),
+    "half a round": (lambda: filled(rounds=.5), TypeError, "rounds=0.5: give a whole number"),
+    "a filling that answers a tuple": (lambda: filled(lambda x, t: (x,)), TypeError, "the model answers tuple"),
+}
+
+# %% ../nbs/05_editing.ipynb #6427c7b6
+@pytest.mark.parametrize("use", WRONG)
+def test_a_wrong_use_is_told_in_a_line(use):
+    call, error, words = WRONG[use]
+    with pytest.raises(error, match=re.escape(words)): call()
 
 # %% ../nbs/05_editing.ipynb #2b9c81aa
 def test_going_back_and_forth_brings_fillings_to_the_truth():

@@ -6,6 +6,8 @@ from iddm.oracles import mixture, mixture_log_density
 from iddm.predictions import denoiser
 from iddm.samplers import heun, last
 from iddm.schedules import cosine, flow
+import math
+import re
 import pytest
 from iddm.guidance import autoguided, guided, rescaled
 
@@ -52,11 +54,44 @@ def test_rescaling_brings_the_contrast_back_by_its_share():
     torch.testing.assert_close(rescaled(uneven, even), even)  # each picture for itself
     assert rescaled(torch.zeros(1, 4), torch.ones(1, 4)).isfinite().all()
 
-# %% ../nbs/04_guidance.ipynb #709aef92
-def test_nonsense_is_refused():
-    for kw, match in ((dict(rescale=1.5), "rescale=1.5: give a share from 0 to 1"), (dict(interval=(9, 3)), "whole numbers, the lower first"), (dict(interval=(.2, .8)), "`time_of` tells"), (dict(cfg_scale=float("nan")), "cfg_scale=nan: give a finite")):
-        with pytest.raises(ValueError, match=match): guided(None, torch.tensor([0]), 1, **dict(cfg_scale=2.) | kw)
-    with pytest.raises(ValueError, match="1 labels for 3 pictures: give one for each"): guided(None, torch.tensor([0]), 1)(torch.zeros(3, 1), 0)
+# %% ../nbs/04_guidance.ipynb #4f3d3fab
+x, y = torch.zeros(2, 1), torch.tensor([0, 1])
+def same(x, t, y=None): return x
+WRONG = {
+    "labels as a list": (lambda: guided(same, [0, 1], 2), TypeError, "y is list: give a tensor of whole numbers"),
+    "labels as floats": (lambda: guided(same, y / 2, 2), ValueError, "y is torch.float32 (2,)"),
+    "labels in two axes": (lambda: guided(same, y[:, None], 2), ValueError, "y is torch.int64 (2, 1)"),
+    "a label below 0": (lambda: guided(same, -y, 2), ValueError, "y holds -1: give labels from 0"),
+    "labels for another batch": (lambda: guided(same, y, 2)(x[:1], 0), ValueError, "2 labels for 1 pictures"),
+    "no label as None": (lambda: guided(same, y, None), TypeError, "null=None: give a whole number"),
+    "a scale of NaN": (lambda: guided(same, y, 2, math.nan), ValueError, "cfg_scale=nan: give finite numbers"),
+    "a scale as text": (lambda: guided(same, y, 2, "2"), TypeError, "cfg_scale='2': give finite numbers"),
+    "a share that is rescaled above 1": (lambda: guided(same, y, 2, rescale=2), ValueError, "rescale=2: give a share"),
+    "a share that is rescaled as text": (
+        lambda: guided(same, y, 2, rescale="a"), TypeError, "rescale='a': give a number"),
+    "an interval of one time": (lambda: guided(same, y, 2, interval=(5,)), ValueError, "interval=(5,): give two times"),
+    "an interval the wrong way round": (lambda: guided(same, y, 2, interval=(9, 3)), ValueError, "the lower first"),
+    "an interval of shares": (lambda: guided(same, y, 2, interval=(.2, .8)), ValueError, "`time_of` tells the time"),
+    "an interval of none": (lambda: guided(same, y, 2, interval=()), ValueError, "interval=(): give two times"),
+    "an interval with NaN": (lambda: guided(same, y, 2, interval=(0, math.nan)), ValueError, "give two times"),
+    "an interval without an end": (lambda: guided(same, y, 2, interval=(0, math.inf)), ValueError, "give two times"),
+    "an interval as text": (lambda: guided(same, y, 2, interval="ab"), ValueError, "interval='ab': give two times"),
+    "an answer for half of the batch": (
+        lambda: guided(lambda x, t, y: x[::2], y, 2, 2.)(x, 0), ValueError, "(2, 1) for pictures of (4, 1)"),
+    "an answer that is no tensor": (
+        lambda: guided(lambda x, t, y: [x], y, 2, 2.)(x, 0), TypeError, "the model answers list"),
+    "a bad version of another shape": (
+        lambda: autoguided(same, lambda x, t: x[:1])(x, 0), ValueError, "the model answers (1, 1)"),
+    "autoguidance by NaN": (
+        lambda: autoguided(same, same, math.nan), ValueError, "cfg_scale=nan: give finite numbers"),
+    "the contrast of other images": (lambda: rescaled(x, x[:1]), ValueError, "x0 is (2, 1) and like is (1, 1)"),
+}
+
+# %% ../nbs/04_guidance.ipynb #51d1ba3e
+@pytest.mark.parametrize("use", WRONG)
+def test_a_wrong_use_is_told_in_a_line(use):
+    call, error, words = WRONG[use]
+    with pytest.raises(error, match=re.escape(words)): call()
 
 # %% ../nbs/04_guidance.ipynb #e7914627
 def test_guidance_of_the_picture_is_guidance_of_the_noise_and_of_v():

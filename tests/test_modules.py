@@ -34,11 +34,28 @@ def test_a_residual_block_agrees_with_diffusers():
 
     torch.manual_seed(0)
     for c_in, act in ((32, "silu"), (64, "gelu")):
-        theirs = resnet.ResnetBlock2D(in_channels=c_in, out_channels=32, temb_channels=16, eps=1e-5, non_linearity=act)
+        theirs = resnet.ResnetBlock2D(in_channels=c_in, out_channels=32, temb_channels=16, groups=8, eps=1e-5,
+                                       non_linearity=act)
         ours = ResBlock(c_in, 32, 16, act)
         ours.load_state_dict(theirs.state_dict())
         x, emb = torch.randn(2, c_in, 8, 8), torch.randn(2, 16)
         torch.testing.assert_close(ours(x, emb), theirs(x, emb), rtol=0, atol=1e-5)
+
+# %% ../nbs/10_modules.ipynb #7cb2abd3
+def test_a_residual_block_hears_its_embedding_unless_each_channel_is_a_group_of_its_own():
+    torch.manual_seed(0)
+    x, emb = torch.randn(1, 8, 6, 6), torch.randn(2, 16)
+
+    def change(groups):
+        "By how much another embedding changes what the block adds to its input, relative."
+        block = ResBlock(8, 8, 16, groups=groups)
+        nn.init.dirac_(block.conv2.weight)  # not zero, as if trained
+        a, b = (block(x, o[None]) - x for o in emb)
+        return (a - b).norm() / a.norm()
+
+    assert change(8) < 1e-5
+    assert change(4) > .05
+    assert change(2) > .05
 
 # %% ../nbs/10_modules.ipynb #75b5e628
 def test_attention_is_softmax_of_the_matches_times_the_values():
@@ -54,7 +71,7 @@ def test_attention_agrees_with_diffusers():
     from diffusers.models import attention_processor as processor
 
     torch.manual_seed(0)
-    theirs = processor.Attention(64, heads=2, dim_head=32, norm_num_groups=32, residual_connection=True, bias=True, eps=1e-5)
+    theirs = processor.Attention(64, heads=2, dim_head=32, norm_num_groups=8, residual_connection=True, bias=True, eps=1e-5)
     ours, x = Attention(64, 32), torch.randn(2, 64, 4, 4)
     ours.load_state_dict(theirs.state_dict())
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)

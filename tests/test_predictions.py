@@ -4,6 +4,8 @@
 import torch
 from iddm.schedules import add_noise, per_image
 from iddm.schedules import SCHEDULES, cosine, edm, flow, linear, zero_terminal_snr
+import math
+import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -132,16 +134,6 @@ def test_a_loss_is_taken_in_float32_over_all_channels_and_the_network_gets_its_l
     loss = diffusion_loss(model, cosine(), "eps", x0, torch.tensor([3, 900]), eps, y)
     torch.testing.assert_close(loss, (torch.tensor(1.01).bfloat16().float() - eps).square().flatten(1).mean(1))
 
-# %% ../nbs/01_predictions.ipynb #69e47292
-def test_a_loss_of_names_or_shapes_that_do_not_fit_is_refused():
-    x0, t = torch.zeros(2, 1, 4, 4), torch.tensor([1, 2])
-    same = lambda x, t, y: x  # noqa: E731
-    for args, kw, match in (((same, cosine(), "noise", x0, t, x0), {}, "prediction='noise': choose eps, x0, v, flow"), ((same, cosine(), "v", x0, t, x0), dict(loss_weight="snr"), "loss_weight='snr': choose uniform, min_snr"), ((same, cosine(), "v", x0, t, x0), dict(loss="l2"), "loss='l2': choose mse, l1, huber"),
-                            ((same, cosine(), "v", x0.byte(), t, x0), {}, "x0 is torch.uint8"), ((same, cosine(), "v", x0, t[:1], x0), {}, r"t \(1,\)"),
-                            ((lambda x, t, y: torch.cat([x, x], 1), cosine(), "v", x0, t, x0), {}, r"answers \(2, 2, 4, 4\) for pictures of \(2, 1, 4, 4\)")):
-        with pytest.raises(ValueError, match=match): diffusion_loss(*args, **kw)
-    with pytest.raises(ValueError, match="prediction='sigma'"): convert(x0, x0, 1., 1., "eps", "sigma")
-
 # %% ../nbs/01_predictions.ipynb #c56c92fd
 def test_the_network_is_shown_pictures_of_unit_spread_or_less():
     x0, eps = torch.randn(2, 3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -183,3 +175,56 @@ def test_a_model_of_the_noise_is_refused_where_there_is_nothing_but_noise():
 def test_a_clipped_denoiser_stays_in_range_and_passes_its_arguments_on():
     wild = clipped(lambda x, t, y=None: x * y)
     assert wild(torch.tensor([-9., .5, 9.]), 0, y=2).tolist() == [-1, 1, 1]
+
+# %% ../nbs/01_predictions.ipynb #1b404561
+s, x, t = cosine(), torch.zeros(2, 1, 4, 4), torch.tensor([1, 2])
+def same(x, t, y=None): return x
+def loss_of(model=same, x0=x, t=t, eps=x, prediction="v", **kw):
+    return diffusion_loss(model, s, prediction, x0, t, eps, **kw)
+WRONG = {
+    "a loss of a time after the last": (lambda: loss_of(t=t + 998), ValueError, "t from 999 to 1000"),
+    "a loss of a time below 0": (lambda: loss_of(t=-t), ValueError, "t from -2 to -1"),
+    "a loss of one time for two images": (
+        lambda: loss_of(t=t[:1]), ValueError, "t (1,): give images (B, C, H, W) and a time for each"),
+    "a loss of bytes": (lambda: loss_of(x0=x.byte()), ValueError, "x0 is torch.uint8: give floats"),
+    "a loss of a model with a channel too many": (
+        lambda: loss_of(lambda x, t, y: torch.cat([x, x], 1)), ValueError,
+        "the model answers (2, 2, 4, 4) for pictures of (2, 1, 4, 4)"),
+    "a loss of a list of times": (lambda: loss_of(t=[1, 2]), TypeError, "t is list"),
+    "a loss of a list of images": (lambda: loss_of(x0=[0.]), TypeError, "x0 is list"),
+    "a loss of noise of another shape": (lambda: loss_of(eps=x[:, :, :2]), ValueError, "eps is (2, 1, 2, 4)"),
+    "a loss of flat images": (lambda: loss_of(x0=x.flatten(1), eps=x.flatten(1)), ValueError, "x0 is (2, 16)"),
+    "a loss of labels for another batch": (lambda: loss_of(y=torch.tensor([1])), ValueError, "1 labels for 2 images"),
+    "a loss of a model that answers a tuple": (
+        lambda: loss_of(lambda x, t, y: (x,)), TypeError, "the model answers tuple"),
+    "a loss of a prediction that is none": (
+        lambda: loss_of(prediction="noise"), ValueError, "prediction='noise': choose eps"),
+    "a loss that is none": (lambda: loss_of(loss="l2"), ValueError, "loss='l2': choose mse"),
+    "a weight that is none": (lambda: loss_of(loss_weight="snr"), ValueError, "loss_weight='snr': choose uniform"),
+    "a schedule by its name": (lambda: denoiser(same, "cosine", "v"), TypeError, "schedule='cosine': give a Schedule"),
+    "a denoiser of a prediction that is none": (
+        lambda: denoiser(same, s, None), ValueError, "prediction=None: choose eps"),
+    "a time after the last": (lambda: denoiser(same, s, "v")(x, 1000), ValueError, "t=1000: choose from 0 to 999"),
+    "a time for each image": (lambda: denoiser(same, s, "v")(x, t), TypeError, "t=tensor([1, 2]): give a whole number"),
+    "a list of images": (lambda: denoiser(same, s, "v")([0.], 1), TypeError, "x is list"),
+    "a model that answers None": (
+        lambda: denoiser(lambda x, t, y: None, s, "v")(x, 1), TypeError, "the model answers NoneType"),
+    "a model that answers one image": (
+        lambda: denoiser(lambda x, t, y: x[:1], s, "v")(x, 1), ValueError, "(1, 1, 4, 4) for pictures of (2, 1, 4, 4)"),
+    "a clipped model that answers a list": (lambda: clipped(lambda x: [x])(x), TypeError, "the model answers list"),
+    "a conversion of other shapes": (
+        lambda: convert(x, x[:1], .6, .8, "v", "eps"), ValueError, "out is (2, 1, 4, 4) and x is (1, 1, 4, 4)"),
+    "a conversion of lists": (lambda: convert([0.], x, .6, .8, "v", "eps"), TypeError, "out is list"),
+    "a conversion to what is none": (
+        lambda: convert(x, x, .6, .8, "v", "x1"), ValueError, "prediction='x1': choose eps"),
+    "a cap of NaN": (lambda: min_snr("v", s.snr, math.nan), ValueError, "gamma=nan: give a number above 0"),
+    "a cap as text": (lambda: min_snr("v", s.snr, "5"), TypeError, "gamma='5': give a number"),
+    "a weight of a prediction that is none": (
+        lambda: min_snr("noise", s.snr), ValueError, "prediction='noise': choose eps"),
+}
+
+# %% ../nbs/01_predictions.ipynb #0317920b
+@pytest.mark.parametrize("use", WRONG)
+def test_a_wrong_use_is_told_in_a_line(use):
+    call, error, words = WRONG[use]
+    with pytest.raises(error, match=re.escape(words)): call()

@@ -5,9 +5,11 @@ import math
 from functools import partial
 import torch
 from iddm.schedules import timesteps
+import torch.nn.functional as F
 from iddm.images import to_uint8
 from iddm.oracles import finite, gaussian, mixture
 from iddm.schedules import SCHEDULES, SPACINGS, cosine, edm, flow, linear, zero_terminal_snr
+import re
 import pytest
 from iddm.samplers import ADAMS_BASHFORTH, SAMPLERS, Step, begin, churned, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, generators, heun, hops, last, noise
 
@@ -26,6 +28,7 @@ def test_a_picture_draws_the_same_noise_in_every_batch():
 def test_a_walk_starts_at_the_spread_of_its_end_and_hops_to_the_clean_picture():
     assert hops(cosine(), 2) == [(999, 499), (499, None)] and hops(cosine(), (7, 3, 0)) == [(7, 3), (3, 0), (0, None)]
     assert [begin(make(), torch.ones(1)).item() for make in (linear, flow, edm)] == pytest.approx([1, 1, (80**2 + 1)**.5], rel=1e-6)
+    assert begin(edm(), torch.ones(1), [500, 100]).item() == pytest.approx(math.hypot(*edm().at(500)))
     for bad in ([], [1000], [5, 5], [3, 4], [3, -1]):
         with pytest.raises(ValueError, match="give times that fall, from 999 at most to 0"): hops(cosine(), bad)
     for bad in ("50", 5., None, [9.5, 3], ["9"]):
@@ -63,6 +66,40 @@ def test_DDIM_matches_its_recursion_on_Gaussian_data():
                     var = c**2 * var + tau2
                 assert spread_of(ddim, s, std, ts, eta=eta) == pytest.approx(var**.5, abs=1e-10)
                 if spacing == "leading" and (eta, steps) in known: assert round(var**.5, 4) == known[eta, steps]
+
+# %% ../nbs/03_samplers.ipynb #5138175a
+def gaussian_end(alpha: torch.Tensor, sigma: torch.Tensor, ts: list[int], mean: float, std: float) -> torch.Tensor:
+    "Mean and standard deviation that DDIM without fresh noise makes of Gaussian data; tables of (..., T) to (2, ...)."
+    a, s = alpha[..., ts], sigma[..., ts]  # (..., n) each
+    a_next, s_next = F.pad(a[..., 1:], (0, 1), value=1.), F.pad(s[..., 1:], (0, 1))  # the last hop ends at 1 and 0
+    k = a * std**2 / (a**2 * std**2 + s**2)
+    P = (a_next * k + s_next / s * (1 - a * k)).prod(-1)
+    return torch.stack([mean * (1 - a[..., 0] * P), torch.hypot(a[..., 0], s[..., 0]) * P])
+
+# %% ../nbs/03_samplers.ipynb #2bc1f916
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_walk_ends_where_the_closed_form_says(name, spacing, steps):
+    s, eps = SCHEDULES[name](), torch.tensor([[0.], [1.]], dtype=torch.float64)  # x is a line in eps: 0 gives the mean
+    ts = timesteps(s.T, steps, spacing)
+    at_0, at_1 = last(ddim(gaussian(s, .5, .2), begin(s, eps, ts), s, ts)).flatten().tolist()
+    assert [at_0, at_1 - at_0] == pytest.approx(gaussian_end(s.alpha, s.sigma, ts, .5, .2).tolist(), abs=1e-9)
+
+# %% ../nbs/03_samplers.ipynb #41a420aa
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_every_grid_of_every_number_of_steps_ends_near_the_data(spacing):
+    names, T, mean, std = [name for name in SCHEDULES if name != "sqrt"], 1000, .5, .5
+    schedules = [SCHEDULES[name](T) for name in names]
+    alpha, sigma = torch.stack([s.alpha for s in schedules]), torch.stack([s.sigma for s in schedules])  # (6, T) each
+    grids = [timesteps(T, n, spacing) for n in range(1, T + 1)]
+    means, stds = torch.stack([gaussian_end(alpha, sigma, ts, mean, std) for ts in grids], -1)  # (6, T) each
+    n, correlation = torch.arange(1, T + 1), alpha * std / torch.hypot(alpha * std, sigma)  # (T,), (6, T)
+    lost = correlation[:, -1:].expand(-1, T)  # by any walk: what signal the schedule ends with
+    if spacing == "leading":
+        lost = lost + torch.stack([.4 / n**.5 if name == "sigmoid" else 1 / n for name in names])
+    assert ((stds / std - 1).abs() < 4 / n).all()
+    assert ((1 - means / mean).abs() < 1.05 * lost + 1e-6).all()
 
 # %% ../nbs/03_samplers.ipynb #84c053f8
 def test_Euler_is_DDIM_without_fresh_noise_on_every_path():
@@ -232,3 +269,52 @@ def test_every_sampler_keeps_to_the_dtype_it_was_given():
             for dtype in (torch.float32, torch.float64):
                 x = begin(s, noise((1, 1, 2, 2)).to(dtype))
                 assert last(sampler(mixture(s, torch.ones(2, 1, 2, 2)), x, s, 4)).dtype == dtype
+
+# %% ../nbs/03_samplers.ipynb #ff2bc4ea
+s, x = cosine(), torch.zeros(2, 1, 4, 4)
+def same(x, t): return x
+def walked(denoise=same, x=x, s=s, steps=3, sampler=ddim, **kw): return last(sampler(denoise, x, s, steps, **kw))
+WRONG = {
+    "a sampler that has ended": (
+        lambda: last(iter([])), ValueError, "the sampler makes no step: it has run to its end"),
+    "steps below 0": (lambda: walked(steps=-1), ValueError, "steps=-1: choose from 1 to 1000"),
+    "a time below 0": (lambda: walked(steps=[5, -1]), ValueError, "give times that fall, from 999 at most to 0"),
+    "times that rise": (lambda: walked(steps=[1, 5]), ValueError, "give times that fall"),
+    "times with NaN": (lambda: walked(steps=[5, math.nan]), ValueError, "give a whole number, or times that fall"),
+    "steps as text": (lambda: walked(steps="50"), ValueError, "steps='50': give a whole number"),
+    "a schedule by its name": (lambda: walked(s="cosine"), TypeError, "schedule='cosine': give a Schedule"),
+    "a schedule that was not made": (lambda: walked(s=cosine), TypeError, "give a Schedule, for example cosine()"),
+    "noise as a list": (lambda: walked(x=[0.]), TypeError, "x is list: give a tensor"),
+    "noise as whole numbers": (lambda: walked(x=x.long()), ValueError, "x is torch.int64: give floats"),
+    "a start as a list": (lambda: begin(s, [0.]), TypeError, "eps is list"),
+    "a share of fresh noise as text": (lambda: walked(eta="1"), TypeError, "eta='1': give a number"),
+    "churn of NaN": (lambda: walked(sampler=heun, s_churn=math.nan), ValueError, "s_churn=nan"),
+    "churn as text": (lambda: walked(sampler=heun, s_churn="9"), TypeError, "s_churn='9': give a number"),
+    "a seed as a source": (lambda: walked(eta=1., generator=5), TypeError, "generator=5: give a torch.Generator"),
+    "too few generators": (
+        lambda: walked(eta=1., generator=generators(0, 1)), ValueError, "1 generators for 2 pictures"),
+    "a seed below 0": (lambda: generators(-1, 2), ValueError, "seed=-1: give 0 or more"),
+    "a seed with a fraction": (lambda: generators(.5, 2), TypeError, "seed=0.5: give a whole number"),
+    "generators below 0": (lambda: generators(0, -2), ValueError, "n=-2: give 0 or more"),
+    "a sampler that is none": (lambda: SAMPLERS["euler_a"], ValueError, "sample='euler_a': choose ddim, ddpm"),
+}
+
+# %% ../nbs/03_samplers.ipynb #aa7874ad
+@pytest.mark.parametrize("use", WRONG)
+def test_a_wrong_use_is_told_in_a_line(use):
+    call, error, words = WRONG[use]
+    with pytest.raises(error, match=re.escape(words)): call()
+
+# %% ../nbs/03_samplers.ipynb #c4206513
+ANSWERS = {
+    "one image for two": (lambda x, t: x[:1], ValueError, "(1, 1, 4, 4) for pictures of (2, 1, 4, 4)"),
+    "a number": (lambda x, t: 0., TypeError, "the model answers float: let it return a tensor"),
+    "a tuple": (lambda x, t: (x,), TypeError, "the model answers tuple"),
+}
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_denoiser_that_answers_something_else_is_told(name, answer):
+    denoise, error, words = ANSWERS[answer]
+    walk = SAMPLERS[name](denoise, torch.zeros(2, 1, 4, 4), cosine(), 3)
+    with pytest.raises(error, match=re.escape(words)): next(walk)

@@ -19,7 +19,7 @@ import pytest
 from torch.distributed import TCPStore
 from iddm.distributed import HERE, note
 from iddm.trainer import plain_config
-from iddm.train import again, alone, describe, done, farewell, give_up, going_on, lost, main, settings, stoppable, stopped, train, trouble
+from iddm.train import _newest_grid, _stop_signals, again, alone, describe, done, farewell, give_up, going_on, lost, main, settings, stoppable, stopped, train, trouble
 
 # %% ../nbs/24_train.ipynb #281922c1
 def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew():
@@ -41,7 +41,7 @@ def test_a_lost_neighbour_is_told_in_a_line():
     with pytest.raises(SystemExit, match="2"): give_up("no reason")
 
 # %% ../nbs/24_train.ipynb #0c05c8f8
-TINY = "--image_size 8 --widths 32 --attention [] --batch_size 600 --sample_steps 2 --precision fp32 --device cpu"
+TINY = "--image_size 8 --widths 32 --attention [] --batch_size 600 --save_interval 1 --sample_steps 2 --precision fp32 --device cpu"
 
 def run(line):
     "What `iddm-train` prints, what it complains of, and its exit status."
@@ -141,16 +141,26 @@ def test_settings_of_a_run_that_are_damaged_are_named(tmp_path, text, say):
     assert err.count("\n") == 1
 
 # %% ../nbs/24_train.ipynb #cd8fd724
-def test_a_signal_finishes_the_step_and_saves_and_a_second_one_stops_at_once():
-    with TemporaryDirectory() as d:
-        trainer = Trainer(parse(TrainConfig, "", f"{TINY} --epochs 9 --result_path {d}".split()))
-        before = signal.getsignal(signal.SIGTERM)
-        with redirect_stderr(StringIO()) as err, stoppable(trainer) as came:
-            for e in trainer.fit():
-                if e.step == 3: os.kill(os.getpid(), signal.SIGTERM)
-            assert came == [signal.SIGTERM] and trainer.step == 4 and e.kind == "checkpoint"
-            with pytest.raises(KeyboardInterrupt): os.kill(os.getpid(), signal.SIGINT)
-        assert err.getvalue().count("finishing this step") == 1 and signal.getsignal(signal.SIGTERM) == before
+@pytest.mark.parametrize("number", _stop_signals()[1:], ids=lambda o: signal.Signals(o).name)
+def test_a_signal_finishes_the_step_and_saves_and_a_second_one_stops_at_once(number, tmp_path):
+    trainer = Trainer(parse(TrainConfig, "", f"{TINY} --epochs 9 --result_path {tmp_path}".split()))
+    before = signal.getsignal(number)
+    with redirect_stderr(StringIO()) as err, stoppable(trainer) as came:
+        for e in trainer.fit():
+            if e.step == 3: os.kill(os.getpid(), number)
+        assert came == [number]
+        assert trainer.step == 4
+        assert e.kind == "checkpoint"
+        with pytest.raises(KeyboardInterrupt): os.kill(os.getpid(), signal.SIGINT)
+    assert err.getvalue().count("finishing this step") == 1
+    assert signal.getsignal(number) == before
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
+def test_a_hangup_that_was_ignored_from_outside_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try: assert signal.SIGHUP not in _stop_signals()
+    finally: signal.signal(signal.SIGHUP, before)
+    assert signal.SIGHUP in _stop_signals()
 
 # %% ../nbs/24_train.ipynb #90e1b33a
 def test_a_run_that_was_stopped_names_its_checkpoint_and_its_command():
@@ -206,3 +216,16 @@ def test_skipped_steps_are_told_at_the_end():
         trainer = Trainer(parse(TrainConfig, "iddm-train", f"{TINY} --result_path {d}".split()))
         trainer.skipped = 3
         assert farewell(trainer).startswith("3 of 48 steps were skipped")
+
+# %% ../nbs/24_train.ipynb #31d7fd8d
+def test_the_newest_grid_is_the_one_of_the_last_epoch_whatever_the_dates_say():
+    with TemporaryDirectory() as d:
+        trainer = Trainer(parse(TrainConfig, "", f"{TINY} --result_path {d}".split()))
+        (trainer.run / "vis").mkdir(parents=True)
+        for epoch, date in ((9, 3), (10, 1), (13, 2)):  # 13: of a training that was set aside
+            path = trainer.run / f"vis/epoch_{epoch:03}_ema.png"
+            path.touch()
+            os.utime(path, (date, date))
+        assert _newest_grid(trainer) is None
+        trainer.step = 12 * trainer.per_epoch
+        assert _newest_grid(trainer).name == "epoch_010_ema.png"

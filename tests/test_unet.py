@@ -3,8 +3,9 @@
 # %% ../nbs/11_unet.ipynb #auto
 import torch
 import torch.nn.functional as F
+from iddm.modules import ResBlock
 import pytest
-from iddm.unet import DownStage, Middle, PRESETS, UNet, UpStage, check_shape, cost, default_attention, default_widths, diffusers_config, unet_forward
+from iddm.unet import DEFAULT_WIDTHS, DownStage, Middle, UNet, UpStage, _row, check_shape, cost, default_attention, default_groups, default_widths, diffusers_config, unet_forward
 
 # %% ../nbs/11_unet.ipynb #3a81a248
 def test_a_stage_down_halves_the_size_and_remembers_each_result():
@@ -28,14 +29,62 @@ def test_sizes_that_cannot_be_halved_are_refused_by_name():
                       ((4, (32, 32, 32), 2), "for example 8 or 16"), ((16, (32,), 3), "patch 3"), ((16, (), 1), "widths is empty")):
         with pytest.raises(ValueError, match=say): check_shape(*args)
 
+# %% ../nbs/11_unet.ipynb #034e6131
+@pytest.mark.parametrize("widths, groups", [
+    ((32,), 8), ((32, 64, 128), 8), ((64, 128, 256), 16), ((64, 96, 128), 16), ((96, 128), 16),
+    ((96,), 24), ((128, 256), 32), ((512,), 32)])
+def test_the_narrowest_stage_has_at_least_four_channels_in_a_group(widths, groups):
+    assert default_groups(widths) == groups
+    check_shape(64, widths, 1, groups)
+
+# %% ../nbs/11_unet.ipynb #70686060
+@pytest.mark.parametrize("widths, groups", [((32, 64), 12), ((32, 64), 0), ((32, 64), 64), ((96, 128), 24)])
+def test_groups_that_do_not_divide_each_width_are_refused(widths, groups):
+    say = f"groups {groups}: must divide each of the widths .*; choose (8|16), or leave it out"
+    with pytest.raises(ValueError, match=say): check_shape(64, widths, 1, groups)
+
 # %% ../nbs/11_unet.ipynb #c92b860a
-def test_the_network_that_no_one_asked_for_fits_every_usual_size():
-    for size in (8, 16, 20, 28, 32, 48, 64, 96, 120, 128, 200, 256, 512):
-        for patch in (1, 2):
-            if size // patch % 4 == 0: check_shape(size, default_widths(size, patch), patch)
-    assert default_widths(16) == PRESETS[20] and default_widths(64) == (64, 128, 256, 256) and len(default_widths(256)) == 6
-    assert default_attention(16, (32, 32, 64)) == (4,) and default_attention(64, (64, 128, 256, 256)) == (16, 8) and default_attention(64, (32,), 4) == (16,)
-    with pytest.raises(ValueError, match="image_size 75: it can't be halved twice; choose 64 or 80"): default_widths(75)
+def sizes(patch=1):
+    "Image sizes that have a default network."
+    return [size for size in range(1, 513) if _row(size, patch)[1]]
+
+@pytest.mark.parametrize("size", [8, 16, 20, 28, 32, 40, 48, 56, 64, 96, 112, 128, 160, 192, 224, 256, 512])
+def test_usual_sizes_have_a_default_network(size):
+    assert size in sizes()
+
+@pytest.mark.parametrize("patch", [2, 4])
+def test_patches_fit_the_sizes_that_fit_without_them(patch):
+    assert set(sizes()) - set(sizes(patch)) <= set(range(16))
+    for size in sizes(patch): check_shape(size, default_widths(size, patch), patch)  # raises nothing
+
+@pytest.mark.parametrize("size", [size for size in sizes() if size >= 16])
+def test_default_maps_are_of_three_sizes_and_the_smallest_has_4_to_15_pixels_and_attention(size):
+    widths = default_widths(size)
+    smallest = size // 2**(len(widths) - 1)
+    assert len(widths) >= 3
+    assert 4 <= smallest <= 15
+    assert smallest in default_attention(size, widths)
+
+# %% ../nbs/11_unet.ipynb #dfe9ee8d
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_a_size_without_a_default_network_is_refused_and_the_nearest_that_have_one_are_named(patch):
+    good = sizes(patch)
+    for size in set(range(1, 257)) - set(good):
+        near = [o for o in good if o < size][-1:] + [o for o in good if o > size][:1]
+        say = f"image_size {size}: no default network for it; choose {' or '.join(map(str, near))}, or give the widths"
+        with pytest.raises(ValueError, match=say): default_widths(size, patch)
+
+@pytest.mark.parametrize("size, widths, attention", [
+    (8, (32, 32), ()), (16, (32, 32, 64), (4,)), (28, (32, 64, 128), (7,)), (32, (32, 64, 128, 128), (8, 4)),
+    (64, (64, 128, 256, 256), (16, 8)), (256, (64, 128, 256, 256, 256, 256), (16, 8))])
+def test_defaults_of_usual_sizes(size, widths, attention):
+    assert default_widths(size) == widths
+    assert default_attention(size, widths) == attention
+
+def test_attention_follows_the_map_of_patches():
+    assert default_widths(64, 2) == (64, 128, 256)
+    assert default_attention(64, (32,), 4) == (16,)
+    with pytest.raises(ValueError, match="image_size 0, patch 1: give a positive size"): default_widths(0)
 
 # %% ../nbs/11_unet.ipynb #22665d71
 def test_a_fresh_network_answers_zero_for_every_shape_that_fits():
@@ -54,6 +103,44 @@ def test_time_and_label_and_each_pixel_reach_the_answer():
         out = net(x, t, y)
         for other in (net(x, t + 400, y), net(x, t, y + 2), unet_forward(net, x.roll(1, 2), t, y)): assert (out - other).abs().max() > 1e-3
 
+# %% ../nbs/11_unet.ipynb #2f967b85
+def as_if_trained(net):
+    "Random numbers where a layer starts at zero."
+    for p in net.parameters():
+        if p.ndim > 1 and not p.any(): torch.nn.init.normal_(p, std=.05)
+    return net.eval().requires_grad_(False)
+
+@pytest.mark.parametrize("size", [size for size in sizes() if 2 <= size <= 128])
+def test_time_and_label_change_the_answer_of_every_default_network(size):
+    torch.manual_seed(0)
+    widths = default_widths(size)
+    net = as_if_trained(UNet(size, 1, widths, default_attention(size, widths), layers=1, n_classes=10))
+    side = 2**len(widths)  # at most `size`, so that this is quick: the smallest map has 2 pixels
+    x, t, y = torch.randn(2, 1, side, side), torch.full((2,), 500), torch.full((2,), 0)
+    answer = net(x, t, y)
+    assert (net(x, t - 490, y) - answer).norm() > .01 * answer.norm()
+    assert (net(x, t, y + 7) - answer).norm() > .01 * answer.norm()
+
+# %% ../nbs/11_unet.ipynb #952451da
+@pytest.mark.parametrize("widths", [*DEFAULT_WIDTHS.values()][:8])
+def test_every_residual_block_of_a_default_network_hears_its_embedding(widths):
+    torch.manual_seed(0)
+    net, emb = as_if_trained(UNet(2**len(widths), 1, widths, (), layers=1)), torch.randn(2, 4 * widths[0])
+    blocks = [part for part in net.modules() if isinstance(part, ResBlock)]
+    assert len(blocks) == 3 * len(widths) + 2
+    for block in blocks:
+        x = torch.randn(1, block.conv1.in_channels, 4, 4)
+        a, b = (block(x, e[None]) - block.conv_shortcut(x) for e in emb)
+        assert (a - b).norm() > .05 * a.norm()
+
+@pytest.mark.parametrize("groups, hears", [(32, False), (16, True), (None, True)])
+def test_a_network_with_one_channel_in_a_group_hears_nothing(groups, hears):
+    torch.manual_seed(0)
+    net = as_if_trained(UNet(8, 1, (32, 32), (), n_classes=3, groups=groups))
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([10, 900])
+    a, b = net(x, t, torch.tensor([0, 1])), net(x, t.flip(0), torch.tensor([2, 2]))
+    assert ((a - b).norm() > 1e-3 * a.norm()) == hears
+
 # %% ../nbs/11_unet.ipynb #55de7379
 def test_patches_can_be_cut_and_put_together_again():
     x = torch.randn(2, 3, 8, 8)
@@ -67,6 +154,7 @@ def test_outputs_agree_with_a_UNet2DModel_of_the_same_shape():
 
     for kw in (dict(image_size=16, in_channels=1, widths=(32, 64, 64), attention=(4,), layers=2, n_classes=10),
                dict(image_size=32, in_channels=3, widths=(32, 64, 96, 64), attention=(16, 4), layers=1, n_classes=None, head_dim=16),
+               dict(image_size=16, in_channels=1, widths=(32, 64), attention=(), layers=1, n_classes=3, groups=32),
                dict(image_size=16, in_channels=3, widths=(64, 32), attention=(16, 8), layers=3, n_classes=2, act="gelu", groups=16)):
         torch.manual_seed(0)
         theirs = diffusers.UNet2DModel(**diffusers_config(**kw)).eval()
@@ -76,6 +164,13 @@ def test_outputs_agree_with_a_UNet2DModel_of_the_same_shape():
         x, t, y = torch.randn(4, kw["in_channels"], size, size), torch.tensor([0, 10, 500, 999]), torch.tensor([0, 1, 2, 0]) if n else None
         with torch.no_grad(): torch.testing.assert_close(ours(x, t, y), theirs(x, t, y).sample, rtol=0, atol=1e-4)
 
+# %% ../nbs/11_unet.ipynb #5c0d2812
+def default_unet(size: int, patch: int = 1) -> UNet:
+    "The network of `iddm-train`'s defaults, without numbers in it."
+    widths = default_widths(size, patch)
+    with torch.device("meta"):
+        return UNet(size, 1, widths, default_attention(size, widths, patch), layers=1, n_classes=10, patch=patch)
+
 # %% ../nbs/11_unet.ipynb #6ecebebd
 def test_the_cost_of_a_known_layer_is_counted():
     net = UNet(16, 1, (32,), (), layers=1)
@@ -83,3 +178,18 @@ def test_the_cost_of_a_known_layer_is_counted():
     assert params == sum(p.numel() for p in net.parameters())
     one = 2 * 32 * 32 * 9 * 16**2  # a 3x3 convolution of 32 to 32 channels on 16x16 pixels
     assert 8 * one < flops < 16 * one
+
+# %% ../nbs/11_unet.ipynb #61e1c1d8
+def work(size):
+    "Operations of the default network for one image."
+    return cost(default_unet(size), size, "meta")[1]
+
+def test_the_cost_of_the_default_networks_grows_with_the_image_and_without_a_leap():
+    each = [work(size) / size**2 for size in sizes() if 2 <= size <= 256]  # operations a pixel
+    growth = [b / a for a, b in zip(each, each[1:])]
+    assert min(growth) > .9
+    assert max(growth) < 2.5
+    assert max(each) < 13 * min(each)
+
+def test_the_default_network_for_16_pixels_costs_what_it_did():
+    assert work(16) == pytest.approx(78.4e6, rel=.01)

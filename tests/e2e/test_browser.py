@@ -67,11 +67,20 @@ def answers(url):
     except OSError: return False
 
 
+def write_page(path, *cells):
+    "A page of its own, for one test."
+    kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
+    code = dict(cell_type="code", execution_count=None, metadata={}, outputs=[])
+    made = [code | dict(id=f"cell{i}", source=o) for i, o in enumerate(cells)]
+    path.write_text(json.dumps(dict(cells=made, metadata=kernel, nbformat=4, nbformat_minor=5)), encoding="utf-8")
+
+
 @contextlib.contextmanager
-def server(kind, page, tmp):
-    "Serve a copy of the pages; gives the address of one."
+def server(kind, page, tmp, cells=()):
+    "Serve a copy of the pages, and a page of these cells; gives the address of one."
     root, port, token = tmp / "work", free_port(), secrets.token_hex(16)
     shutil.copytree(PAGES, root / "nbs")
+    if cells: write_page(root / page, *cells)
     for o in (root / "nbs").rglob("*.ipynb"):  # as a reader gets them, but without the stored outputs, so that what is seen is new
         nb = json.loads(o.read_text(encoding="utf-8"))
         for cell in nb["cells"]:
@@ -160,8 +169,8 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def opened(browser, tmp_path, request):
     @contextlib.contextmanager
-    def opened(kind, name):
-        with server(kind, f"nbs/{name}.ipynb", tmp_path) as url:
+    def opened(kind, name, *cells):
+        with server(kind, f"nbs/{name}.ipynb", tmp_path, cells) as url:
             nb = Notebook(browser, url, kind)
             print(f"\n{kind} {name}: first widget after {nb.first_widget:.1f} s")
             try: yield nb
@@ -177,19 +186,39 @@ LATENCY = """async key => { const im = document.querySelector('.iddm-noised-line
     h.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true})); return await seen }"""
 
 
+def choose(nb, path):
+    "Choose a file of one's own."
+    with nb.page.expect_file_chooser() as chooser: nb.hook("upload").click()
+    chooser.value.set_files(path)
+
+
+def fill(nb, name, value):
+    "Type into a field."
+    field = nb.hook(name).locator("input")
+    field.fill(str(value))
+    field.press("Enter")
+
+
 def drop(nb, folder):
-    "Give the noising demo a picture of one's own, and something that isn't one."
+    "Give the noising demo an image of one's own, the same again, and something that isn't one."
     Image.new("RGB", (60, 40), "white").save(folder / "own.png")
-    (folder / "own.txt").write_text("not a picture")
-    def choose(name):
-        with nb.page.expect_file_chooser() as chooser: nb.hook("upload").click()
-        chooser.value.set_files(folder / name)
-    nb.changes("noised-linear", lambda: choose("own.png"))
-    choose("own.txt")
-    expect(nb.hook("error")).to_contain_text("own.txt: not a picture")
+    (folder / "own.txt").write_text("no image")
+    (folder / "empty.png").touch()
+    (folder / "large.png").write_bytes(bytes(12 * 2**20))
+    nb.changes("noised-linear", lambda: choose(nb, folder / "own.png"))
+    expect(nb.hook("own")).to_contain_text("image 1797 is own.png")
+    nb.changes("noised-linear", lambda: fill(nb, "which", 5))
+    nb.changes("noised-linear", lambda: choose(nb, folder / "own.png"))
+    expect(nb.hook("which").locator("input")).to_have_value("1797")
+    choose(nb, folder / "own.txt")
+    expect(nb.hook("error")).to_contain_text("own.txt: not an image")
     nb.shoot("upload")
-    choose("own.png")
-    expect(nb.hook("error")).not_to_contain_text("own.txt")
+    choose(nb, folder / "empty.png")
+    expect(nb.hook("error")).to_contain_text("empty.png: an empty file")
+    choose(nb, folder / "large.png")  # sent whole, it would cut the connection
+    expect(nb.hook("error")).to_contain_text("large.png: 12 MB, more than can be sent")
+    choose(nb, folder / "own.png")
+    expect(nb.hook("error")).to_have_text("")
 
 
 @pytest.mark.parametrize("kind", ["lab", "voila"])
@@ -278,4 +307,58 @@ def test_a_recorded_walk_is_scrubbed_and_played(opened):
         expect(at).to_have_attribute("data-i", "0")
         nb.hook("play").locator("button").first.click()
         expect(at).to_have_attribute("data-i", re.compile("^[3-9]$"))
+        nb.check_clean()
+
+
+NAME = "<img src=x onerror=window.pwned=1>"  # of a class, a run and a file
+HOSTILE = (f"""
+from pathlib import Path
+import shutil, tempfile, torch
+from PIL import Image
+from iddm import TrainConfig, Trainer
+from iddm.widgets import generation_panel, guidance_panel, inpaint_panel, noising_demo, train_panel
+name, folder = {NAME!r}, Path(tempfile.mkdtemp())
+for k, c in enumerate((name, "dog")):
+    (folder / "data" / c).mkdir(parents=True)
+    for i in range(8): Image.new("L", (8, 8), 20 * i + 9 * k).save(folder / "data" / c / (str(i) + ".png"))
+small = dict(image_size=8, widths=(32,), batch_size=8, epochs=1, result_path=str(folder / "results"), sample_interval=0)
+for _ in Trainer(TrainConfig(dataset_path=str(folder / "data"), run_name=name, **small)).fit(): pass
+run, torn = folder / "results" / name, folder / "results" / ("torn " + name)
+shutil.copytree(run, torn)
+for o in torn.rglob("*.safetensors"): o.write_bytes(b"torn")
+""",
+           "generation_panel(folder / 'results')",
+           "guidance_panel(run, (0, 2), n=2, steps=2)",
+           "inpaint_panel(run, torch.zeros(1, 1, 8, 8), n=2)",
+           "train_panel(TrainConfig(dataset_path=name, run_name=name + '2', **small))",
+           "noising_demo(schedules=('linear',))",
+           "print('all cells ran')")
+
+
+@pytest.mark.parametrize("kind", ["lab", "voila"])
+def test_names_are_seen_as_text_and_never_run(opened, kind, tmp_path):
+    with opened(kind, "hostile", *HOSTILE) as nb:
+        nb.hook("class_name").locator("select").select_option(label=NAME)
+        fill(nb, "steps", 2)
+        nb.hook("generate-go").click()
+        expect(nb.hook("gallery")).to_contain_text(f"{NAME}, ddim 2", timeout=60_000)
+        nb.hook("save").click()
+        expect(nb.hook("saved")).to_contain_text(NAME)
+        nb.page.get_by_text("the same from a shell, and from Python").first.click()
+        expect(nb.hook("commands")).to_contain_text(NAME)
+        nb.hook("run").locator("select").select_option(label=f"torn {NAME}")
+        expect(nb.hook("generate-error")).to_contain_text(f"torn {NAME}")
+        nb.shoot("hostile")
+        nb.hook("start-go").click()
+        expect(nb.hook("start-error")).to_contain_text(NAME)
+        (tmp_path / f"{NAME}.png").write_text("no image")
+        nb.hook("upload").scroll_into_view_if_needed()
+        choose(nb, tmp_path / f"{NAME}.png")
+        expect(nb.page.locator(".iddm-error", has_text="not an image")).to_contain_text(f"{NAME}.png")
+        Image.new("L", (9, 9)).save(tmp_path / f"{NAME}.png")
+        choose(nb, tmp_path / f"{NAME}.png")
+        expect(nb.hook("own")).to_contain_text(f"{NAME}.png")
+        nb.shoot("hostile-upload")
+        assert nb.page.evaluate("window.pwned") is None
+        assert nb.page.locator("img[src='x']").count() == 0
         nb.check_clean()

@@ -24,7 +24,7 @@ while read -r n line; do
     if [ $n = 0 ]; then bash -c "$line" & else nsenter -t $other -n bash -c "$line" & fi
 done
 """
-TINY = "--image_size 8 --widths 64 --attention [] --batch_size 16 --epochs 6 --sample_interval 3 --sample_steps 2 --num_vis 3 --precision fp32 --device cpu --exact_shards 2 --dataset_path pictures"
+TINY = "--image_size 8 --widths 64 --attention [] --batch_size 16 --epochs 6 --sample_interval 3 --sample_steps 2 --num_vis 3 --save_interval 1 --precision fp32 --device cpu --exact_shards 2 --dataset_path pictures"
 
 
 def holders():

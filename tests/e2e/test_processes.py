@@ -16,7 +16,7 @@ from iddm.checkpoints import load_checkpoint, load_optim
 
 if sys.platform == "win32": pytest.skip("torchrun and signals as here are for Linux and macOS", allow_module_level=True)
 
-TINY = "--image_size 8 --widths 64,96 --attention [] --batch_size 64 --lr 2e-4 --epochs 2 --sample_interval 0 --precision fp32 --device cpu".split()
+TINY = "--image_size 8 --widths 64,96 --attention [] --batch_size 64 --lr 2e-4 --epochs 2 --sample_interval 0 --save_interval 1 --precision fp32 --device cpu".split()
 TRAIN = [sys.executable, "-m", "iddm.train"]
 
 

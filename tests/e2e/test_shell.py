@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 BIN = Path(sys.executable).parent
-TINY = ("--image_size 8 --widths 32 --attention [] --batch_size 600 --sample_steps 2 --device cpu --precision fp32").split()
+TINY = ("--image_size 8 --widths 32 --attention [] --batch_size 600 --save_interval 1 --sample_steps 2 --device cpu --precision fp32").split()
 
 
 def shell(cwd, command, *args):
@@ -56,7 +57,7 @@ def test_settings_of_a_run_train_another(run):
 @pytest.mark.parametrize("command, args, say", [
     ("iddm-train", ["--bogus", "1"], "unknown flag --bogus"),
     ("iddm-train", ["--run_name", "new", "--dataset_path", "missing"], "dataset_path 'missing': no such folder"),
-    ("iddm-train", ["--image_size", "30"], "image_size 30: it can't be halved twice; choose 16 or 32"),
+    ("iddm-train", ["--image_size", "30"], "image_size 30: no default network for it; choose 28 or 32"),
     ("iddm-train", [], "already holds a run"),
     ("iddm-train", ["--run_name", "new", "--resume", "True"], "no such file or folder"),
     ("iddm-generate", ["--weight_path", "missing"], "no such file or folder"),
@@ -109,7 +110,7 @@ def start(cwd, *args):
     return subprocess.Popen([BIN / "iddm-train", *args], cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=own)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_finishes_the_step_and_saves_and_the_run_goes_on(tmp_path, number, workers):
     process = start(tmp_path, *TINY, "--epochs", "5000", "--batch_size", "100", "--sample_interval", "0", "--num_workers", str(workers), "--run_name", "a")
@@ -156,3 +157,26 @@ def test_each_command_of_the_older_readme_works(tmp_path, kind):
     assert third.returncode == 0 and "in 2 processes" in third.stdout and third.stdout.count("draw more") == 1, third.stderr
     drawn = shell(tmp_path, "iddm-generate", *OLD["draw_" + kind].replace("WEIGHTS", "out/df").split(), "--steps", 2, "--device", "cpu")
     assert drawn.returncode == 0 and len(list((tmp_path / "out/df/generated/df").glob("0*.png"))) == 8, drawn.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs bash and /dev/full")
+@pytest.mark.parametrize("output", ["| head -n 1", "> /dev/full", "2> /dev/full", ">&- 2>&-"])
+def test_output_that_fails_costs_no_work(tmp_path, output):
+    for command in (["iddm-train", *TINY, "--epochs", "1"], ["iddm-generate", "--num_images", "2", "--steps", "1"]):
+        line = f"set -o pipefail; {BIN / command[0]} {' '.join(command[1:])} {output}"
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results/df/vis/epoch_001_ema.png").is_file()
+    assert (tmp_path / "results/df/generated/001/grid.png").is_file()
+
+
+def test_a_class_whose_letters_the_output_lacks_is_trained_and_drawn(tmp_path):
+    for name in ("猫", "犬"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(4): Image.new("L", (8, 8), 40 * i).save(tmp_path / f"pets/{name}/{i}.png")
+    env = os.environ | dict(PYTHONIOENCODING="cp1252")
+    train = [BIN / "iddm-train", *TINY, "--dataset_path", "pets", "--batch_size", "8", "--epochs", "1"]
+    for command in (train, [BIN / "iddm-generate", "--class_name", "猫", "--num_images", "1", "--steps", "1"]):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=env, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert b"\\u732b" in done.stdout
