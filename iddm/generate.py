@@ -11,10 +11,11 @@ __all__ = ['Model', 'load', 'choose', 'GenerateConfig', 'has_eta', 'check_drawin
 import errno
 import inspect
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -26,11 +27,19 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .checkpoints import fit_weights, full_disk, load_checkpoint
+from iddm.checkpoints import (
+    CheckpointMeta,
+    check_shapes,
+    fit_weights,
+    full_disk,
+    read_header,
+    read_weights,
+    weights_file,
+)
 from .console import steady_output
 from .data import decode
 from .editing import img2img, inpainted
-from .flags import parse, setting, stop
+from .flags import check_names, convert, convert_fields, from_mapping, parse, setting, shown, stop
 from .images import grid, printable, safe_name, to_float, to_pil_image, to_uint8
 from .modules import ACTIVATIONS
 from .samplers import SAMPLERS, Step
@@ -44,8 +53,9 @@ from iddm.trainer import (
     memory,
     net_size,
     pick_device,
+    shapes_of,
     size_text,
-    upgrade_config,
+    stored_config,
     usable_cfg_scale,
     walk,
 )
@@ -63,31 +73,38 @@ class Model:
 
 # %% ../nbs/30_generate.ipynb #aa8050f2
 def load(
-    path: str | Path,  # a run, a checkpoint in it, or a weights file
+    path: str | Path,  # a run, a checkpoint in it, or a weights file of any name
     ema: bool = True,  # the moving average of the weights, or the raw ones
     device: str = "auto",
 ) -> Model:
     "Build the network of a checkpoint and load its weights. Raises `ValueError` where there is none, or it doesn't fit."
-    weights, meta = load_checkpoint(path, ema)
-    known = {f.name for f in fields(TrainConfig)}
-    if meta.get("format") != 2 or not meta["config"].keys() <= known: raise ValueError(f"weight_path {str(path)!r}: made by another version of iddm")
-    config = TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in upgrade_config(meta["config"]).items()})
-    where, net = pick_device(device), build(config, meta["in_channels"], len(meta["classes"]))
-    fit_weights(net, weights, f"weight_path {str(path)!r}")
-    return Model(net.to(where).eval(), config, meta["in_channels"], tuple(meta["classes"]), meta["epoch"])
+    where, file = pick_device(convert(device, str, "device")), weights_file(path, ema)
+    shapes, values = read_header(file)
+    meta = from_mapping(CheckpointMeta, values, f"weight_path {str(file)!r}")
+    config, n = stored_config(meta.config, f"weight_path {str(file)!r}"), len(meta.classes)
+    check_shapes(shapes_of(config, meta.in_channels, n), shapes, f"weight_path {str(file)!r}")  # before they take memory
+    net = build(config, meta.in_channels, n)
+    fit_weights(net, read_weights(file)[0], f"weight_path {str(file)!r}")
+    return Model(net.to(where).eval(), config, meta.in_channels, meta.classes, meta.epoch)
 
 # %% ../nbs/30_generate.ipynb #f261ead4
 def choose(
     classes: tuple[str, ...],
-    class_name: int | str = -1,  # number or name of a class; -1: all in turn
+    class_name: int | str = -1,  # name or number of a class; -1: all in turn
     num_images: int | None = None,  # None: one of each class, or 8 of one
 ) -> Tensor:  # (num_images,) int64
     "The class of each picture to draw. Raises `ValueError` for a class that isn't there."
-    if not classes and class_name != -1: raise ValueError(f"--class_name {class_name}: this model was trained without classes")
-    if class_name == -1: return torch.arange(num_images or len(classes) or 8) % max(1, len(classes))
-    if str(class_name) in classes: index = classes.index(str(class_name))  # a name wins over a number
-    elif str(class_name).isdigit() and int(class_name) < len(classes): index = int(class_name)
-    else: raise ValueError(f"--class_name {class_name}: choose -1 for all, 0 to {len(classes) - 1}, or one of " + ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else ""))
+    name = str(convert(class_name, int | str, "--class_name"))
+    num_images = convert(num_images, int | None, "--num_images")
+    if not classes and name != "-1":
+        raise ValueError(f"--class_name {shown(name)}: this model was trained without classes")
+    is_number = re.fullmatch("0|[1-9][0-9]*", name) and int(name) < len(classes)
+    if name in classes: index = classes.index(name)  # a name wins over a number
+    elif name == "-1": return torch.arange(num_images or len(classes) or 8) % max(1, len(classes))
+    elif is_number: index = int(name)
+    else:
+        names = ", ".join([*map(shown, classes[:20]), *["..."] * (len(classes) > 20)])
+        raise ValueError(f"--class_name {shown(name)}: choose -1 for all, 0 to {len(classes) - 1}, or one of {names}")
     return torch.full((num_images or 8,), index)
 
 # %% ../nbs/30_generate.ipynb #f800cfa8
@@ -96,7 +113,7 @@ class GenerateConfig:
     "Draw pictures with a trained model."
     weight_path: str = setting("results/df", "a run, a checkpoint in it, or a weights file")
     num_images: int | None = setting(None, "how many; default: one of each class, or 8 of one")
-    class_name: int | str = setting(-1, "number or name of a class; -1: all in turn")
+    class_name: int | str = setting(-1, "name or number of a class; -1: all in turn")
     cfg_scale: float | None = setting(None, "guidance: 0 ignores the class, 1 is plain, above 1 clearer; default: as trained with")
     sample: Literal[tuple(SAMPLERS)] = setting("ddim", "sampler")
     steps: int | None = setting(None, "its steps; default: 50, 25 for heun and dpmpp, all for ddpm")
@@ -118,6 +135,7 @@ class GenerateConfig:
     act: Literal[tuple(ACTIVATIONS)] | None = setting(None, "its activation; to be checked")
 
     def __post_init__(self):
+        convert_fields(self)
         for name, low, high in (("num_images", 1, 10**6), ("steps", 1, 1000), ("eta", 0, 1), ("cfg_scale", -100, 100), ("seed", 0, 2**63 - 1), ("strength", 1e-6, 1), ("batch_size", 1, 10**6)):
             value = getattr(self, name)
             if value is not None and not low <= value <= high: raise ValueError(f"--{name} {value}: give a number from {low} to {high}")
@@ -268,7 +286,9 @@ def sample(
     **kw,  # other fields of `GenerateConfig`: steps, cfg_scale, seed, ...
 ) -> Tensor:  # (num_images, C, H, W) in [-1, 1]
     "Draw pictures. Raises `ValueError` for settings that can't be."
-    config, y = GenerateConfig(**kw), choose(model.classes, class_name, num_images)
+    check_names(GenerateConfig, kw)
+    config = GenerateConfig(class_name=class_name, num_images=num_images, **kw)
+    y = choose(model.classes, config.class_name, config.num_images)
     check_model(model, config)
     return torch.cat([step.x.cpu() for _, step, done in draw(model, y, config) if done])
 

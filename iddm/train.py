@@ -25,7 +25,7 @@ from .console import steady_output
 from .data import overview
 from .distributed import ProcessFailed, check_world, joined, launch, launched, noted, speaks
 from .flags import parse, read, stop
-from .trainer import Event, TrainConfig, Trainer, build, cfg_note, own_device, progress, record, upgrade_config
+from .trainer import Event, TrainConfig, Trainer, build, cfg_note, own_device, progress, record, run_settings
 from .unet import cost
 
 # %% ../nbs/24_train.ipynb #7fee34ae
@@ -34,19 +34,24 @@ def settings(
 ) -> TrainConfig:
     "Read the command line; where a run is resumed, on top of its own settings."
     argv = sys.argv[1:] if argv is None else argv
-    args = read(TrainConfig, "iddm-train", argv)
-    known = Path(args.result_path) / (args.load_model_dir or args.run_name) / "config.yaml"
-    of_run = ["--config", str(known), "--run_name", args.run_name, "--result_path", args.result_path] if args.resume and known.is_file() else []
-    config = parse(TrainConfig, "iddm-train", [*of_run, *(alone(of_run, argv) if of_run else []), *argv])
-    if of_run and config.groups is None: config = replace(config, **upgrade_config({}))
-    if not config.distributed and any(o.split("=")[0] == "--world_size" for o in argv): stop("iddm-train", f"--world_size {config.world_size}: needs --distributed True; torchrun has --nproc-per-node for it")
+    args, base = read(TrainConfig, "iddm-train", argv), {}
+    known = Path(args.result_path) / (args.load_model_dir or args.run_name)
+    if args.resume and os.path.lexists(known / "config.yaml"):
+        try: base = vars(run_settings(known)) | dict(run_name=args.run_name, result_path=args.result_path)
+        except ValueError as e: stop("iddm-train", f"{e}; mend it, or move it away and give the settings as flags")
+        base |= alone(base, argv)
+    config = parse(TrainConfig, "iddm-train", argv, base)
+    is_told = any(o.split("=")[0] == "--world_size" for o in argv)
+    why = f"--world_size {config.world_size}: needs --distributed True; torchrun has --nproc-per-node for it"
+    if is_told and not config.distributed: stop("iddm-train", why)
     return config
 
 # %% ../nbs/24_train.ipynb #9fd3dba9
-def alone(of_run: list[str], argv: list[str]) -> list[str]:
-    "Flags that undo how a run was shared, where it is shared otherwise now."
-    if not launched() and read(TrainConfig, "iddm-train", [*of_run, *argv]).distributed: return []
-    return "--distributed False --world_size 2 --main_gpu 0".split() + ["--shard", "False"] * (not launched())
+def alone(base: dict[str, object], argv: list[str]) -> dict[str, object]:
+    "Settings that undo how a run was shared, where it is shared otherwise now."
+    if not launched() and read(TrainConfig, "iddm-train", argv, base).distributed: return {}
+    undone = dict(distributed=False, world_size=2, main_gpu=0)
+    return undone if launched() else undone | dict(shard=False)
 
 # %% ../nbs/24_train.ipynb #f47178a4
 def describe(

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['RANGES', 'RARE', 'NO_MEMORY', 'LOCAL', 'OPTIMIZERS', 'OURS', 'SHAPE', 'DataConfig', 'NetConfig', 'TrainConfig',
            'check_config', 'check_together', 'only_cfg_scale', 'usable_cfg_scale', 'cfg_note', 'settle', 'plain_config',
-           'upgrade_config', 'run_config', 'devices', 'pick_device', 'has_bf16', 'pick_precision', 'keep_memory',
-           'size_text', 'memory', 'lacks_memory', 'enough_memory', 'lr_factor', 'ema_share', 'ema_update', 'build',
-           'net_size', 'check_memory', 'walk', 'Event', 'Trainer', 'fit_in_memory', 'prepare', 'facts', 'own_device',
-           'seeded', 'networks', 'optimizer', 'check_run', 'foreign', 'check_data', 'check_groups', 'metadata', 'save',
-           'default_save_interval', 'read_run', 'found', 'restore', 'set_aside', 'take_over', 'open_run', 'lock_run',
-           'close_abandoned', 'acquire_lock', 'ready_run', 'write_settings', 'mend_folder', 'part', 'maker', 'backward',
-           'gradient', 'exact_gradient', 'train_step', 'together', 'grid_size', 'samples', 'draw_some', 'opened',
-           'has_grid', 'grid_of', 'owes', 'fit', 'columns', 'line', 'now', 'metrics_row', 'LineFile', 'open_board',
-           'save_grid', 'record', 'progress']
+           'upgrade_config', 'stored_config', 'run_settings', 'run_config', 'devices', 'pick_device', 'has_bf16',
+           'pick_precision', 'keep_memory', 'size_text', 'memory', 'lacks_memory', 'enough_memory', 'lr_factor',
+           'ema_share', 'ema_update', 'build', 'shapes_of', 'net_size', 'check_memory', 'walk', 'Event', 'Trainer',
+           'fit_in_memory', 'prepare', 'facts', 'own_device', 'seeded', 'networks', 'optimizer', 'check_run', 'newest',
+           'check_kinds', 'foreign', 'check_tensors', 'check_data', 'check_groups', 'metadata', 'save',
+           'default_save_interval', 'read_run', 'found', 'same_run', 'check_source', 'restore', 'set_aside',
+           'is_before', 'take_over', 'open_run', 'lock_run', 'close_abandoned', 'acquire_lock', 'ready_run',
+           'write_settings', 'mend_folder', 'part', 'maker', 'backward', 'gradient', 'exact_gradient', 'train_step',
+           'together', 'grid_size', 'samples', 'draw_some', 'opened', 'has_grid', 'grid_of', 'owes', 'fit', 'columns',
+           'line', 'now', 'metrics_row', 'LineFile', 'open_board', 'save_grid', 'record', 'progress']
 
 # %% ../nbs/22_trainer.ipynb #41124124
 import ctypes
@@ -48,12 +49,20 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/22_trainer.ipynb #59f8dfbc
 from iddm.checkpoints import (
+    CheckpointMeta,
+    check_optim,
+    check_shapes,
     drop,
     epoch_folder,
     epochs,
     find_checkpoint,
     fit_weights,
+    free_path,
+    is_our_name,
     load_optim,
+    own_checkpoints,
+    own_state,
+    read_header,
     read_weights,
     save_checkpoint,
     turn,
@@ -73,7 +82,7 @@ from iddm.distributed import (
     sum_in_order,
     unsharded,
 )
-from .flags import setting
+from .flags import check_names, convert, convert_fields, from_mapping, names_in, read_settings, setting, shown
 from .guidance import guided
 from .images import grid, safe_name
 from .modules import ACTIVATIONS
@@ -156,7 +165,9 @@ class TrainConfig(NetConfig):
     shard: bool = setting(False, "with several processes: each keeps a part of the weights (FSDP2), for networks that don't fit in one")
     exact_shards: int = setting(0, "cut each batch into so many shards and add their gradients in order: any number of processes that divides it gives the same bits, slowly; 0: no")
 
-    def __post_init__(self): check_config(self)
+    def __post_init__(self):
+        convert_fields(self)
+        check_config(self)
 
     @property
     def processes(self) -> int:
@@ -181,6 +192,7 @@ def check_config(config: TrainConfig) -> None:
             raise ValueError(f"--{name} {value!r}: give a plain name, of a folder in --result_path" + (" (cache is taken, for decoded data)" if value == "cache" else ""))
     check_together(config)
     widths = default_widths(config.image_size, config.patch) if config.widths is None else config.widths
+    if widths and max(widths) > 8192: raise ValueError(f"--widths {max(widths)}: give widths of at most 8192")
     check_shape(config.image_size, widths, config.patch, config.groups)
     maps = [config.image_size // config.patch // 2**i for i in range(len(widths))]
     if lost := set(config.attention or ()) - set(maps): raise ValueError(f"--attention {','.join(map(str, config.attention))}: no feature map has {min(lost)} pixels a side; choose of {', '.join(map(str, maps))}, or [] for none")
@@ -262,17 +274,37 @@ def upgrade_config(values: dict) -> dict:
     return dict(groups=32) | values
 
 # %% ../nbs/22_trainer.ipynb #eb943967
+def stored_config(
+    values: dict,  # settings that a file of a run holds, with the names that they had then
+    where: object,  # the file, for messages
+) -> TrainConfig:
+    "Settings that were kept, by this version or an earlier one. Raises `ValueError` that names file, setting and value."
+    values = upgrade_config(values)
+    paths = ("dataset_path", "result_path", "data_root")
+    here = {k: "." for k in paths if values.get(k) == ""}  # which meant this folder
+    return from_mapping(TrainConfig, values | here, where)
+
+def run_settings(
+    run: Path,  # folder of a run
+) -> TrainConfig:
+    "The settings of a run as its config.yaml has them. Raises `ValueError` where there is none, or it's damaged."
+    path = run / "config.yaml"
+    if not path.exists(): raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
+    return stored_config(read_settings(TrainConfig, path), path)
+
 def run_config(
     run: str | Path,  # folder of a run, for example results/df
     **changes,  # fields of `TrainConfig`
 ) -> TrainConfig:
-    "The settings of a run, to go on with it: `Trainer(run_config('results/df', epochs=40))`. Raises `ValueError` where there is no run."
-    path = Path(run) / "config.yaml"
-    if not path.is_file(): raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
-    stored = upgrade_config(yaml.safe_load(path.read_text(encoding="utf-8")))
-    known = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-    alone = dict(distributed=False, world_size=2, main_gpu=0, shard=False)  # what goes on with it here is this process
-    return TrainConfig(**known | alone | dict(run_name=path.parent.name, result_path=str(path.parent.parent), resume=True) | changes)
+    """The settings of a run, to resume it: `Trainer(run_config('results/df', epochs=40))`.
+
+    Raises `ValueError` where there is no run, or for a change that can't be."""
+    check_names(TrainConfig, changes)
+    run = Path(convert(run, str, "run"))
+    if run.name in ("", ".."): run = run.resolve()
+    alone = dict(distributed=False, world_size=2, main_gpu=0, shard=False)  # what resumes it here is this process
+    named = dict(run_name=run.name, result_path=str(run.parent), resume=True)
+    return replace(run_settings(run), **alone | named | changes)
 
 # %% ../nbs/22_trainer.ipynb #a315c2af
 def devices() -> list[str]:
@@ -408,9 +440,24 @@ def build(
     n_classes: int,  # 0: without labels
 ) -> UNet:
     "The network that the settings describe."
-    config = settle(config)
+    return _network(settle(config), in_channels, n_classes)
+
+def _network(config: TrainConfig, in_channels: int, n_classes: int) -> UNet:
+    "The network of settings that are settled."
     return UNet(config.image_size, in_channels, config.widths, config.attention, config.layers, n_classes or None,
                 config.act, config.dropout, groups=config.groups, patch=config.patch)
+
+def shapes_of(
+    config: TrainConfig,
+    in_channels: int,  # 1 grey, 3 colour
+    n_classes: int,  # 0: without labels
+) -> dict[str, tuple[int, ...]]:
+    "Names and shapes of the weights of the network that the settings describe, without taking memory for it."
+    config = settle(config)
+    try:
+        with torch.device("meta"): net = _network(config, in_channels, n_classes)
+    except RuntimeError as e: raise ValueError(f"a network of widths {config.widths}: it can't be built ({e})") from None
+    return {k: tuple(v.shape) for k, v in net.state_dict().items()}
 
 # %% ../nbs/22_trainer.ipynb #389a3ec3
 @lru_cache
@@ -539,6 +586,7 @@ def fit_in_memory(trainer: Trainer) -> Iterator[Event]:
 def prepare(trainer: Trainer, data: Data | None) -> None:
     "Everything of a trainer that can be wrong on this machine. Raises `ValueError`."
     c, world = trainer.config, trainer.world
+    if not isinstance(c, TrainConfig): raise ValueError(f"Trainer({shown(c)}): give settings, Trainer(TrainConfig(...))")
     if c.distributed and world == 1 < c.processes: raise ValueError("--distributed True: this process is alone; start several by iddm-train, or by launch(train, config, world_size=2)")
     if c.distributed and world != c.processes: raise ValueError(f"--world_size {c.processes}: there are {world} processes; leave out --distributed and --world_size where torchrun starts them")
     if not c.distributed and c.world_size not in (2, world): raise ValueError(f"--world_size {c.world_size}: needs --distributed True")  # 2 is the default
@@ -556,6 +604,7 @@ def prepare(trainer: Trainer, data: Data | None) -> None:
     if data is None:
         with enough_memory(torch.device("cpu"), f"choose a smaller --image_size than {c.image_size}"):
             data = load_data(c.dataset_path, kept_size(c.image_size, c.crop), c.channels, Path(c.result_path) / "cache", c.data_root)
+    check_tensors(data)
     trainer.data, trainer.config = data, settle(replace(c, conditional=bool(data.classes) if c.conditional is None else c.conditional))
     check_data(data, trainer.config)
     if trainer.main and trainer.source is None: check_groups(trainer.config)
@@ -564,6 +613,7 @@ def prepare(trainer: Trainer, data: Data | None) -> None:
     trainer.per_epoch = len(data) // trainer.size
     trainer.total = trainer.per_epoch * c.epochs
     if c.save_interval is None: trainer.config = replace(trainer.config, save_interval=default_save_interval(c, trainer.per_epoch))
+    if trainer.source: check_source(trainer, trainer.source)
 
 # %% ../nbs/22_trainer.ipynb #9c4ff9c9
 LOCAL = ("dataset_path", "result_path", "run_name", "data_root", "num_workers", "vis", "device", "tensorboard", "distributed", "world_size")
@@ -614,40 +664,103 @@ def optimizer(trainer: Trainer, state: dict | None) -> None:
     trainer.optim = OPTIMIZERS[c.optim](trainer.net.parameters(), lr=c.lr, weight_decay=c.weight_decay, fused=device.type != "mps" and not c.shard)
     trainer.scaler = torch.amp.GradScaler(device.type, enabled=trainer.dtype is torch.float16)
     if not state: return
-    trainer.optim.load_state_dict(split_state(state["optim"], trainer.optim))
-    for group in trainer.optim.param_groups: group["weight_decay"] = c.weight_decay
+    moments = split_state(state["optim"], trainer.optim)["state"]
+    trainer.optim.load_state_dict(dict(state=moments, param_groups=trainer.optim.state_dict()["param_groups"]))
     if trainer.scaler.is_enabled() and state["scaler"]: trainer.scaler.load_state_dict(state["scaler"])
 
 # %% ../nbs/22_trainer.ipynb #e7b6a321
 def check_run(
     run: Path,
     config: TrainConfig,
-) -> Path | None:  # the checkpoint to go on from; None: begin
-    "Raise `ValueError` where a run is in the way, or where there is none to go on with."
-    there, source = run.is_dir() and any(o.name[0] != "." for o in run.iterdir()), run.with_name(config.load_model_dir or run.name)
-    if there and config.overwrite and (other := foreign(run)): raise ValueError(f"{run} holds {other[0]}, which is not of a run of iddm, so --overwrite will not delete it: choose another --run_name")
+) -> Path | None:  # the checkpoint to resume from; None: begin
+    "Raise `ValueError` where a run is in the way, or where there is none to resume."
+    there = run.is_dir() and any(o.name[0] != "." for o in run.iterdir())
+    source = run.with_name(config.load_model_dir or run.name)
+    if there and config.overwrite and (other := foreign(run)):
+        raise ValueError(f"{run} holds {shown(other[0])}, which is not of a run of iddm, "
+                         "so --overwrite will not delete it: move it to another place, or choose another --run_name")
     if there and not config.overwrite and not (config.resume and source == run):
-        raise ValueError(f"{run} already holds a run: go on with it by --resume True, keep it and choose another --run_name, or delete it by --overwrite True")
+        raise ValueError(f"{run} already holds a run: "
+                         "resume it by --resume True, keep it and choose another --run_name, or delete it by --overwrite True")
     if not config.resume or source == run and run.is_dir() and not there: return None  # killed before its first file
+    check_kinds(run)
     if config.start_epoch not in (None, -1): return epoch_folder(source, config.start_epoch)
     if (source / "checkpoints" / "last").exists() or not (source / "config.yaml").is_file() or source != run:
         try: return find_checkpoint(source)
         except ValueError as e: raise ValueError(f"--resume True: {e}") from None
-    whole = {json.loads(o.read_text(encoding="utf-8"))["step"]: o.parent for o in run.glob("checkpoints/[!.]*/state.json")}
-    return whole[max(whole)] if whole else None  # it was killed before `last` named the first one; or there is none yet
+    return newest(run)
+
+def newest(run: Path) -> Path | None:
+    "The newest checkpoint of a run that was killed before `last` named one; None where there is none yet."
+    steps = {o: state.get("step") for o, state in own_checkpoints(run).items()}
+    whole = [o for o, step in steps.items() if type(step) is int]
+    if whole: return max(whole, key=steps.get)
+    left = sorted(o for o in run.glob("checkpoints/*") if is_our_name(o.name) and o.is_dir() and not o.is_symlink())
+    if not left: return None
+    raise ValueError(f"--resume True: {left[-1]}: its state.json can't be read, and no `last` names a checkpoint; "
+                     f"write {left[-1].name} into {left[-1].with_name('last')} to resume from it")
+
+def check_kinds(run: Path) -> None:
+    "Raise `ValueError` where a folder stands in the place of a run's file, or the other way round."
+    for path in (run / "config.yaml", run / "train.log", run / "metrics.jsonl"):
+        if path.exists() and not path.is_file(): raise ValueError(f"{path}: not a file; move it away")
+    for path in (run / "checkpoints", run / "vis", run / "superseded"):
+        if path.exists() and not path.is_dir(): raise ValueError(f"{path}: not a folder; move it away")
 
 # %% ../nbs/22_trainer.ipynb #4a79e7ff
-OURS = {"config.yaml", "train.log", "metrics.jsonl", "vis", "checkpoints", "tensorboard", "generated", "superseded"}
+OURS = re.compile("|".join((  # what a run has in its folder
+    r"vis|checkpoints|tensorboard|generated|superseded",
+    r"config\.yaml|\.config\.yaml\.tmp|train\.log|metrics\.(jsonl|part)",
+    r"vis/(epoch_.*\.png|data|data/(.*\.png|table\.txt))",
+    r"tensorboard/events\..*",
+    r"checkpoints/(last|\.last\.tmp)",
+    r"checkpoints/\.(epoch|step)_\d+\.(new|old)(/.*)?",
+    r"generated/[^/]+/(settings\.yaml|[^/]+\.png|steps\.(gif|webp))",
+    r"superseded/(metrics\.jsonl|(epoch|step)_\d+_\d+)",
+    r".*/(epoch|step)_[\d_]+/(model|ema_model|optim|state)\.\w+",
+    r"(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini)")))  # of file managers
 
 def foreign(
     run: Path,
 ) -> list[str]:
     "What lies in a folder and is not of a run; a run without settings of ours is foreign altogether."
-    other = sorted(o.name for o in run.iterdir() if o.name not in OURS and o.name[0] != ".")
-    known = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) if (run / "config.yaml").is_file() else None
-    return other or ([] if isinstance(known, dict) and {"dataset_path", "noise_schedule"} <= known.keys() else ["no settings of ours"])
+    if run.is_symlink(): return ["what a link leads to"]
+    other = []
+    for path in sorted(run.rglob("*")):
+        name = path.relative_to(run).as_posix()
+        is_checkpoint = path.parent == run / "checkpoints" and own_state(path) is not None
+        is_drawing = path.parent == run / "generated" and path.is_dir()
+        is_ours = is_checkpoint or is_drawing or OURS.fullmatch(name)
+        if path.is_symlink() or not is_ours: other.append(name)
+    if other: return other
+    try: return [] if {"dataset_path", "noise_schedule"} <= names_in(run / "config.yaml") else ["no settings of ours"]
+    except ValueError: return ["no settings of ours"]
 
 # %% ../nbs/22_trainer.ipynb #1cbf6a16
+def _is_tensor(x: object, dtype: torch.dtype, ndim: int) -> bool:
+    return isinstance(x, Tensor) and x.dtype == dtype and x.ndim == ndim
+
+def _kind(x: object) -> str:
+    "Shape and type of a tensor, or what else something is."
+    return f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+
+def check_tensors(data: Data) -> None:
+    "Raise `ValueError` for data whose tensors aren't what `Data` says of them."
+    if not isinstance(data, Data): raise ValueError(f"data {type(data).__name__}: give a Data(images, labels, classes)")
+    try: n = max(1, len(convert(data.classes, tuple[str, ...])))
+    except ValueError: raise ValueError(f"data.classes {shown(data.classes)}: give the names, or ()") from None
+    images, labels = data.images, data.labels
+    is_images = _is_tensor(images, torch.uint8, 4) and images.shape[1] in (1, 3)
+    if not is_images:
+        raise ValueError(f"data.images {_kind(images)}: give a tensor (N, 1 or 3, H, W) of torch.uint8, 0 to 255")
+    is_labels = _is_tensor(labels, torch.int64, 1) and len(labels) == len(images)
+    if not is_labels:
+        raise ValueError(f"data.labels {_kind(labels)}: give a tensor ({len(images)},) of torch.int64")
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    is_known = 0 <= low <= high < n
+    if not is_known:
+        raise ValueError(f"data.labels {low} to {high}: with {len(data.classes)} classes give 0 to {n - 1}")
+
 def check_data(
     data: Data,
     config: TrainConfig,
@@ -706,37 +819,70 @@ SHAPE = ("image_size", "channels", "conditional", "crop", "hflip", "batch_size",
 
 def read_run(
     path: Path,  # a checkpoint
+    params: list[Tensor],  # of the network that it is for
 ) -> dict:
-    "What a checkpoint holds: weights, their average, state of the optimizer, and what they are. Raises `ValueError` where it's damaged."
-    weights, meta = read_weights(path / "model.safetensors")
-    if meta.get("format") != 2: raise ValueError(f"{path}: made by another version of iddm")
-    meta["config"] = upgrade_config(meta["config"])
-    return dict(net=weights, ema=read_weights(path / "ema_model.safetensors")[0], meta=meta, **load_optim(path))
+    """What a checkpoint holds: weights `net`, their average `ema`, `meta`, state of `optim` and `scaler`.
+
+    Raises `ValueError` where it's damaged."""
+    file = path / "model.safetensors"
+    (weights, meta), (ema, of_ema) = read_weights(file), read_weights(path / "ema_model.safetensors")
+    if meta != of_ema: raise ValueError(f"{path}: model.safetensors and ema_model.safetensors are of two checkpoints")
+    moments = load_optim(path)
+    check_optim(moments, params, path / "optim.pt")
+    return dict(net=weights, ema=ema, meta=from_mapping(CheckpointMeta, meta, file), **moments)
 
 # %% ../nbs/22_trainer.ipynb #acb04837
 def found(trainer: Trainer) -> tuple[Path | None, dict | None, bool]:
     "The checkpoint to go on from, what it holds, and whether its grid of samples is still to be drawn."
-    state = trainer.source and read_run(trainer.source)
-    return trainer.source, state, bool(state) and owes(trainer, state["meta"]["step"])
+    state = trainer.source and read_run(trainer.source, list(trainer.net.parameters()))
+    return trainer.source, state, bool(state) and owes(trainer, state["meta"].step)
 
 # %% ../nbs/22_trainer.ipynb #1fbbfe9c
+def same_run(
+    trainer: Trainer,
+    path: Path,  # a checkpoint
+    meta: CheckpointMeta,  # what it says of itself
+) -> None:
+    "Raise `ValueError` where settings or data changed so that it is another run."
+    run, c, data = path.parent.parent, trainer.config, trainer.data
+    old, new = plain_config(stored_config(meta.config, path / "model.safetensors")), plain_config(c)
+    if changed := [k for k in SHAPE if old[k] != new[k]]:
+        raise ValueError(f"--{changed[0]} {new[changed[0]]}: the run in {run} was started with {old[changed[0]]}; "
+                         "resume with that, or choose another --run_name")
+    again = f"dataset_path {c.dataset_path!r}: the run in {run} was started with"
+    mend = "resume with the same data, or choose another --run_name"
+    classes = list(data.classes)[:trainer.n_classes]
+    if meta.pictures != len(data):
+        raise ValueError(f"{again} {meta.pictures} pictures, now there are {len(data)}; {mend}")
+    if list(meta.classes) != classes:
+        raise ValueError(f"{again} {shown(list(meta.classes))} classes, now there are {shown(classes)}; {mend}")
+    if meta.in_channels != trainer.in_channels:
+        raise ValueError(f"{again} {meta.in_channels} channels, now there are {trainer.in_channels}; {mend}")
+    is_other = meta.data and data.key and meta.data != data.key
+    if is_other: raise ValueError(f"{again} other pictures, or they were changed; {mend}")
+
+def check_source(trainer: Trainer, path: Path) -> None:
+    "Raise `ValueError` where a checkpoint is of another run or network, before any memory is taken for it."
+    file = path / "model.safetensors"
+    shapes, values = read_header(file)
+    same_run(trainer, path, from_mapping(CheckpointMeta, values, file))
+    check_shapes(shapes_of(trainer.config, trainer.in_channels, trainer.n_classes), shapes, file)
+
 def restore(
     trainer: Trainer,
     path: Path,  # a checkpoint
     state: dict,  # what it holds
 ) -> None:
-    "Take up a run where a checkpoint left it. Raises `ValueError` where settings or data changed so that it is another run."
-    meta = state["meta"]
-    old, new = meta["config"], plain_config(trainer.config)
-    if changed := [k for k in SHAPE if old[k] != new[k]]:
-        raise ValueError(f"--{changed[0]} {new[changed[0]]}: the run in {path.parent.parent} was started with {old[changed[0]]}; resume with that, or choose another --run_name")
-    for what, was, now in (("pictures", meta["pictures"], len(trainer.data)), ("classes", meta["classes"], list(trainer.data.classes)[:trainer.n_classes])):
-        if was != now: raise ValueError(f"dataset_path {trainer.config.dataset_path!r}: the run in {path.parent.parent} was started with {was} {what}, now there are {now}; resume with the same data, or choose another --run_name")
-    if meta["data"] and trainer.data.key and meta["data"] != trainer.data.key: raise ValueError(f"dataset_path {trainer.config.dataset_path!r}: the run in {path.parent.parent} was started with other pictures, or they were changed; resume with the same data, or choose another --run_name")
+    "Take up a run where a checkpoint left it. Raises `ValueError` where it's of another run."
+    meta, c, run = state["meta"], trainer.config, path.parent.parent
+    same_run(trainer, path, meta)
     for what in ("net", "ema"): fit_weights(getattr(trainer, what), state[what], path)
-    if meta["step"] >= trainer.total and not trainer.owed: raise ValueError(f"--epochs {trainer.config.epochs}: the run in {path.parent.parent} has {meta['epoch']} already; give more to go on")
-    for k in ("step", "skipped", "in_a_row", "losses"): setattr(trainer, k, meta[k])
-    trainer.replaceable = path if meta["replaceable"] and path.parent.parent == trainer.run else None
+    is_done = meta.step >= trainer.total and not trainer.owed
+    if is_done: raise ValueError(f"--epochs {c.epochs}: the run in {run} has {meta.epoch} already; give more to resume")
+    trainer.step, trainer.losses = meta.step, list(meta.losses)
+    trainer.skipped, trainer.in_a_row = meta.skipped, meta.in_a_row
+    is_ours = meta.replaceable and run == trainer.run and own_state(path) is not None
+    trainer.replaceable = path if is_ours else None
 
 # %% ../nbs/22_trainer.ipynb #147b231a
 def set_aside(
@@ -746,25 +892,34 @@ def set_aside(
     source: Path | None,  # the checkpoint it goes on from
 ) -> None:
     "Move later checkpoints, and the lines of metrics.jsonl that will be written again, to `superseded/`."
-    aside, lines = run / "superseded", []
+    aside, log = run / "superseded", run / "metrics.jsonl"
     if source is not None and source.parent.parent == run: turn(source)  # first, so that `last` always loads
-    later = [o for n, o in epochs(run).items() if n * per_epoch > step] + [o for o in run.glob("checkpoints/step_*") if int(o.name[5:]) > step]
-    for o in later:
+    for o, state in own_checkpoints(run).items():
+        is_later = (state["epoch"] * per_epoch if o.name.startswith("epoch_") else state["step"]) > step
+        if not is_later: continue
         aside.mkdir(exist_ok=True)
-        o.rename(next(p for i in range(1, 10**6) if not (p := aside / f"{o.name}_{i}").exists()))
-    if (log := run / "metrics.jsonl").is_file(): lines = [(o, (json.loads(o) if o[-2:] == "}\n" else dict(step=math.inf))["step"] <= step) for o in log.open(encoding="utf-8")]
-    if not all(good for _, good in lines):
-        aside.mkdir(exist_ok=True)
-        with open(aside / "metrics.jsonl", "a", encoding="utf-8") as f: f.writelines(o for o, good in lines if not good)
-        part = log.with_suffix(".part")
-        part.write_text("".join(o for o, good in lines if good), encoding="utf-8")
-        part.replace(log)
+        o.rename(free_path(aside / o.name))
+    lines = log.read_bytes().splitlines(keepends=True) if log.is_file() else []
+    good = [o for o in lines if is_before(o, step)]
+    if len(good) == len(lines): return
+    aside.mkdir(exist_ok=True)
+    with open(aside / "metrics.jsonl", "ab") as f: f.writelines(o for o in lines if not is_before(o, step))
+    part = log.with_suffix(".part")
+    part.write_bytes(b"".join(good))
+    part.replace(log)
+
+def is_before(line: bytes, step: int) -> bool:
+    "Whether a line of metrics.jsonl is whole, and of a step that stays."
+    try: row = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError): return False
+    return isinstance(row, dict) and type(row.get("step")) is int and row["step"] <= step
 
 # %% ../nbs/22_trainer.ipynb #4d0bd0ac
 def take_over(trainer: Trainer) -> None:
     "Copy the checkpoint of another run, from which this one goes on, to be its own first one."
-    state, folder = read_run(trainer.source), trainer.run / "checkpoints" / trainer.source.name
-    meta = state["meta"] | dict(config=plain_config(trainer.config), replaceable=True)
+    state = read_run(trainer.source, list(trainer.net.parameters()))
+    folder = trainer.run / "checkpoints" / trainer.source.name
+    meta = asdict(replace(state["meta"], config=plain_config(trainer.config), replaceable=True))
     trainer.source = trainer.replaceable = save_checkpoint(folder, state["net"], state["ema"], dict(optim=state["optim"], scaler=state["scaler"]), meta)
 
 # %% ../nbs/22_trainer.ipynb #7c6f2a42
@@ -830,8 +985,8 @@ def ready_run(trainer: Trainer) -> None:
     if trainer.source and trainer.source.parent.parent != run: take_over(trainer)
     set_aside(run, trainer.step, trainer.per_epoch, trainer.source)
     note(f"run/{run}", "begun")  # from now on it can go on by itself
-    for o in run.glob("checkpoints/*/state.json"):  # a process that was killed may not have come to delete the one before its last
-        if o.parent != trainer.source and json.loads(o.read_text(encoding="utf-8"))["replaceable"]: drop(o.parent)
+    for o, state in own_checkpoints(run).items():  # a process that was killed may have left the one before its last
+        if o != trainer.source and state.get("replaceable") is True: drop(o)
     write_settings(trainer)
     if c.vis:
         (run / "vis" / "data").mkdir(exist_ok=True)

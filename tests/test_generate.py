@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from iddm.flags import parse
 from iddm.images import to_uint8
 from iddm.samplers import SAMPLERS
 from iddm.trainer import TrainConfig
@@ -225,6 +226,99 @@ def test_flags_that_the_checkpoint_answers_may_be_given_where_they_agree():
         assert run(f"--weight_path {flat} --steps 2 --conditional False --num_images 2")[2] == 0
         for bad in ("--conditional True", "--num_classes 10"): assert run(f"--weight_path {flat} {bad}")[2] == 2
         with pytest.raises(ValueError, match="--act gelu"): check_model(load(where), GenerateConfig(act="gelu"))
+
+# %% ../nbs/30_generate.ipynb #17579555
+ODD = ("007", "01", "+1", "0x10", "1_0", "12:30", "1e3", "yes", "null", "2", "10", "٣", "café")
+
+@pytest.mark.parametrize("i", range(len(ODD)))
+@pytest.mark.parametrize("form", ["{}", "'{}'", '"{}"', None])
+def test_a_name_that_looks_like_a_number_is_that_class(tmp_path, i, form):
+    argv = ["--class_name", ODD[i]]
+    if form:
+        (tmp_path / "how.yaml").write_text("class_name: " + form.format(ODD[i]), encoding="utf-8")
+        argv = ["--config", str(tmp_path / "how.yaml")]
+    if ODD[i] == "null" and form == "{}": return  # YAML's nothing is no name: see the next test
+    assert choose(ODD, parse(GenerateConfig, "iddm-generate", argv).class_name, 1).tolist() == [i]
+    assert choose(ODD, ODD[i], 1).tolist() == [i]
+
+@pytest.mark.parametrize("name, index",
+    [("0", 0), ("1", 1), ("3", 3), ("12", 12), (np.int64(3), 3), (np.str_("yes"), 7), (2, 9)])
+def test_a_plain_number_is_one_where_no_class_has_that_name(name, index): assert choose(ODD, name,
+    1).tolist() == [index]
+
+@pytest.mark.parametrize("name",
+    ["13", "-2", "-01", "00", "03", "+3", "3.0", "1e0", "0x1", "1_1", "٢", "", " 1", "1 ", "None", "true", "CAFÉ",
+    "a\nb", "x" * 500])
+def test_any_other_name_is_refused_with_the_choices(name):
+    choices = "choose -1 for all, 0 to 12, or one of 007, 01, |give a whole number or a name"
+    with pytest.raises(ValueError, match=f"--class_name .*({choices})") as e: choose(ODD, name)
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 400
+
+@pytest.mark.parametrize("kw",
+    [dict(class_name=True), dict(class_name=2.5), dict(class_name=None), dict(class_name=["a"]), dict(num_images=2.5),
+    dict(num_images="3"), dict(num_images=True)])
+def test_what_is_no_class_or_number_is_named(kw):
+    with pytest.raises(ValueError, match="^--(class_name|num_images) .*give a whole number"): choose(ODD, **kw)
+
+@pytest.mark.parametrize("kw, say", [
+    (dict(num_images=0), "--num_images 0: give a number from 1"),
+    (dict(num_images=2.5), "--num_images 2.5: give a whole number"),
+    (dict(num_images="2"), "--num_images '2': give a whole number"),
+    (dict(num_images=10**12), "--num_images 1000000000000"), (dict(steps=2.), "--steps 2.0"),
+    (dict(steps="all"), "--steps 'all'"),
+    (dict(cfg_scale=float("nan")), "--cfg_scale nan"), (dict(cfg_scale=float("inf")), "--cfg_scale inf"),
+    (dict(cfg_scale="2"), "--cfg_scale '2'"), (dict(sample="foo"), "--sample foo: choose from ddim"),
+    (dict(spacing="x"), "--spacing x"),
+    (dict(seed=1.5), "--seed 1.5"), (dict(seed=None), "--seed None"), (dict(eta=True), "--eta True"),
+    (dict(ema=1), "--ema 1: choose True or False"),
+    (dict(save_steps="mp4"), "--save_steps 'mp4': choose from gif, webp"), (dict(batch_size=0), "--batch_size 0"),
+    (dict(class_name=True), "--class_name True"), (dict(class_name=None), "--class_name None"),
+    (dict(result_path=3), "--result_path 3"), (dict(init_image=b"x"), "--init_image"),
+    (dict(strength="x"), "--strength 'x'"), (dict(weight_path=None), "--weight_path None"),
+    (dict(weight_path=""), "--weight_path ''")])
+def test_a_wrong_setting_of_a_drawing_from_python_is_named(kw, say):
+    with pytest.raises(ValueError) as e: GenerateConfig(**kw)
+    assert str(e.value).startswith(say)
+
+@pytest.mark.parametrize("kw, want",
+    [(dict(class_name=np.int64(3)), 3), (dict(weight_path=Path("a/b")), "a/b"),
+    (dict(device=torch.device("cpu")), "cpu"), (dict(num_images=np.int32(3)), 3), (dict(cfg_scale=2), 2.),
+    (dict(ema=np.False_), False), (dict(init_image=Path("a.png")), "a.png")])
+def test_a_drawing_takes_what_means_the_same(kw, want):
+    got = getattr(GenerateConfig(**kw), *kw)
+    assert got == want
+    assert type(got) is type(want)
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory): return moment(str(tmp_path_factory.mktemp("trained")))
+
+@pytest.mark.parametrize("kw, say",
+    [(dict(num_images=2.5), "--num_images 2.5"), (dict(num_images=0), "--num_images 0"),
+    (dict(stepz=3), "unknown setting stepz: did you mean steps"),
+    (dict(class_name="ten"), "--class_name ten: choose -1"), (dict(class_name=True), "--class_name True"),
+    (dict(steps="3"), "--steps '3'")])
+def test_sample_names_what_cannot_be(trained, kw, say):
+    with pytest.raises(ValueError, match=say): sample(load(trained), **kw)
+
+@pytest.mark.parametrize("kw, say",
+    [(dict(path=None), "weight_path None: give some text"), (dict(path=3), "3: give some text"),
+    (dict(path=""), "'': give some text"), (dict(ema=1), "1: choose True or False"),
+    (dict(ema="False"), "'False': choose True or False"), (dict(device=0), "0: give some text"),
+    (dict(device="tpu"), "--device tpu")])
+def test_load_names_what_cannot_be(trained, kw, say):
+    with pytest.raises(ValueError, match=say): load(**dict(path=trained) | kw)
+
+def test_a_model_is_loaded_from_paths_and_from_a_file_of_any_name(trained, tmp_path):
+    file = tmp_path / "digits.safetensors"
+    file.write_bytes((trained / "checkpoints/epoch_001/ema_model.safetensors").read_bytes())
+    kw = dict(num_images=2, steps=2)
+    want = sample(load(str(trained), device="cpu"), **kw)
+    assert sample(load(Path(trained), device=torch.device("cpu")), **kw).equal(want)
+    assert sample(load(file), **kw).equal(want)
+    out, err, status = run(f"--weight_path {file} --num_images 1 --steps 1 --result_path {tmp_path}")
+    assert status == 0
+    assert (tmp_path / "001/0000_0.png").is_file()
 
 # %% ../nbs/30_generate.ipynb #49e566f6
 def test_a_picture_is_a_start():

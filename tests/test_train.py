@@ -98,7 +98,7 @@ def test_a_run_goes_on_in_as_many_processes_as_it_had_unless_it_is_told_otherwis
         def how(line):
             c = settings(f"--resume True --result_path {d} {line}".split())
             return c.distributed, c.world_size, c.main_gpu, c.shard
-        assert how("") == (True, 3, 2, True) and how("--distributed False") == (False, 2, 0, False) and alone([], []) != []
+        assert how("") == (True, 3, 2, True) and how("--distributed False") == (False, 2, 0, False) and alone({}, []) != {}
         m.setenv("RANK", "0"), m.setenv("WORLD_SIZE", "4")
         assert how("--main_gpu 3") == (False, 2, 3, True) and how("--distributed True --world_size 3") == (True, 3, 0, True)
     with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit): settings(["--world_size", "2"])
@@ -110,6 +110,34 @@ def test_a_setting_that_makes_it_another_run_is_refused():
         run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
         out, err, status = run(f"--resume True --run_name a --result_path {d} --epochs 5 --seed 4")
         assert status == 2 and "--seed 4: the run in" in err and "was started with 3" in err
+
+# %% ../nbs/24_train.ipynb #e16e6f47
+@pytest.mark.parametrize("flag", ["run_name", "dataset_path", "load_model_dir", "data_root"])
+@pytest.mark.parametrize("name",
+    ["007", "01", "+1", "0x10", "1_0", "12:30", "1e3", "yes", "null", "None", "-1", "2024-01-01", "[]", "a: b"])
+def test_a_flag_of_text_keeps_what_was_typed(tmp_path, flag, name):
+    resume = ["--resume", "True"] if flag == "load_model_dir" else []
+    assert getattr(settings([f"--{flag}", name, *resume]), flag) == name
+    (tmp_path / "run.yaml").write_text(f"{flag}: '{name}'")
+    assert getattr(settings(["--config", f"{tmp_path}/run.yaml", *resume]), flag) == name
+
+@pytest.mark.parametrize("name", ["007", "1e3", "null", "yes"])
+def test_a_run_of_any_name_is_resumed_with_its_settings(tmp_path, name):
+    run(f"{TINY} --epochs 1 --sample_interval 0 --seed 3 --result_path {tmp_path} --run_name {name}")
+    config = settings(f"--resume True --run_name {name} --result_path {tmp_path}".split())
+    assert (config.run_name, config.seed) == (name, 3)
+
+@pytest.mark.parametrize("text, say",
+    [("epochs: many", "epochs many: give a whole number"), ("more: 1", "unknown setting more"), ("[", "not YAML"),
+    ("", "no settings"), ("widths: [1000000000]", "widths 1000000000: give widths of at most 8192")])
+def test_settings_of_a_run_that_are_damaged_are_named(tmp_path, text, say):
+    (tmp_path / "df").mkdir()
+    (tmp_path / "df/config.yaml").write_text(text)
+    out, err, status = run(f"--resume True --result_path {tmp_path}")
+    assert status == 2
+    assert err.startswith(f"iddm-train: {tmp_path}/df/config.yaml: {say}")
+    assert err.endswith("mend it, or move it away and give the settings as flags\n")
+    assert err.count("\n") == 1
 
 # %% ../nbs/24_train.ipynb #cd8fd724
 @pytest.mark.parametrize("number", _stop_signals()[1:], ids=lambda o: signal.Signals(o).name)

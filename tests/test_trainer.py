@@ -27,7 +27,7 @@ from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import DataConfig, Event, NetConfig, OURS, RANGES, TrainConfig, Trainer, acquire_lock, build, check_config, check_data, check_groups, check_memory, check_run, check_together, columns, default_save_interval, ema_share, ema_update, enough_memory, exact_gradient, facts, fit, foreign, found, gradient, grid_size, has_bf16, has_grid, keep_memory, line, lr_factor, maker, memory, metadata, net_size, open_run, owes, own_device, part, pick_device, pick_precision, plain_config, prepare, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle, together, train_step, upgrade_config, usable_cfg_scale, walk
+from iddm.trainer import DataConfig, Event, NetConfig, RANGES, TrainConfig, Trainer, acquire_lock, build, check_config, check_data, check_groups, check_memory, check_run, check_together, columns, default_save_interval, ema_share, ema_update, enough_memory, exact_gradient, facts, fit, foreign, found, gradient, grid_size, has_bf16, has_grid, keep_memory, line, lr_factor, maker, memory, metadata, net_size, open_run, owes, own_device, part, pick_device, pick_precision, plain_config, prepare, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle, shapes_of, stored_config, together, train_step, upgrade_config, usable_cfg_scale, walk
 
 # %% ../nbs/22_trainer.ipynb #db2e2226
 @pytest.mark.parametrize("kw, asked, scale", [
@@ -85,6 +85,50 @@ def test_settings_that_contradict_each_other_are_refused():
                     (dict(exact_shards=3), "--exact_shards 3: choose a divisor of --batch_size 64"), (dict(shard=True, fp16=True), "--shard True with fp16: choose --precision bf16")):
         with pytest.raises(ValueError, match=say): TrainConfig(**kw)
     check_together(TrainConfig(resume=True, start_epoch=-1, start_model_interval=-1))
+
+# %% ../nbs/22_trainer.ipynb #550d706d
+@pytest.mark.parametrize("kw, say", [
+    (dict(epochs=2.5), "--epochs 2.5: give a whole number"), (dict(epochs="3"), "--epochs '3': give a whole number"),
+    (dict(epochs=True), "--epochs True"), (dict(epochs=None), "--epochs None"),
+    (dict(sample="foo"), "--sample foo: choose from ddim"),
+    (dict(precision="fp8"), "--precision fp8: choose from auto, fp32"),
+    (dict(optim="sgd"), "--optim sgd: choose from adamw"), (dict(act="swish"), "--act swish"),
+    (dict(lr="fast"), "--lr 'fast': give a number"), (dict(lr=math.nan), "--lr nan: give a number"),
+    (dict(lr=math.inf), "--lr inf: give a number from"), (dict(lr=True), "--lr True"),
+    (dict(grad_clip=math.nan), "--grad_clip nan"),
+    (dict(widths=32), "--widths 32: give whole numbers like"), (dict(widths=[32.]), "--widths"),
+    (dict(widths=["32"]), "--widths"), (dict(widths=(10**9,)), "--widths 1000000000: give widths of at most 8192"),
+    (dict(attention=True), "--attention True"),
+    (dict(channels=True), "--channels True: choose from auto, 1, 3"), (dict(channels=2), "--channels 2"),
+    (dict(channels="1"), "--channels 1: choose"),
+    (dict(conditional="yes"), "--conditional 'yes': choose True or False"), (dict(conditional=1), "--conditional 1"),
+    (dict(hflip=1), "--hflip 1"), (dict(hflip="False"), "--hflip 'False': choose True or False"),
+    (dict(dataset_path=""), "--dataset_path '': give some text"), (dict(dataset_path=None), "--dataset_path None"),
+    (dict(dataset_path="a\0b"), "--dataset_path"),
+    (dict(run_name=7), "--run_name 7: give some text"),
+    (dict(run_name=Path("a/b")), "--run_name 'a/b': give a plain name"), (dict(result_path=b"x"), "--result_path"),
+    (dict(seed=-1), "--seed -1"), (dict(seed=1.), "--seed 1.0"), (dict(device=0), "--device 0"),
+    (dict(batch_size="64"), "--batch_size '64': give a whole number"), (dict(batch_size=[64]), "--batch_size"),
+    (dict(save_minutes="x"), "--save_minutes 'x'"), (dict(world_size=2.), "--world_size 2.0"),
+    (dict(num_classes=2.5), "--num_classes 2.5")])
+def test_a_wrong_setting_from_python_is_named_in_a_line(kw, say):
+    with pytest.raises(ValueError) as e: TrainConfig(**kw)
+    assert str(e.value).startswith(say)
+    assert "\n" not in str(e.value)
+
+@pytest.mark.parametrize("kw, want", [
+    (dict(dataset_path=Path("a/b")), "a/b"), (dict(result_path=Path("a")), "a"), (dict(run_name=Path("a")), "a"),
+    (dict(device=torch.device("cpu")), "cpu"), (dict(seed=torch.tensor([3]).numpy()[0]), 3),
+    (dict(widths=[32, 64]), (32, 64)), (dict(widths=torch.tensor([32]).numpy()), (32,)), (dict(lr=1), 1.),
+    (dict(hflip=torch.tensor([True]).numpy()[0]), True), (dict(lr=torch.tensor([.5]).numpy()[0]), .5)])
+def test_what_means_the_same_is_taken_from_python(kw, want):
+    got = getattr(TrainConfig(**kw), *kw)
+    assert got == want
+    assert type(got) is type(want)
+
+@pytest.mark.parametrize("config", ["x", None, 3, dict(epochs=3), TrainConfig])
+def test_a_trainer_takes_settings_and_nothing_else(config):
+    with pytest.raises(ValueError, match=r"Trainer\(.*give settings, Trainer\(TrainConfig"): Trainer(config)
 
 # %% ../nbs/22_trainer.ipynb #1e3e686e
 @pytest.mark.parametrize("error, say", [
@@ -411,10 +455,10 @@ def test_a_folder_that_is_no_run_is_never_deleted():
 # %% ../nbs/22_trainer.ipynb #5485fe61
 def test_a_folder_that_only_looks_like_a_run_is_not_deleted_either():
     with TemporaryDirectory() as d:
-        for name, text in (("config.yaml", "model: bert"), ("checkpoints", "")): Path(d, name).write_text(text)
+        Path(d, "config.yaml").write_text("model: bert")
         assert foreign(Path(d)) == ["no settings of ours"]
         Path(d, "config.yaml").write_text("{dataset_path: a, noise_schedule: b}")
-        assert foreign(Path(d)) == [] and OURS > {"vis"}
+        assert foreign(Path(d)) == []
         Path(d, "thesis.txt").write_text("years of work")
         assert foreign(Path(d)) == ["thesis.txt"]
 
@@ -423,7 +467,8 @@ def test_a_run_whose_pointer_is_gone_is_not_begun_again():
     with TemporaryDirectory() as d:
         for _ in Trainer(tiny(d, save_model_interval=True)).fit(): pass
         Path(d, "df/checkpoints/last").write_text("")
-        with pytest.raises(ValueError, match="--resume True: .*nothing.*no such file"): Trainer(tiny(d, resume=True, epochs=3))
+        with pytest.raises(ValueError, match="--resume True: .*last: it names no checkpoint"):
+            Trainer(tiny(d, resume=True, epochs=3))
         Path(d, "df/checkpoints/last").unlink()
         assert Trainer(tiny(d, resume=True, epochs=3)).step == 4
         for _ in Trainer(tiny(d, resume=True, start_epoch=1)).fit(): pass
@@ -443,7 +488,8 @@ def test_what_a_killed_process_did_not_delete_is_deleted():
     with TemporaryDirectory() as d:
         for e in Trainer(tiny(d, sample_interval=0)).fit():
             if e.kind == "checkpoint": break
-        shutil.copytree(e.path, e.path.with_name("step_00000001"))
+        shutil.copytree(e.path, left := e.path.with_name("step_00000001"))
+        (left / "state.json").write_text(json.dumps(json.loads((left / "state.json").read_text()) | dict(step=1)))
         next(Trainer(tiny(d, resume=True)).fit())
         assert sorted(o.name for o in e.path.parent.iterdir()) == ["epoch_001", "last"]
 
@@ -689,7 +735,67 @@ def test_another_data_set_or_network_is_not_resumed():
         for _ in Trainer(tiny(d, run_name="c", batch_size=4, epochs=1), replace(more, key="a")).fit(): pass
         with pytest.raises(ValueError, match="started with other pictures"): Trainer(tiny(d, run_name="c", batch_size=4, resume=True), replace(more, key="b"))
         with pytest.raises(ValueError, match="--widths .64.: .* started with .32."): Trainer(tiny(d, batch_size=4, widths=(64,), resume=True), random_data(2, 1, 8))
-        with pytest.raises(ValueError, match="started with"): restore(Trainer(tiny(d, batch_size=8, run_name="b"), random_data(2, 1, 8)), o := find_checkpoint(f"{d}/df"), read_run(o))
+        other = Trainer(tiny(d, batch_size=8, run_name="b"), random_data(2, 1, 8))
+        with pytest.raises(ValueError, match="started with"): restore(other, o := find_checkpoint(f"{d}/df"), read_run(o, list(other.net.parameters())))
+
+# %% ../nbs/22_trainer.ipynb #8236fb30
+GREY, LABELS = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.arange(8) % 2
+
+@pytest.mark.parametrize("data, say", [
+    ("x", "data str: give a Data"), ([1], "data list: give a Data"), (GREY, "data Tensor: give a Data"),
+    (Data(GREY.float(), LABELS, ("a", "b")), "data.images .8, 1, 8, 8. of torch.float32: give a tensor"),
+    (Data(GREY[0], LABELS), "data.images .1, 8, 8."),
+    (Data(GREY.expand(8, 2, 8, 8), LABELS), "data.images .8, 2, 8, 8."),
+    (Data(GREY.numpy(), LABELS), "data.images ndarray"), (Data([GREY], LABELS), "data.images list"),
+    (Data(GREY.permute(0, 2, 3, 1), LABELS), "data.images .8, 8, 8, 1."),
+    (Data(GREY, LABELS.float(), ("a", "b")), "data.labels .8,. of torch.float32"),
+    (Data(GREY, LABELS.int(), ("a", "b")), "data.labels"), (Data(GREY, LABELS[:3], ("a", "b")), "data.labels .3,."),
+    (Data(GREY, LABELS[:, None], ("a", "b")), "data.labels .8, 1."),
+    (Data(GREY, LABELS.tolist(), ("a", "b")), "data.labels list"),
+    (Data(GREY, LABELS + 1, ("a", "b")), "data.labels 1 to 2: with 2 classes give 0 to 1"),
+    (Data(GREY, LABELS - 1, ("a", "b")), "data.labels -1 to 0"),
+    (Data(GREY, LABELS), "data.labels 0 to 1: with 0 classes give 0 to 0"),
+    (Data(GREY, LABELS, "ab"), "data.classes ab: give the names"),
+    (Data(GREY, LABELS, (1, 2)), "data.classes .1, 2.: give the names"),
+    (Data(GREY, LABELS, None), "data.classes None")])
+def test_data_that_is_not_what_it_should_be_is_named(tmp_path, data, say):
+    with pytest.raises(ValueError, match=say): Trainer(tiny(str(tmp_path), batch_size=4), data)
+    assert not list(tmp_path.iterdir())
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "A run of one epoch."
+    trainer = Trainer(tiny(str(tmp_path_factory.mktemp("runs")), epochs=1, batch_size=600, sample_interval=0))
+    for _ in trainer.fit(): pass
+    return trainer.run
+
+@pytest.mark.parametrize("changes, say",
+    [(dict(epchs=3), "unknown setting epchs: did you mean epochs"),
+    (dict(epochs=2.5), "--epochs 2.5: give a whole number"), (dict(Epochs=3), "did you mean epochs"),
+    (dict(lr="x"), "--lr 'x': give a number"), (dict(epochs=0), "--epochs 0")])
+def test_a_change_of_a_run_that_cannot_be_is_named(finished, changes, say):
+    with pytest.raises(ValueError, match=say): run_config(finished, **changes)
+
+@pytest.mark.parametrize("run, say",
+    [(None, "None: give some text"), (3, "3: give some text"), ("", "'': give some text"),
+    ("nowhere", "nowhere: no run of iddm")])
+def test_a_run_that_cannot_be_is_named(run, say):
+    with pytest.raises(ValueError, match=say): run_config(run)
+
+def test_the_settings_of_the_folder_one_is_in_are_found(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    assert run_config(".") == run_config(finished) == run_config(str(finished))
+
+def test_settings_of_before_mean_what_they_meant(finished):
+    kept = plain_config(run_config(finished))
+    assert stored_config(kept | dict(dataset_path=""), "x").dataset_path == "."
+    with pytest.raises(ValueError, match="^x: unknown setting more"): stored_config(kept | dict(more=1), "x")
+
+def test_shapes_are_known_without_memory():
+    config = TrainConfig(image_size=8, widths=(32, 64))
+    assert shapes_of(config, 3, 5) == {k: tuple(v.shape) for k, v in build(config, 3, 5).state_dict().items()}
+    assert sum(math.prod(o) for o in shapes_of(TrainConfig(image_size=64, widths=(8192,) * 4, layers=16), 3,
+        5).values()) > 10**11
 
 # %% ../nbs/22_trainer.ipynb #9cf3cf71
 def test_the_data_is_shown_where_wanted():
