@@ -285,7 +285,9 @@ def sample(
     num_images: int | None = None,  # None: one of each class, or 8 of one
     **kw,  # other fields of `GenerateConfig`: steps, cfg_scale, seed, ...
 ) -> Tensor:  # (num_images, C, H, W) in [-1, 1]
-    "Draw pictures. Raises `ValueError` for settings that can't be."
+    "Sample images. Raises `ValueError` for settings that can't be, `TypeError` for what is no model."
+    if not isinstance(model, Model):
+        raise TypeError(f"sample: the first argument is {model!r:.60}; give a model, as load('results/df') returns it")
     check_names(GenerateConfig, kw)
     config = GenerateConfig(class_name=class_name, num_images=num_images, **kw)
     y = choose(model.classes, config.class_name, config.num_images)
