@@ -34,8 +34,9 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def run(whole, tmp_path):
+def run(whole, tmp_path, monkeypatch):
     "A copy of it, to be damaged."
+    monkeypatch.chdir(tmp_path)  # a folder that is no run any more has no place for samples: they come here
     return shutil.copytree(whole, tmp_path / "df")
 
 
