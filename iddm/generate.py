@@ -53,6 +53,7 @@ from iddm.trainer import (
     memory,
     net_size,
     pick_device,
+    settle,
     shapes_of,
     size_text,
     stored_config,
@@ -182,7 +183,7 @@ def check_batch(
     c: GenerateConfig,
 ) -> None:
     "Raise `ValueError` where a batch surely doesn't fit in memory: its largest layer reads and writes more than there is."
-    own, device = model.config, next(model.net.parameters()).device
+    own, device = settle(model.config), next(model.net.parameters()).device
     has, size = memory(device), min(images, c.batch_size)
     if has is None: return
     guided = bool(model.classes) and usable_cfg_scale(own, c.cfg_scale) not in (0, 1)  # with the label and without, in one batch

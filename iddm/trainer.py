@@ -996,8 +996,10 @@ def ready_run(trainer: Trainer) -> None:
 # %% ../nbs/22_trainer.ipynb #05ffbe0c
 def write_settings(trainer: Trainer) -> None:
     "Write what makes a folder a run: its settings, and a place for grids."
-    (trainer.run / "vis").mkdir(parents=True, exist_ok=True)
-    write_whole(trainer.run / "config.yaml", yaml.safe_dump(plain_config(trainer.config), sort_keys=False))
+    trainer.run.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(plain_config(trainer.config), sort_keys=False)
+    write_whole(trainer.run / "config.yaml", text)  # first: a folder of ours has it, or nothing
+    (trainer.run / "vis").mkdir(exist_ok=True)
 
 def mend_folder(trainer: Trainer) -> None:
     "Make the folder of a run again if somebody deleted or moved it while it trains: hours of work are still in memory."

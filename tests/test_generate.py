@@ -459,7 +459,8 @@ def test_an_ordinary_name_stays_in_the_name_of_its_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "a\0b", "a\nb", "caf\udce9", "x" * 201])
 def test_a_folder_that_can_not_have_this_name_is_refused(name):
-    with pytest.raises(ValueError, match="^--generate_name .*give a plain name"): GenerateConfig(generate_name=name)
+    with pytest.raises(ValueError, match="^--generate_name .*give (a plain name|some text)"):
+        GenerateConfig(generate_name=name)
 
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "0000.png").write_bytes(b"mine")

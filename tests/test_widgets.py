@@ -410,7 +410,7 @@ def test_a_training_by_buttons_stops_saves_and_goes_on_to_the_same_bits():
         a, b = (read_weights(find_checkpoint(Path(o) / "small") / "model.safetensors")[0] for o in (d, other))
         assert all(torch.equal(a[k], b[k]) for k in b) and a.keys() == b.keys()
         ui.job.go.click()
-        assert ui.job.wait(20) and "go on with it by Resume" in ui.job.problem.value and not ui.job.go.disabled  # it's there already
+        assert ui.job.wait(20) and "resume it by Resume" in ui.job.problem.value and not ui.job.go.disabled  # it's there already
         ui.batch_size.value = 300
         ui.resume.click()
         assert ui.job.wait(20) and "batch_size 300: the run in" in ui.job.problem.value

@@ -77,7 +77,9 @@ def command(main, *argv):
 
 def refused(door, run):
     "What a door says where it refuses; empty where it works."
-    if door == "generate": return command(iddm.generate.main, "--weight_path", run, "--num_images", 1, "--steps", 1)
+    if door == "generate":
+        line = "--num_images 1 --steps 1".split()
+        return command(iddm.generate.main, "--weight_path", run, "--result_path", run / "generated", *line)
     if door == "train": return command(iddm.train.main, "--resume", True, "--result_path", run.parent, "--epochs", 3)
     if door == "overwrite":
         line = "--overwrite True --image_size 8 --widths 32 --batch_size 600 --epochs 1 --sample_interval 0"
