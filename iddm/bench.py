@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from .console import steady_output
 from .data import Batch, Data, cached, folder, luck, order, own_noise, views
-from .flags import parse, setting, stop
+from .flags import convert_fields, parse, setting, stop
 from .trainer import TrainConfig, Trainer, check_memory, enough_memory, has_bf16, pick_device, train_step
 from .unet import diffusers_config
 
@@ -205,6 +205,7 @@ class BenchConfig:
     device: str = setting("auto", "auto, cpu, cuda, mps")
 
     def __post_init__(self):
+        convert_fields(self)
         for name, high in (("rounds", 1000), ("batch_size", 65_536)):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= high: raise ValueError(f"--{name} {value}: give a whole number from 1 to {high}")
