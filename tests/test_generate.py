@@ -420,6 +420,7 @@ def test_memory_enough_or_not_known_is_no_trouble(tmp_path, monkeypatch):
     for has in ((1e9, 1e12), None):
         monkeypatch.setitem(check_batch.__globals__, "memory", lambda device, has=has: has)
         assert check_batch(model, 10**6, GenerateConfig(batch_size=10**6)) is None
+        assert check_batch(replace(model, config=TrainConfig(image_size=8)), 1, GenerateConfig()) is None  # widths by default
 
 @pytest.mark.parametrize("drop, plain, say", [(0., 1., "images are sampled without guidance (cfg_scale 1), since label_drop is 0"), (1., 0., "without classes (cfg_scale 0)")])
 def test_a_model_without_the_other_half_samples_plainly_and_says_so(drop, plain, say, tmp_path):
