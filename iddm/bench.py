@@ -29,9 +29,9 @@ from torchvision.datasets import ImageFolder
 from tqdm.auto import tqdm
 
 from .console import steady_output
-from .data import Batch, Data, cached, folder, luck, order, own_noise, views
-from .flags import convert_fields, parse, setting, stop
-from .trainer import TrainConfig, Trainer, check_memory, enough_memory, has_bf16, pick_device, train_step
+from .data import Batch, ImageDataset, load_cached, folder_source, sample_uniforms, epoch_permutation, sample_noise, augment
+from .flags import convert_fields, parse_args, option, exit_with_error
+from .trainer import TrainConfig, Trainer, check_memory, enough_memory, has_bf16, resolve_device, train_step
 from .unet import diffusers_config
 
 # %% ../nbs/32_bench.ipynb #2c6fa7a5
@@ -88,7 +88,7 @@ SHAPE = dict(image_size=32, widths=(32, 64, 128, 128), attention=(16,), layers=2
 
 def our_step(precision: str, size: int, channels: int = 3, device: str = "auto", compile: bool = False) -> tuple[Trainer, Callable[[Batch], None]]:
     "A trainer of `SHAPE`, and its step."
-    data = Data(torch.zeros(100 * size, 1, 1, 1, dtype=torch.uint8).expand(-1, channels, 32, 32), torch.zeros(100 * size, dtype=torch.long))
+    data = ImageDataset(torch.zeros(100 * size, 1, 1, 1, dtype=torch.uint8).expand(-1, channels, 32, 32), torch.zeros(100 * size, dtype=torch.long))
     trainer = Trainer(TrainConfig(batch_size=size, conditional=False, noise_schedule="linear", prediction="eps", lr=1e-4, precision=precision, device=device, compile=compile, run_name="bench, not written", **SHAPE), data)
     return trainer, lambda b: train_step(trainer, [b])
 
@@ -118,8 +118,8 @@ def their_step(trainer: Trainer) -> Callable[[Batch], None]:
 # %% ../nbs/32_bench.ipynb #c5ef5845
 def some_batch(size: int) -> Batch:
     "A batch of noise, of a given size."
-    noises = [own_noise(0, size * i, size, (3, 32, 32)) for i in range(2)]
-    return Batch(noises[0].clamp(-1, 1), torch.zeros(size, dtype=torch.long), (luck(0, 0, size)[:, 0] * 1000).long(), noises[1])
+    noises = [sample_noise(0, size * i, size, (3, 32, 32)) for i in range(2)]
+    return Batch(noises[0].clamp(-1, 1), torch.zeros(size, dtype=torch.long), (sample_uniforms(0, 0, size)[:, 0] * 1000).long(), noises[1])
 
 def bench_train(
     precision: str, size: int = 64, steps: int = 2, rounds: int = 5, device: str = "auto", compile: bool = False,
@@ -146,12 +146,12 @@ def some_jpegs(root: Path, n: int = 3000) -> None:
 # %% ../nbs/32_bench.ipynb #ce654738
 def bench_data(root: str | Path, cache: Path, size: int = 64, rounds: int = 5) -> Iterator[Ratio | str]:
     "Our images against ImageFolder's, and how fast files are decoded for the cache; first, how long that will take. Raises `ValueError` for a folder that doesn't do."
-    source = folder(root)
+    source = folder_source(root)
     if not source.classes: raise ValueError(f"--dataset_path {root}: no class folders in it, and torchvision's ImageFolder needs them; sort the images into one folder per class")
     look = transforms.Compose([transforms.Resize(32), transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize([.5] * 3, [.5] * 3)])
     loader = DataLoader(ImageFolder(str(root), look), size, shuffle=True, num_workers=2, drop_last=True)
     start = time.perf_counter()
-    data = cached(source, 32, 3, cache)
+    data = load_cached(source, 32, 3, cache)
     made, n, k = len(data) / (time.perf_counter() - start), len(data) // size, 0
     if not n: raise ValueError(f"--dataset_path {root}: {len(data)} images in it; give a folder of at least {size}")
     def theirs() -> int:
@@ -160,7 +160,7 @@ def bench_data(root: str | Path, cache: Path, size: int = 64, rounds: int = 5) -
     def ours(batches: int = 1000) -> int:
         nonlocal k
         for _ in range(batches):
-            views(data.images.index_select(0, order(0, k // n, len(data))[k % n * size:][:size]), luck(0, k * size, size), 32, hflip=True)
+            augment(data.images.index_select(0, epoch_permutation(0, k // n, len(data))[k % n * size:][:size]), sample_uniforms(0, k * size, size), 32, hflip=True)
             k += 1
         return batches * size
     each = 100 * seconds(lambda: ours(10)) + size * min(n, 100) / made  # of a round; they decode as fast as we did, or faster
@@ -196,13 +196,13 @@ def bench_memory(size: int = 256, *attention: int) -> tuple[float, float]:  # be
 @dataclass(frozen=True)
 class BenchConfig:
     "Measure training, data and memory, against diffusers (where it is installed) and torchvision."
-    part: Literal["all", "train", "data", "memory"] = setting("all", "what to measure")
-    quick: bool = setting(False, "a first impression: 2 turns with batches of 8, and memory for smaller images")
-    dataset_path: str | None = setting(None, "a folder of class folders for the data part; default: some that are made")
-    rounds: int | None = setting(None, "turns that each side has; default: 5, or 2 with quick")
-    batch_size: int | None = setting(None, "of the training step; default: 64, or 8 with quick")
-    compile: bool = setting(False, "measure the compiled network too")
-    device: str = setting("auto", "auto, cpu, cuda, mps")
+    part: Literal["all", "train", "data", "memory"] = option("all", "what to measure")
+    quick: bool = option(False, "a first impression: 2 turns with batches of 8, and memory for smaller images")
+    dataset_path: str | None = option(None, "a folder of class folders for the data part; default: some that are made")
+    rounds: int | None = option(None, "turns that each side has; default: 5, or 2 with quick")
+    batch_size: int | None = option(None, "of the training step; default: 64, or 8 with quick")
+    compile: bool = option(False, "measure the compiled network too")
+    device: str = option("auto", "auto, cpu, cuda, mps")
 
     def __post_init__(self):
         convert_fields(self)
@@ -244,7 +244,7 @@ def data_ratios(c: BenchConfig) -> Iterator[Ratio | str]:
 # %% ../nbs/32_bench.ipynb #6ea15dff
 def measured(c: BenchConfig) -> Iterator[Ratio | str]:
     "All that was asked for, as it is measured, and before each part how long it will take. Raises `ValueError`."
-    c, device = chosen(c), pick_device(c.device)
+    c, device = chosen(c), resolve_device(c.device)
     if c.part == "train" and (why := missing_peer()): raise ValueError(f"--part train: {why}")
     yield f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}; {c.rounds} rounds" + "; --quick True is shorter" * (not c.quick)
     if c.part in ("all", "train"): yield from train_ratios(c, device)
@@ -261,10 +261,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run_command(argv: list[str] | None) -> None:
     "What `main` does, while no print fails."
-    c = parse(BenchConfig, "iddm-bench", argv)
+    c = parse_args(BenchConfig, "iddm-bench", argv)
     try:
         for o in measured(c): print(o, flush=True)
-    except (ValueError, OSError) as e: stop("iddm-bench", (str(e).strip().splitlines() or [type(e).__name__])[-1])
+    except (ValueError, OSError) as e: exit_with_error("iddm-bench", (str(e).strip().splitlines() or [type(e).__name__])[-1])
     except KeyboardInterrupt as e:
         for o in e.args: print(o, flush=True)
         print("stopped; what was measured stands above", file=sys.stderr)

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'MOST_BYTES', 'MOST_PIXELS', 'SPLITS', 'NAMED', 'DATASETS', 'MNIST_FILES', 'FILES', 'PLACES',
-           'MOST_PACKED', 'FASHION', 'IN_MEMORY', 'Data', 'digits', 'pictures', 'class_name', 'find', 'check_file',
-           'open_image', 'square', 'decode', 'Source', 'content_key', 'date_stamp', 'existing_folder', 'nested',
-           'folder', 'left_out', 'named', 'wanted', 'read_idx', 'idx_shape', 'idx_files', 'from_idx', 'known_set',
-           'Chunk', 'decode_chunk', 'as_image', 'colourless', 'ahead', 'chunks', 'build', 'check_classes', 'checksum',
-           'drop_colour', 'whole_numbers', 'names', 'described', 'open_built', 'mapped', 'check_mapped', 'cached',
-           'find_built', 'make_anew', 'remove', 'put_in_place', 'one_at_a_time', 'keeping', 'known_key', 'load_data',
-           'source_of', 'overview', 'show_classes', 'luck', 'own_noise', 'order', 'kept_size', 'views', 'Batch',
-           'batch', 'batches']
+           'MOST_PACKED', 'FASHION', 'IN_MEMORY', 'ImageDataset', 'load_digits', 'list_images', 'class_name', 'find',
+           'check_file', 'open_image', 'center_crop_resize', 'load_image', 'Source', 'content_key', 'date_stamp',
+           'existing_folder', 'nested', 'folder_source', 'left_out', 'torchvision_source', 'wanted', 'read_idx',
+           'idx_shape', 'idx_files', 'from_idx', 'known_set', 'Chunk', 'decode_chunk', 'as_image', 'colourless',
+           'ahead', 'chunks', 'build', 'check_classes', 'checksum', 'drop_colour', 'whole_numbers', 'names',
+           'described', 'open_built', 'mapped', 'check_mapped', 'load_cached', 'find_built', 'make_anew', 'remove',
+           'put_in_place', 'one_at_a_time', 'keeping', 'known_key', 'load_data', 'source_of', 'summary_table',
+           'show_classes', 'sample_uniforms', 'sample_noise', 'epoch_permutation', 'kept_size', 'augment', 'Batch',
+           'make_batch', 'batch_loader']
 
 # %% ../nbs/20_data.ipynb #67cc7cf1
 import errno
@@ -48,11 +49,11 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 from tqdm.auto import tqdm
 
-from .images import grid, printable, safe_name, to_float
+from .images import image_grid, printable, safe_name, to_float
 
 # %% ../nbs/20_data.ipynb #f67aa474
 @dataclass(frozen=True, eq=False)
-class Data:
+class ImageDataset:
     "Pictures, decoded once: in memory, or in a file that is mapped into it."
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64, all 0 where there are no classes
@@ -65,15 +66,15 @@ class Data:
     def __len__(self) -> int: return len(self.images)
 
 # %% ../nbs/20_data.ipynb #9c4840ec
-def digits(
+def load_digits(
     image_size: int = 16,
-) -> Data:
+) -> ImageDataset:
     "scikit-learn's handwritten digits, (1797, 1, image_size, image_size), classes 0 to 9."
     from sklearn.datasets import load_digits
     raw = load_digits()
     x = torch.tensor(raw.images, dtype=torch.float32)[:, None] / 16  # (1797, 1, 8, 8) in [0, 1]
     x = F.interpolate(x, size=image_size, mode="bicubic", antialias=True).clamp(0, 1)  # (1797, 1, image_size, image_size)
-    return Data((x * 255).round().byte(), torch.tensor(raw.target, dtype=torch.int64), tuple(map(str, raw.target_names)), key="digits")
+    return ImageDataset((x * 255).round().byte(), torch.tensor(raw.target, dtype=torch.int64), tuple(map(str, raw.target_names)), key="digits")
 
 # %% ../nbs/20_data.ipynb #5e817f49
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
@@ -83,7 +84,7 @@ def _cannot_read(e: OSError) -> None:
     todo = "mend its permissions, or move it away"
     raise ValueError(f"folder {e.filename!r}: can't be read ({e.strerror}); {todo}") from None
 
-def pictures(root: Path) -> list[Path]:
+def list_images(root: Path) -> list[Path]:
     "All pictures under a folder, also behind links, but not in hidden folders. Raises `ValueError`."
     found, seen = [], set()
     for where, folders, files in os.walk(root, followlinks=True, onerror=_cannot_read):
@@ -115,10 +116,10 @@ def find(
         _cannot_read(e)
     classes = {}
     for folder in folders:
-        files = pictures(folder)
+        files = list_images(folder)
         if files:
             classes[class_name(folder.name, classes)] = files
-    return classes or {"": pictures(root)}
+    return classes or {"": list_images(root)}
 
 # %% ../nbs/20_data.ipynb #b6124450
 MOST_BYTES, MOST_PIXELS = 2**31, 178_956_970
@@ -148,7 +149,7 @@ def open_image(path: str | Path) -> Image.Image:
     return im
 
 # %% ../nbs/20_data.ipynb #883ccba4
-def square(
+def center_crop_resize(
     im: Image.Image,  # any mode and size
     size: int,
 ) -> Image.Image:  # mode L or RGB, size x size
@@ -168,12 +169,12 @@ def square(
     return im.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
 
 # %% ../nbs/20_data.ipynb #36409808
-def decode(
+def load_image(
     path: str | Path,
     size: int,
 ) -> Image.Image:  # mode L or RGB, size x size
     "Read one file and make it a square."
-    with open_image(path) as im: return square(im, size).copy()
+    with open_image(path) as im: return center_crop_resize(im, size).copy()
 
 # %% ../nbs/20_data.ipynb #bdedcfd7
 @dataclass(frozen=True, eq=False)
@@ -259,7 +260,7 @@ def nested(
     return ""
 
 # %% ../nbs/20_data.ipynb #2789e950
-def folder(
+def folder_source(
     root: str | Path,  # holds one folder per class, or pictures
 ) -> Source:
     "The pictures of a folder. Raises `ValueError` where it is missing, can't be read, or has none."
@@ -293,7 +294,7 @@ NAMED = dict(mnist="MNIST", fashion_mnist="FashionMNIST", cifar10="CIFAR10", cif
 DATASETS = ("digits", *NAMED)
 
 # %% ../nbs/20_data.ipynb #648b9d09
-def named(
+def torchvision_source(
     name: str,  # a key of `NAMED`
     root: str | Path = "datasets",  # where it is, or is downloaded to
 ) -> Source:
@@ -411,7 +412,7 @@ def known_set(
     own_reader = name in ("mnist", "fashion_mnist")
     files = idx_files(Path(root), name) if own_reader else []
     if files: return from_idx(name, files)
-    source = named(name, root)
+    source = torchvision_source(name, root)
     files = idx_files(Path(root), name) if own_reader else []  # now they are there: read as they will be the next time
     return from_idx(name, files) if files else source
 
@@ -438,7 +439,7 @@ def decode_chunk(
         try:
             with open_image(item) if is_file else as_image(item[0]) as im:
                 sizes.append(im.size)
-                out = square(im, size)
+                out = center_crop_resize(im, size)
                 grey = grey and (out.mode == "L" or colourless(out))
                 images.append(np.asarray(out.convert(mode)).reshape(size, size, -1).transpose(2, 0, 1))  # (C, size, size)
                 good.append(i)
@@ -594,7 +595,7 @@ IN_MEMORY = 2**30  # bytes
 def open_built(
     out: Path,  # what `build` made
     in_memory: bool | None = None,  # None: up to `IN_MEMORY`; more is mapped
-) -> Data:
+) -> ImageDataset:
     "Decoded pictures from their folder. Raises `ValueError` or `OSError` where they can't be trusted."
     about, path = described(out), out / "images.bin"
     shape, state = about["shape"], os.stat(path)
@@ -605,7 +606,7 @@ def open_built(
     labels, sizes = torch.from_numpy(about["labels"]).long(), torch.from_numpy(about["sizes"])
     file = None if in_memory else (path, state)
     images = torch.from_numpy(raw.reshape(shape))
-    return Data(images, labels, about["classes"], about["skipped"], sizes, about["key"], file)
+    return ImageDataset(images, labels, about["classes"], about["skipped"], sizes, about["key"], file)
 
 # %% ../nbs/20_data.ipynb #0dcae27e
 def mapped(path: Path) -> np.ndarray:
@@ -614,7 +615,7 @@ def mapped(path: Path) -> np.ndarray:
     except OSError: return np.fromfile(path, np.uint8)
 
 # %% ../nbs/20_data.ipynb #e75e47e9
-def check_mapped(data: Data) -> None:
+def check_mapped(data: ImageDataset) -> None:
     "Raise `ValueError` if the file that images are mapped from was cut or written to."
     if data.file is None: return
     path, then = data.file
@@ -626,13 +627,13 @@ def check_mapped(data: Data) -> None:
         raise ValueError(f"{path}: changed while it was trained on; {todo}")
 
 # %% ../nbs/20_data.ipynb #4d210371
-def cached(
+def load_cached(
     source: Source,
     size: int,
     channels: str | int = "auto",  # auto: one where no picture has colour; 1 or 3
     cache: str | Path | None = None,  # folder of decoded data; None: decode into memory, keep nothing
     workers: int | None = None,
-) -> Data:
+) -> ImageDataset:
     "Decode a source, or find it decoded already. Raises `ValueError` where it can't be decoded or kept."
     need = len(source.labels) * size**2 * (1 if channels == 1 else 3)  # bytes
     if cache is None:
@@ -650,7 +651,7 @@ def cached(
         return make_anew(out, find_it, make, need) if data is None else data
 
 # %% ../nbs/20_data.ipynb #08761467
-def find_built(out: Path, source: Source, size: int, channels: str | int, key: str) -> Data | None:
+def find_built(out: Path, source: Source, size: int, channels: str | int, key: str) -> ImageDataset | None:
     "Decoded images of a source; None where they aren't there, can't be trusted, or are of something else."
     try: data = open_built(out)
     except (OSError, ValueError): return None
@@ -663,10 +664,10 @@ def find_built(out: Path, source: Source, size: int, channels: str | int, key: s
 # %% ../nbs/20_data.ipynb #d3f16b57
 def make_anew(
     out: Path,
-    find_it: Callable[[], Data | None],  # what another process has made
+    find_it: Callable[[], ImageDataset | None],  # what another process has made
     make: Callable[..., None],  # makes a folder
     need: int,  # bytes
-) -> Data:
+) -> ImageDataset:
     "Make the folder of decoded images beside, and rename it when it's whole."
     new = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.new")
     with one_at_a_time(out.with_name(f".{out.name}.lock")) as alone:
@@ -694,7 +695,7 @@ def remove(path: Path) -> None:
     else: path.unlink(missing_ok=True)
 
 # %% ../nbs/20_data.ipynb #7245d916
-def put_in_place(new: Path, out: Path, find_it: Callable[[], Data | None]) -> None:
+def put_in_place(new: Path, out: Path, find_it: Callable[[], ImageDataset | None]) -> None:
     "Give a folder its name. Where another process was first, as without locks it may be, its folder stays."
     try: new.rename(out)
     except OSError:
@@ -749,12 +750,12 @@ def load_data(
     channels: str | int = "auto",  # auto, 1 or 3
     cache: str | Path | None = None,  # folder of decoded data; None: keep nothing
     data_root: str | Path = "datasets",  # where named sets are
-) -> Data:
+) -> ImageDataset:
     "A data set by its name, or a folder by its path, decoded. Raises `ValueError` where it isn't there or can't be read."
     if name == "digits":
-        data = digits(image_size)
+        data = load_digits(image_size)
         return data if channels != 3 else replace(data, images=data.images.repeat(1, 3, 1, 1))
-    return cached(source_of(name, data_root), image_size, channels, cache)
+    return load_cached(source_of(name, data_root), image_size, channels, cache)
 
 # %% ../nbs/20_data.ipynb #0a81cffc
 def source_of(
@@ -765,11 +766,11 @@ def source_of(
     if name in NAMED: return known_set(name, data_root)
     root = existing_folder(name)
     files = idx_files(root)
-    return from_idx(str(name), files) if files else folder(root)
+    return from_idx(str(name), files) if files else folder_source(root)
 
 # %% ../nbs/20_data.ipynb #0b075e19
-def overview(
-    data: Data,
+def summary_table(
+    data: ImageDataset,
 ) -> str:
     "A table of a data set: for each class the number of pictures, their sizes in the files, mean and spread of the pixels in 0..255."
     lines, names = [f"{'class':20} {'pictures':>8}  {'sizes of the files':24} {'mean':>6} {'spread':>6}"], data.classes or ("all",)
@@ -782,14 +783,14 @@ def overview(
 
 # %% ../nbs/20_data.ipynb #e26af817
 def show_classes(
-    data: Data,
+    data: ImageDataset,
     n: int = 40,  # pictures of each class
 ) -> dict[str, Image.Image]:  # a grid of each class
     "The first pictures of each class as a grid."
-    return {name: grid(data.images[torch.where(data.labels == i)[0][:n]], 10) for i, name in enumerate(data.classes or ("all",))}
+    return {name: image_grid(data.images[torch.where(data.labels == i)[0][:n]], 10) for i, name in enumerate(data.classes or ("all",))}
 
 # %% ../nbs/20_data.ipynb #7a10f5ab
-def luck(
+def sample_uniforms(
     seed: int,
     start: int,  # number of the first sample, counted from the beginning of the run
     n: int,  # how many
@@ -799,7 +800,7 @@ def luck(
     return torch.from_numpy(stream.random((n, 8)))
 
 # %% ../nbs/20_data.ipynb #0b31a675
-def own_noise(
+def sample_noise(
     seed: int,
     start: int,  # number of the first sample
     n: int,
@@ -811,7 +812,7 @@ def own_noise(
 
 # %% ../nbs/20_data.ipynb #5b0abf57
 @lru_cache(maxsize=2)
-def order(
+def epoch_permutation(
     seed: int,
     epoch: int,
     n: int,  # size of the data set
@@ -828,7 +829,7 @@ def kept_size(
     return image_size if crop == "center" else -(-5 * image_size // 4)
 
 # %% ../nbs/20_data.ipynb #94097936
-def views(
+def augment(
     images: Tensor,  # (B, C, S, S) uint8, S = `kept_size`
     u: Tensor,  # (B, 8) luck
     image_size: int,
@@ -852,8 +853,8 @@ class Batch(NamedTuple):
     def to(self, device: torch.device | str) -> "Batch": return Batch(*(o.to(device, non_blocking=True) for o in self))
 
 # %% ../nbs/20_data.ipynb #78aaefd8
-def batch(
-    data: Data,
+def make_batch(
+    data: ImageDataset,
     seed: int,
     start: int,  # number of the first sample, counted from the beginning of the run
     size: int,  # how many; all of one epoch
@@ -867,13 +868,13 @@ def batch(
     "Samples `start` to `start + size - 1` of the run with this seed."
     check_mapped(data)
     epoch, k = divmod(start, per_epoch or len(data) // size * size)
-    which, u = order(seed, epoch, len(data))[k:k + size], luck(seed, start, size)  # (B,), (B, 8)
-    x0 = views(data.images.index_select(0, which), u, image_size or data.images.shape[-1], hflip)
+    which, u = epoch_permutation(seed, epoch, len(data))[k:k + size], sample_uniforms(seed, start, size)  # (B,), (B, 8)
+    x0 = augment(data.images.index_select(0, which), u, image_size or data.images.shape[-1], hflip)
     y = torch.where(u[:, 1] < label_drop, len(data.classes), data.labels[which])
-    return Batch(x0, y, (u[:, 0] * T).long(), own_noise(seed, start, size, tuple(x0.shape[1:])))
+    return Batch(x0, y, (u[:, 0] * T).long(), sample_noise(seed, start, size, tuple(x0.shape[1:])))
 
 # %% ../nbs/20_data.ipynb #36eba777
-def batches(
+def batch_loader(
     make: Callable[[int], Batch],  # batch number k
     first: int,
     end: int,

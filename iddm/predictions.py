@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'TO_X0', 'TO_EPS', 'IMPLIED', 'WEIGHTS', 'LOSSES', 'eps_target', 'x0_target', 'v_target', 'flow_target',
-           'known', 'x0_from_eps', 'x0_from_x0', 'x0_from_v', 'x0_from_flow', 'eps_from_eps', 'eps_from_x0',
-           'eps_from_v', 'eps_from_flow', 'check_prediction', 'convert', 'uniform', 'min_snr', 'seen', 'predicted',
-           'diffusion_loss', 'denoiser', 'clipped']
+           'safe_divide', 'x0_from_eps', 'x0_from_x0', 'x0_from_v', 'x0_from_flow', 'eps_from_eps', 'eps_from_x0',
+           'eps_from_v', 'eps_from_flow', 'check_prediction', 'convert_prediction', 'uniform_weight', 'min_snr_weight',
+           'scale_input', 'predicted', 'diffusion_loss', 'denoiser', 'clip_denoised']
 
 # %% ../nbs/01_predictions.ipynb #ccc00766
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
-from .schedules import Choices, Schedule, add_noise, check_alike, check_floats, check_schedule, number, per_image
+from .schedules import Choices, Schedule, add_noise, check_alike, check_floats, check_schedule, number, extract
 
 # %% ../nbs/01_predictions.ipynb #02812f6f
 def eps_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def flow_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor
     return eps - x0
 
 # %% ../nbs/01_predictions.ipynb #d37da23d
-def known(
+def safe_divide(
     num: Tensor,
     den: Tensor | float,
 ) -> Tensor:
@@ -47,7 +47,7 @@ def known(
 # %% ../nbs/01_predictions.ipynb #ae744361
 def x0_from_eps(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "`(x - sigma eps) / alpha` (Ho et al. 2020, eq. 15); 0 at SNR 0, where noise tells nothing."
-    return known(x - sigma * out, alpha)
+    return safe_divide(x - sigma * out, alpha)
 
 def x0_from_x0(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "Nothing to do."
@@ -69,7 +69,7 @@ def eps_from_eps(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor
 
 def eps_from_x0(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "`(x - alpha x0) / sigma`; 0 without noise, where the picture tells nothing."
-    return known(x - alpha * out, sigma)
+    return safe_divide(x - alpha * out, sigma)
 
 # %% ../nbs/01_predictions.ipynb #59da9f80
 def eps_from_v(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def check_prediction(
                          "where the noise tells nothing of it; choose v, x0 or flow")
 
 # %% ../nbs/01_predictions.ipynb #0edabdf5
-def convert(
+def convert_prediction(
     out: Tensor,  # (B, ...) what the network said
     x: Tensor,  # (B, ...) what it saw
     alpha: Tensor | float,
@@ -118,12 +118,12 @@ IMPLIED = Choices("prediction", eps=lambda snr: snr, x0=torch.ones_like, v=lambd
                   flow=lambda snr: (1 + snr.sqrt())**2)
 
 # %% ../nbs/01_predictions.ipynb #419c2e03
-def uniform(prediction: str, snr: Tensor) -> Tensor:
+def uniform_weight(prediction: str, snr: Tensor) -> Tensor:
     "Every time counts the same."
     return torch.ones_like(snr)
 
 # %% ../nbs/01_predictions.ipynb #ae3aedef
-def min_snr(
+def min_snr_weight(
     prediction: str,  # a key of `IMPLIED`
     snr: Tensor,  # (B,)
     gamma: float = 5.,  # where the weight on the picture's error stops to grow
@@ -134,10 +134,10 @@ def min_snr(
     return snr.clamp(max=gamma) / IMPLIED[prediction](snr)
 
 # %% ../nbs/01_predictions.ipynb #9837965d
-WEIGHTS = Choices("loss_weight", uniform=uniform, min_snr=min_snr)
+WEIGHTS = Choices("loss_weight", uniform=uniform_weight, min_snr=min_snr_weight)
 
 # %% ../nbs/01_predictions.ipynb #4cbba994
-def seen(x: Tensor, spread: Tensor | float) -> Tensor:
+def scale_input(x: Tensor, spread: Tensor | float) -> Tensor:
     "What the network is shown: `x`, at unit spread or less (Karras et al. 2022, table 1, c_in)."
     if isinstance(spread, Tensor): return x / spread.clamp(min=1)
     return x / spread if spread > 1 + 1e-6 else x
@@ -180,8 +180,8 @@ def diffusion_loss(
                          "give images (B, C, H, W) and a time for each, (B,)")
     if y is not None and len(y) != len(x0): raise ValueError(f"{len(y)} labels for {len(x0)} images: give one for each")
     times = t.cpu()  # once, for a GPU is waited for
-    alpha, sigma, spread = (per_image(table, times, x0) for table in (schedule.alpha, schedule.sigma, schedule.spread))
-    out = predicted(model, seen(x, spread), t, y)
+    alpha, sigma, spread = (extract(table, times, x0) for table in (schedule.alpha, schedule.sigma, schedule.spread))
+    out = predicted(model, scale_input(x, spread), t, y)
     error = error_of(out.float(), target(x0, eps, alpha, sigma), reduction="none").mean((1, 2, 3))
     return error * weight(prediction, schedule.snr[times]).to(error)
 
@@ -197,11 +197,11 @@ def denoiser(
         check_floats(x=x)
         alpha, sigma = schedule.at(t)
         ts = torch.full((len(x),), t, device=x.device)  # (B,)
-        return TO_X0[prediction](predicted(model, seen(x, (alpha**2 + sigma**2)**.5), ts, y).to(x), x, alpha, sigma)
+        return TO_X0[prediction](predicted(model, scale_input(x, (alpha**2 + sigma**2)**.5), ts, y).to(x), x, alpha, sigma)
     return denoise
 
 # %% ../nbs/01_predictions.ipynb #b1ba681d
-def clipped(
+def clip_denoised(
     denoise: Callable,  # denoise(x, t, ...) -> x0
 ) -> Callable:
     "A denoiser that knows that pictures lie in [-1, 1]: its guess is clamped, and the sampler follows the clamped guess."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'SPACINGS', 'whole', 'number', 'check_floats', 'check_alike', 'check_finite', 'Schedule',
-           'check_schedule', 'from_beta', 'line', 'linear', 'sqrt_linear', 'sqrt', 'from_curve', 'fractions', 'cosine',
-           'sigmoid', 'flow', 'edm', 'zero_terminal_snr', 'Choices', 'per_image', 'add_noise', 'trailing', 'leading',
-           'linspace', 'quadratic', 'timesteps', 'time_of']
+           'check_schedule', 'from_beta', 'line', 'linear', 'sqrt_linear', 'sqrt', 'from_alpha_bar', 'fractions',
+           'cosine', 'sigmoid', 'flow', 'edm', 'zero_terminal_snr', 'Choices', 'extract', 'add_noise', 'trailing',
+           'leading', 'linspace', 'quadratic', 'timesteps', 'sigma_to_t']
 
 # %% ../nbs/00_schedules.ipynb #fe8f1e86
 import math
@@ -149,7 +149,7 @@ def sqrt(
     return from_beta(line(1e-4, .02, T)**.5 * 1000 / T)
 
 # %% ../nbs/00_schedules.ipynb #e2026a6f
-def from_curve(
+def from_alpha_bar(
     f: Tensor,  # (T+1,) falling: the share of picture at the clean end and after each step, up to a factor
 ) -> Schedule:
     "The variance preserving schedule whose `abar` follows a curve, beta clipped at 0.999 (Nichol & Dhariwal 2021, section 3.2)."
@@ -167,7 +167,7 @@ def cosine(
 ) -> Schedule:
     "abar follows a squared cosine (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17)."
     u = fractions(T)  # (T+1,)
-    return from_curve(torch.cos((u + .008) / 1.008 * math.pi / 2)**2)
+    return from_alpha_bar(torch.cos((u + .008) / 1.008 * math.pi / 2)**2)
 
 # %% ../nbs/00_schedules.ipynb #b6f2ea74
 def sigmoid(
@@ -175,7 +175,7 @@ def sigmoid(
 ) -> Schedule:
     "abar follows the logistic curve from -3 to 3 (Jabri et al. 2022, arXiv 2212.11972)."
     u = fractions(T)  # (T+1,)
-    return from_curve(torch.sigmoid(torch.tensor(3., dtype=torch.float64)) - torch.sigmoid(6 * u - 3))
+    return from_alpha_bar(torch.sigmoid(torch.tensor(3., dtype=torch.float64)) - torch.sigmoid(6 * u - 3))
 
 # %% ../nbs/00_schedules.ipynb #ead38de5
 def flow(
@@ -224,7 +224,7 @@ SCHEDULES = Choices("schedule", linear=linear, cosine=cosine, sqrt_linear=sqrt_l
                     flow=flow, edm=edm)
 
 # %% ../nbs/00_schedules.ipynb #cb8f8ba2
-def per_image(
+def extract(
     table: Tensor,  # (T,) a table of the schedule
     t: Tensor,  # (B,) int in 0..T-1, which entry for each image; (1,): the same for all
     x: Tensor,  # (B, ...) what it will multiply: gives dtype, device and number of axes
@@ -247,10 +247,10 @@ def add_noise(
     t: Tensor,  # (B,) int in 0..T-1
     eps: Tensor,  # (B, ...) standard normal
 ) -> Tensor:  # (B, ...) noised
-    "`x_t = alpha x0 + sigma eps` (Ho et al. 2020, eq. 4). Raises as `check_alike` and `per_image`."
+    "`x_t = alpha x0 + sigma eps` (Ho et al. 2020, eq. 4). Raises as `check_alike` and `extract`."
     check_schedule(schedule)
     check_alike(x0=x0, eps=eps)
-    return per_image(schedule.alpha, t, x0) * x0 + per_image(schedule.sigma, t, x0) * eps
+    return extract(schedule.alpha, t, x0) * x0 + extract(schedule.sigma, t, x0) * eps
 
 # %% ../nbs/00_schedules.ipynb #1ec274c6
 def trailing(T: int, steps: int) -> list[int]:
@@ -284,7 +284,7 @@ def timesteps(
     return SPACINGS[spacing](T, whole("steps", steps, 1, T))[::-1]
 
 # %% ../nbs/00_schedules.ipynb #790cb429
-def time_of(
+def sigma_to_t(
     schedule: Schedule,
     ratio: float,  # sigma / alpha
 ) -> int:  # in 0..T-1

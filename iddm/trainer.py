@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'RARE', 'NO_MEMORY', 'LOCAL', 'OPTIMIZERS', 'OURS', 'SHAPE', 'DataConfig', 'NetConfig', 'TrainConfig',
-           'check_config', 'check_together', 'only_cfg_scale', 'usable_cfg_scale', 'cfg_note', 'settle', 'plain_config',
-           'upgrade_config', 'stored_config', 'run_settings', 'run_config', 'devices', 'pick_device', 'has_bf16',
-           'pick_precision', 'keep_memory', 'size_text', 'memory', 'lacks_memory', 'enough_memory', 'lr_factor',
-           'ema_share', 'ema_update', 'build', 'shapes_of', 'net_size', 'check_memory', 'walk', 'Event', 'Trainer',
-           'fit_in_memory', 'prepare', 'facts', 'own_device', 'seeded', 'networks', 'optimizer', 'check_run', 'newest',
-           'check_kinds', 'foreign', 'check_tensors', 'check_data', 'check_groups', 'metadata', 'save',
-           'default_save_interval', 'read_run', 'found', 'same_run', 'check_source', 'restore', 'set_aside',
-           'is_before', 'take_over', 'open_run', 'lock_run', 'close_abandoned', 'acquire_lock', 'ready_run',
-           'write_settings', 'mend_folder', 'part', 'maker', 'backward', 'gradient', 'exact_gradient', 'train_step',
-           'together', 'grid_size', 'samples', 'draw_some', 'opened', 'has_grid', 'grid_of', 'owes', 'fit', 'columns',
-           'line', 'now', 'metrics_row', 'LineFile', 'open_board', 'save_grid', 'record', 'progress']
+           'validate', 'check_together', 'only_cfg_scale', 'usable_cfg_scale', 'cfg_note', 'resolve_defaults',
+           'plain_config', 'upgrade_config', 'stored_config', 'run_settings', 'load_run_config', 'devices',
+           'resolve_device', 'has_bf16', 'resolve_dtype', 'keep_memory', 'size_text', 'memory', 'lacks_memory',
+           'enough_memory', 'lr_multiplier', 'ema_weight', 'ema_update', 'build_model', 'shapes_of', 'net_size',
+           'check_memory', 'sample_steps', 'TrainEvent', 'Trainer', 'fit_in_memory', 'prepare', 'facts', 'own_device',
+           'seeded', 'networks', 'optimizer', 'check_run', 'newest', 'check_kinds', 'foreign', 'check_tensors',
+           'check_data', 'check_groups', 'metadata', 'save', 'default_save_interval', 'read_run', 'found', 'same_run',
+           'check_source', 'load_state', 'set_aside', 'is_before', 'take_over', 'open_run', 'lock_run',
+           'close_abandoned', 'acquire_lock', 'ready_run', 'write_settings', 'mend_folder', 'part', 'maker', 'backward',
+           'gradient', 'exact_gradient', 'train_step', 'together', 'grid_size', 'sample_grid', 'draw_some', 'opened',
+           'has_grid', 'grid_of', 'samples_pending', 'fit', 'columns', 'line', 'now', 'metrics_row', 'LineFile',
+           'open_board', 'save_grid', 'record', 'progress']
 
 # %% ../nbs/22_trainer.ipynb #41124124
 import ctypes
@@ -52,11 +53,11 @@ from iddm.checkpoints import (
     CheckpointMeta,
     check_optim,
     check_shapes,
-    drop,
+    remove_checkpoint,
     epoch_folder,
     epochs,
-    find_checkpoint,
-    fit_weights,
+    resolve_checkpoint,
+    load_strict,
     free_path,
     is_our_name,
     load_optim,
@@ -65,29 +66,29 @@ from iddm.checkpoints import (
     read_header,
     read_weights,
     save_checkpoint,
-    turn,
-    write_whole,
+    set_latest,
+    atomic_write_text,
 )
-from .data import DATASETS, Batch, Data, batch, batches, kept_size, load_data, overview, show_classes
+from .data import DATASETS, Batch, ImageDataset, make_batch, batch_loader, kept_size, load_data, summary_table, show_classes
 from iddm.distributed import (
-    agree,
-    flat_gradient,
-    gathered,
-    local,
+    raise_on_any_rank,
+    flatten_grads,
+    all_gather_cat,
+    to_local,
     note,
-    received,
+    broadcast_from,
     set_gradient,
-    shard,
+    apply_fsdp,
     split_state,
-    sum_in_order,
-    unsharded,
+    ordered_sum,
+    to_full,
 )
-from .flags import check_names, convert, convert_fields, from_mapping, names_in, read_settings, setting, shown
-from .guidance import guided
-from .images import grid, safe_name
+from .flags import check_names, convert, convert_fields, from_mapping, names_in, read_settings, option, shown
+from .guidance import cfg_denoiser
+from .images import image_grid, safe_name
 from .modules import ACTIVATIONS
-from .predictions import LOSSES, TO_X0, WEIGHTS, check_prediction, clipped, denoiser, diffusion_loss
-from .samplers import SAMPLERS, Step, begin, generators, noise
+from .predictions import LOSSES, TO_X0, WEIGHTS, check_prediction, clip_denoised, denoiser, diffusion_loss
+from .samplers import SAMPLERS, Step, initial_x, per_sample_generators, randn
 from .schedules import SCHEDULES
 from .unet import UNet, check_shape, default_attention, default_groups, default_widths
 
@@ -95,79 +96,79 @@ from .unet import UNet, check_shape, default_attention, default_groups, default_
 @dataclass(frozen=True)
 class DataConfig:
     "What is trained on, and where the results go."
-    dataset_path: str = setting("digits", f"{', '.join(DATASETS)}, or a folder: one folder of pictures per class, or just pictures")
-    image_size: int = setting(16, "side of the square pictures in pixels")
-    channels: Literal["auto", 1, 3] = setting("auto", "1 grey, 3 colour; auto: colour where a picture has any")
-    conditional: bool | None = setting(None, "learn the classes; False ignores them; default: where there are class folders")
-    num_classes: int | None = setting(None, "how many classes there are, to be checked; the data says it")
-    crop: Literal["center", "random"] = setting("center", "the middle of each picture, or every time another window of it")
-    hflip: bool = setting(False, "mirror every second picture; not for letters and digits")
-    data_root: str = setting("datasets", "where mnist, cifar10 and the like are, or are downloaded to")
-    num_workers: int = setting(0, "threads that make batches ahead of the network; the result is the same")
-    vis: bool = setting(False, "show the data first: a table, and a grid of each class in vis/data")
-    run_name: str = setting("df", "name of the run's folder")
-    result_path: str = setting("results", "where runs are kept")
-    resume: bool = setting(False, "go on with the run of this name")
-    start_epoch: int | None = setting(None, "with resume: go on from the checkpoint of this epoch; default: from the last")
-    load_model_dir: str | None = setting(None, "with resume: name of the run to go on from; default: run_name")
-    overwrite: bool = setting(False, "delete the run of this name first")
+    dataset_path: str = option("digits", f"{', '.join(DATASETS)}, or a folder: one folder of pictures per class, or just pictures")
+    image_size: int = option(16, "side of the square pictures in pixels")
+    channels: Literal["auto", 1, 3] = option("auto", "1 grey, 3 colour; auto: colour where a picture has any")
+    conditional: bool | None = option(None, "learn the classes; False ignores them; default: where there are class folders")
+    num_classes: int | None = option(None, "how many classes there are, to be checked; the data says it")
+    crop: Literal["center", "random"] = option("center", "the middle of each picture, or every time another window of it")
+    hflip: bool = option(False, "mirror every second picture; not for letters and digits")
+    data_root: str = option("datasets", "where mnist, cifar10 and the like are, or are downloaded to")
+    num_workers: int = option(0, "threads that make batches ahead of the network; the result is the same")
+    vis: bool = option(False, "show the data first: a table, and a grid of each class in vis/data")
+    run_name: str = option("df", "name of the run's folder")
+    result_path: str = option("results", "where runs are kept")
+    resume: bool = option(False, "go on with the run of this name")
+    start_epoch: int | None = option(None, "with resume: go on from the checkpoint of this epoch; default: from the last")
+    load_model_dir: str | None = option(None, "with resume: name of the run to go on from; default: run_name")
+    overwrite: bool = option(False, "delete the run of this name first")
 
 # %% ../nbs/22_trainer.ipynb #dcbdbba7
 @dataclass(frozen=True)
 class NetConfig(DataConfig):
     "What is trained, and what is shown and kept of it."
-    noise_schedule: Literal[tuple(SCHEDULES)] = setting("cosine", "how noise grows with time")
-    prediction: Literal[tuple(TO_X0)] = setting("v", "what the network predicts")
-    widths: tuple[int, ...] | None = setting(None, "width of each stage of the network; default: by image_size")
-    attention: tuple[int, ...] | None = setting(None, "sizes of the feature map, in pixels, that get attention too; default: up to 16")
-    layers: int = setting(1, "blocks in a stage")
-    groups: int | None = setting(None, "groups of channels in each norm; default: at most 32, of 4 channels or more")
-    patch: int = setting(1, "cut pictures in patches of so many pixels a side: 1 draws finest, 2 is cheaper")
-    act: Literal[tuple(ACTIVATIONS)] = setting("silu", "activation")
-    dropout: float = setting(0., "of the network")
-    sample: Literal[tuple(SAMPLERS)] = setting("ddim", "sampler of the pictures made on the way")
-    sample_steps: int | None = setting(None, "its steps; default: 25, or 100 for ddpm")
-    sample_interval: int = setting(12, "epochs from one grid of samples to the next; the last epoch has one; 0: none")
-    num_vis: int | None = setting(None, "images in a grid of samples; default: one of each class, of 16 classes at most")
-    cfg_scale: float | None = setting(None, "guidance: 0 ignores the class, 1 is plain, above 1 clearer; default: 2, or what label_drop leaves")
-    save_interval: int | None = setting(
+    noise_schedule: Literal[tuple(SCHEDULES)] = option("cosine", "how noise grows with time")
+    prediction: Literal[tuple(TO_X0)] = option("v", "what the network predicts")
+    widths: tuple[int, ...] | None = option(None, "width of each stage of the network; default: by image_size")
+    attention: tuple[int, ...] | None = option(None, "sizes of the feature map, in pixels, that get attention too; default: up to 16")
+    layers: int = option(1, "blocks in a stage")
+    groups: int | None = option(None, "groups of channels in each norm; default: at most 32, of 4 channels or more")
+    patch: int = option(1, "cut pictures in patches of so many pixels a side: 1 draws finest, 2 is cheaper")
+    act: Literal[tuple(ACTIVATIONS)] = option("silu", "activation")
+    dropout: float = option(0., "of the network")
+    sample: Literal[tuple(SAMPLERS)] = option("ddim", "sampler of the pictures made on the way")
+    sample_steps: int | None = option(None, "its steps; default: 25, or 100 for ddpm")
+    sample_interval: int = option(12, "epochs from one grid of samples to the next; the last epoch has one; 0: none")
+    num_vis: int | None = option(None, "images in a grid of samples; default: one of each class, of 16 classes at most")
+    cfg_scale: float | None = option(None, "guidance: 0 ignores the class, 1 is plain, above 1 clearer; default: 2, or what label_drop leaves")
+    save_interval: int | None = option(
         None, "epochs from one checkpoint to the next; default: as many as make 100 steps, 1 where each epoch is kept")
-    save_minutes: float = setting(10., "save in mid-epoch too, where so long went by without; 0: never")
-    save_model_interval: bool = setting(False, "keep the checkpoint of every epoch, not just the last")
-    start_model_interval: int = setting(-1, "with save_model_interval: the first epoch to keep")
-    keep: int | None = setting(None, "keep the checkpoints of so many epochs, the newest; default: 1, or all with save_model_interval")
-    tensorboard: bool = setting(False, "write TensorBoard files too (needs the extra of that name)")
+    save_minutes: float = option(10., "save in mid-epoch too, where so long went by without; 0: never")
+    save_model_interval: bool = option(False, "keep the checkpoint of every epoch, not just the last")
+    start_model_interval: int = option(-1, "with save_model_interval: the first epoch to keep")
+    keep: int | None = option(None, "keep the checkpoints of so many epochs, the newest; default: 1, or all with save_model_interval")
+    tensorboard: bool = option(False, "write TensorBoard files too (needs the extra of that name)")
 
 # %% ../nbs/22_trainer.ipynb #ad07af37
 @dataclass(frozen=True)
 class TrainConfig(NetConfig):
     "Train a diffusion model on a folder of pictures or a built-in data set."
-    epochs: int = setting(24, "how often to go through the data, in all")
-    batch_size: int = setting(64, "pictures that the network sees at once")
-    grad_accum: int = setting(1, "batches to a step of the optimizer")
-    seed: int = setting(0, "the same seed gives the same run again")
-    optim: Literal["adamw", "adam"] = setting("adamw", "optimizer")
-    lr: float | None = setting(None, "learning rate, its peak; default: 2e-3, less for wide networks")
-    lr_func: Literal["constant", "linear", "cosine", "warmup_cosine"] = setting("warmup_cosine", "how the learning rate goes")
-    weight_decay: float | None = setting(None, "pull of the weights to zero; default: .01 with adamw, none with adam")
-    grad_clip: float = setting(1., "longest gradient of a step; 0: any")
-    ema_decay: float = setting(50_000., "half-life of the moving average of the weights, in pictures")
-    loss: Literal[tuple(LOSSES)] = setting("mse", "how an error is measured")
-    loss_weight: Literal[tuple(WEIGHTS)] = setting("uniform", "how errors at different times count")
-    label_drop: float = setting(.1, "probability that a sample is trained without its label")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", "auto: bf16 where the hardware has it, else fp32")
-    fp16: bool = setting(False, "the same as --precision fp16")
-    compile: bool = setting(False, "let torch compile the network: slow to start, then faster")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
-    distributed: bool = setting(False, "train with world_size processes, one for each GPU, or on the CPU")
-    world_size: int = setting(2, "with distributed: how many processes")
-    main_gpu: int = setting(0, "of several processes: the one that writes everything down")
-    shard: bool = setting(False, "with several processes: each keeps a part of the weights (FSDP2), for networks that don't fit in one")
-    exact_shards: int = setting(0, "cut each batch into so many shards and add their gradients in order: any number of processes that divides it gives the same bits, slowly; 0: no")
+    epochs: int = option(24, "how often to go through the data, in all")
+    batch_size: int = option(64, "pictures that the network sees at once")
+    grad_accum: int = option(1, "batches to a step of the optimizer")
+    seed: int = option(0, "the same seed gives the same run again")
+    optim: Literal["adamw", "adam"] = option("adamw", "optimizer")
+    lr: float | None = option(None, "learning rate, its peak; default: 2e-3, less for wide networks")
+    lr_func: Literal["constant", "linear", "cosine", "warmup_cosine"] = option("warmup_cosine", "how the learning rate goes")
+    weight_decay: float | None = option(None, "pull of the weights to zero; default: .01 with adamw, none with adam")
+    grad_clip: float = option(1., "longest gradient of a step; 0: any")
+    ema_decay: float = option(50_000., "half-life of the moving average of the weights, in pictures")
+    loss: Literal[tuple(LOSSES)] = option("mse", "how an error is measured")
+    loss_weight: Literal[tuple(WEIGHTS)] = option("uniform", "how errors at different times count")
+    label_drop: float = option(.1, "probability that a sample is trained without its label")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "auto: bf16 where the hardware has it, else fp32")
+    fp16: bool = option(False, "the same as --precision fp16")
+    compile: bool = option(False, "let torch compile the network: slow to start, then faster")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    distributed: bool = option(False, "train with world_size processes, one for each GPU, or on the CPU")
+    world_size: int = option(2, "with distributed: how many processes")
+    main_gpu: int = option(0, "of several processes: the one that writes everything down")
+    shard: bool = option(False, "with several processes: each keeps a part of the weights (FSDP2), for networks that don't fit in one")
+    exact_shards: int = option(0, "cut each batch into so many shards and add their gradients in order: any number of processes that divides it gives the same bits, slowly; 0: no")
 
     def __post_init__(self):
         convert_fields(self)
-        check_config(self)
+        validate(self)
 
     @property
     def processes(self) -> int:
@@ -181,7 +182,7 @@ RANGES = dict(  # lowest and highest value allowed
     sample_steps=(1, 1000), sample_interval=(0, math.inf), num_vis=(-1, 1000), cfg_scale=(-100, 100), save_interval=(1, math.inf), save_minutes=(0, math.inf),
     start_model_interval=(-1, math.inf), keep=(1, math.inf), world_size=(1, 4096), main_gpu=(0, 4095), exact_shards=(0, 4096))
 
-def check_config(config: TrainConfig) -> None:
+def validate(config: TrainConfig) -> None:
     "Raise `ValueError`, one line, for the first setting that can't be."
     for name, (low, high) in RANGES.items():
         value = getattr(config, name)
@@ -251,7 +252,7 @@ def cfg_note(config: TrainConfig) -> str:  # empty: nothing to say
     return "" if only is None else f"images are sampled {left[only]} (cfg_scale {only:g}), since label_drop is {config.label_drop:g}"
 
 # %% ../nbs/22_trainer.ipynb #f0702119
-def settle(
+def resolve_defaults(
     config: TrainConfig,
 ) -> TrainConfig:
     "Fill in what follows from other settings."
@@ -292,7 +293,7 @@ def run_settings(
     if not path.exists(): raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
     return stored_config(read_settings(TrainConfig, path), path)
 
-def run_config(
+def load_run_config(
     run: str | Path,  # folder of a run, for example results/df
     **changes,  # fields of `TrainConfig`
 ) -> TrainConfig:
@@ -312,7 +313,7 @@ def devices() -> list[str]:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return ["cpu", *["cuda"][:gpus], *(f"cuda:{i}" for i in range(gpus)), *["mps"][:torch.backends.mps.is_available()]]
 
-def pick_device(
+def resolve_device(
     name: str | torch.device = "auto",  # auto, or a device of torch
 ) -> torch.device:
     "The device of that name, or for `auto` the best there is. Raises `ValueError` where it isn't there."
@@ -324,7 +325,7 @@ def pick_device(
         device = None
         if name in devices(): why = f"it can't be used ({str(e).splitlines()[0]})"
     if device is None or device.type == "meta":
-        raise ValueError(f"--device {repr(name) if odd else name}: {why}; choose auto (here {pick_device()}) or one of {', '.join(devices())}")
+        raise ValueError(f"--device {repr(name) if odd else name}: {why}; choose auto (here {resolve_device()}) or one of {', '.join(devices())}")
     return device
 
 # %% ../nbs/22_trainer.ipynb #354b1610
@@ -335,7 +336,7 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and any(has() for has in cpu)
 
 # %% ../nbs/22_trainer.ipynb #447ee8df
-def pick_precision(
+def resolve_dtype(
     name: str,  # as `TrainConfig.precision`
     device: torch.device,
 ) -> torch.dtype | None:  # to compute in; None: float32 throughout
@@ -403,7 +404,7 @@ def enough_memory(
         raise ValueError(f"out of memory on {device}{': ' if told else ''}{told}; {advice}") from None
 
 # %% ../nbs/22_trainer.ipynb #fc416869
-def lr_factor(
+def lr_multiplier(
     name: str,  # as `TrainConfig.lr_func`
     step: int,  # from 0
     total: int,  # steps in all
@@ -414,7 +415,7 @@ def lr_factor(
     return dict(constant=1., linear=1 - done, cosine=cosine, warmup_cosine=min(ramp, 1.) * cosine)[name]
 
 # %% ../nbs/22_trainer.ipynb #46791a47
-def ema_share(
+def ema_weight(
     half_life: float,  # pictures
     step: int,  # steps done, from 0
     size: int,  # pictures in a step
@@ -431,16 +432,16 @@ def ema_update(
     share: float,
 ) -> None:
     "Move the average toward the weights, all tensors in one call."
-    torch._foreach_lerp_(local(ema.parameters()), local(net.parameters()), share)
+    torch._foreach_lerp_(to_local(ema.parameters()), to_local(net.parameters()), share)
 
 # %% ../nbs/22_trainer.ipynb #febf5278
-def build(
+def build_model(
     config: TrainConfig,
     in_channels: int,  # 1 grey, 3 colour
     n_classes: int,  # 0: without labels
 ) -> UNet:
     "The network that the settings describe."
-    return _network(settle(config), in_channels, n_classes)
+    return _network(resolve_defaults(config), in_channels, n_classes)
 
 def _network(config: TrainConfig, in_channels: int, n_classes: int) -> UNet:
     "The network of settings that are settled."
@@ -453,7 +454,7 @@ def shapes_of(
     n_classes: int,  # 0: without labels
 ) -> dict[str, tuple[int, ...]]:
     "Names and shapes of the weights of the network that the settings describe, without taking memory for it."
-    config = settle(config)
+    config = resolve_defaults(config)
     try:
         with torch.device("meta"): net = _network(config, in_channels, n_classes)
     except RuntimeError as e: raise ValueError(f"a network of widths {config.widths}: it can't be built ({e})") from None
@@ -487,7 +488,7 @@ def check_memory(
     half: bool = False,  # whether it computes in numbers of 2 bytes
 ) -> None:
     "Raise `ValueError` where weights, or a step, surely don't fit in the memory of a device."
-    c, has = settle(config), memory(device)
+    c, has = resolve_defaults(config), memory(device)
     if has is None: return
     total, here = has[1], f"{device} has {size_text(has[1])}"
     weights, kept, _ = net_size(c.image_size, in_channels, c.widths, c.layers, c.patch)
@@ -502,7 +503,7 @@ def check_memory(
                      f"{fit:,} or fewer fit: choose a smaller --batch_size (--grad_accum makes up for it), --image_size or --widths")
 
 # %% ../nbs/22_trainer.ipynb #c2fb4cf6
-def walk(
+def sample_steps(
     net: nn.Module,
     config: TrainConfig,
     in_channels: int,
@@ -519,16 +520,16 @@ def walk(
     "Draw one picture for each entry of `y`, step by step. Raises `ValueError` for a scale of guidance that was never trained."
     device, schedule = next(net.parameters()).device, SCHEDULES[config.noise_schedule]()
     denoise = denoiser(net, schedule, config.prediction)
-    if n_classes: denoise = guided(denoise, y.to(device), n_classes, usable_cfg_scale(config, cfg_scale))
-    own = generators(seed, len(y), start)
+    if n_classes: denoise = cfg_denoiser(denoise, y.to(device), n_classes, usable_cfg_scale(config, cfg_scale))
+    own = per_sample_generators(seed, len(y), start)
     if steps is None: steps = schedule.T
-    x = begin(schedule, noise((len(y), in_channels, config.image_size, config.image_size), own, device), steps)
+    x = initial_x(schedule, randn((len(y), in_channels, config.image_size, config.image_size), own, device), steps)
     sampler = SAMPLERS[sample] if isinstance(sample, str) else sample
-    return sampler(clipped(denoise), x, schedule, steps, generator=own, **kw)
+    return sampler(clip_denoised(denoise), x, schedule, steps, generator=own, **kw)
 
 # %% ../nbs/22_trainer.ipynb #6fee5c62
 @dataclass(frozen=True, eq=False)
-class Event:
+class TrainEvent:
     "Something that happened in a training."
     kind: Literal["step", "epoch", "images", "checkpoint"]
     step: int  # steps done, of the whole run
@@ -542,12 +543,12 @@ class Event:
 # %% ../nbs/22_trainer.ipynb #31b04814
 class Trainer:
     "A training run: `for event in Trainer(config).fit(): ...`. Raises `ValueError` where settings and data don't fit, before anything of the run is written."
-    def __init__(self, config: TrainConfig, data: Data | None = None):
+    def __init__(self, config: TrainConfig, data: ImageDataset | None = None):
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.config, error = config, None
         try: prepare(self, data)
         except (ValueError, OSError) as e: error = e
-        agree(error, error or facts(self))
+        raise_on_any_rank(error, error or facts(self))
         self.schedule, self.step = SCHEDULES[config.noise_schedule](), 0
         self.stopping = self.ended = self.late = self.due = self.opened = False  # asked to stop, or to save; agreed by all processes; has its folder
         self.skipped, self.in_a_row, self.losses = 0, 0, [0., 0]  # steps without effect; sum and number of the losses of this epoch
@@ -555,8 +556,8 @@ class Trainer:
         self.events = lambda: None  # weak reference to what `fit` gave last
         with enough_memory(self.device, "choose smaller --widths"):
             networks(self)
-            self.source, state, self.owed = received(lambda: found(self), config.main_gpu)
-            if state: restore(self, self.source, state)
+            self.source, state, self.owed = broadcast_from(lambda: found(self), config.main_gpu)
+            if state: load_state(self, self.source, state)
             optimizer(self, state)
 
     @property
@@ -565,14 +566,14 @@ class Trainer:
     @property
     def main(self) -> bool: return self.rank == self.config.main_gpu
 
-    def fit(self) -> Iterator[Event]:
+    def fit(self) -> Iterator[TrainEvent]:
         "Train to the last epoch, and report. `stopping = True` ends it with a checkpoint after the next step, or the one that is being made. Raises `ValueError` where memory is too small."
         events = fit_in_memory(self)
         self.events = weakref.ref(events)
         return events
 
 # %% ../nbs/22_trainer.ipynb #81e7cf8f
-def fit_in_memory(trainer: Trainer) -> Iterator[Event]:
+def fit_in_memory(trainer: Trainer) -> Iterator[TrainEvent]:
     "The loop of the training, where its steps may fit in memory. Raises `ValueError` of one line where they don't."
     c, world = trainer.config, trainer.world
     copies, images = 5 / (world if c.shard else 1), c.batch_size // max(world, c.exact_shards)
@@ -581,7 +582,7 @@ def fit_in_memory(trainer: Trainer) -> Iterator[Event]:
     with enough_memory(trainer.device, advice): yield from fit(trainer)
 
 # %% ../nbs/22_trainer.ipynb #a6c3459c
-def prepare(trainer: Trainer, data: Data | None) -> None:
+def prepare(trainer: Trainer, data: ImageDataset | None) -> None:
     "Everything of a trainer that can be wrong on this machine. Raises `ValueError`."
     c, world = trainer.config, trainer.world
     if not isinstance(c, TrainConfig): raise ValueError(f"Trainer({shown(c)}): give settings, Trainer(TrainConfig(...))")
@@ -589,13 +590,13 @@ def prepare(trainer: Trainer, data: Data | None) -> None:
     if c.distributed and world != c.processes: raise ValueError(f"--world_size {c.processes}: there are {world} processes; leave out --distributed and --world_size where torchrun starts them")
     if not c.distributed and c.world_size not in (2, world): raise ValueError(f"--world_size {c.world_size}: needs --distributed True")  # 2 is the default
     if c.main_gpu >= world: raise ValueError(f"--main_gpu {c.main_gpu}: with {world} process{'es' * (world > 1)} choose " + (f"0 to {world - 1}" if world > 1 else "0"))
-    trainer.device = pick_device(own_device(c.device, world))
+    trainer.device = resolve_device(own_device(c.device, world))
     if c.tensorboard and not find_spec("tensorboard"): raise ValueError("--tensorboard True: needs one package more, pip install tensorboard")
     if c.batch_size % world: raise ValueError(f"--batch_size {c.batch_size}: with {world} processes choose a multiple of {world}")
     if c.exact_shards % world: raise ValueError(f"--exact_shards {c.exact_shards}: with {world} processes choose a multiple of {world}")
     if c.shard and not dist.is_initialized(): raise ValueError("--shard True: needs several processes, by --distributed True or torchrun")
     if c.shard and trainer.device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"): raise ValueError(f"--shard True: torch {torch.__version__} does that on GPUs only; use a newer torch, or leave it out")
-    trainer.dtype, trainer.run = pick_precision(settle(c).precision, trainer.device), Path(c.result_path) / c.run_name
+    trainer.dtype, trainer.run = resolve_dtype(resolve_defaults(c).precision, trainer.device), Path(c.result_path) / c.run_name
     trainer.source = check_run(trainer.run, c) if trainer.main else None  # checkpoint to go on from
     if not c.resume: usable_cfg_scale(c, c.cfg_scale)  # a run of before may have stored one that it can't use
     check_memory(c, 3 if c.channels == 3 else 1, trainer.device, half=trainer.dtype is not None)
@@ -603,7 +604,7 @@ def prepare(trainer: Trainer, data: Data | None) -> None:
         with enough_memory(torch.device("cpu"), f"choose a smaller --image_size than {c.image_size}"):
             data = load_data(c.dataset_path, kept_size(c.image_size, c.crop), c.channels, Path(c.result_path) / "cache", c.data_root)
     check_tensors(data)
-    trainer.data, trainer.config = data, settle(replace(c, conditional=bool(data.classes) if c.conditional is None else c.conditional))
+    trainer.data, trainer.config = data, resolve_defaults(replace(c, conditional=bool(data.classes) if c.conditional is None else c.conditional))
     check_data(data, trainer.config)
     if trainer.main and trainer.source is None: check_groups(trainer.config)
     trainer.n_classes, trainer.in_channels = len(data.classes) * trainer.config.conditional, data.images.shape[1]
@@ -648,7 +649,7 @@ def networks(trainer: Trainer) -> None:
     c, device = trainer.config, trainer.device
     if device.type == "cpu": keep_memory()
     if c.compile and device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))): raise ValueError("--compile True: on a CPU it needs a C++ compiler, for example g++")
-    with seeded(c.seed, device): trainer.net = build(c, trainer.in_channels, trainer.n_classes).to(device)
+    with seeded(c.seed, device): trainer.net = build_model(c, trainer.in_channels, trainer.n_classes).to(device)
     if device.type == "cuda" and trainer.dtype is not None: trainer.net.to(memory_format=torch.channels_last)
     trainer.ema = deepcopy(trainer.net).eval().requires_grad_(False)
 
@@ -656,7 +657,7 @@ def networks(trainer: Trainer) -> None:
 def optimizer(trainer: Trainer, state: dict | None) -> None:
     "Wrap the network where there are several processes; make optimizer and scaler, as a checkpoint left them where there is one."
     c, device = trainer.config, trainer.device
-    if c.shard: trainer.net, trainer.ema = (shard(o, device.type) for o in (trainer.net, trainer.ema))
+    if c.shard: trainer.net, trainer.ema = (apply_fsdp(o, device.type) for o in (trainer.net, trainer.ema))
     trainer.model = torch.compile(trainer.net) if c.compile else trainer.net
     if trainer.world > 1 and not c.shard and not c.exact_shards: trainer.model = DistributedDataParallel(trainer.model, gradient_as_bucket_view=True)
     trainer.optim = OPTIMIZERS[c.optim](trainer.net.parameters(), lr=c.lr, weight_decay=c.weight_decay, fused=device.type != "mps" and not c.shard)
@@ -684,18 +685,18 @@ def check_run(
     check_kinds(run)
     if config.start_epoch not in (None, -1): return epoch_folder(source, config.start_epoch)
     if (source / "checkpoints" / "last").exists() or not (source / "config.yaml").is_file() or source != run:
-        try: return find_checkpoint(source)
+        try: return resolve_checkpoint(source)
         except ValueError as e: raise ValueError(f"--resume True: {e}") from None
     return newest(run)
 
 def newest(run: Path) -> Path | None:
-    "The newest checkpoint of a run that was killed before `last` named one; None where there is none yet."
+    "The newest checkpoint of a run that was killed before `final_sample` named one; None where there is none yet."
     steps = {o: state.get("step") for o, state in own_checkpoints(run).items()}
     whole = [o for o, step in steps.items() if type(step) is int]
     if whole: return max(whole, key=steps.get)
     left = sorted(o for o in run.glob("checkpoints/*") if is_our_name(o.name) and o.is_dir() and not o.is_symlink())
     if not left: return None
-    raise ValueError(f"--resume True: {left[-1]}: its state.json can't be read, and no `last` names a checkpoint; "
+    raise ValueError(f"--resume True: {left[-1]}: its state.json can't be read, and no `final_sample` names a checkpoint; "
                      f"write {left[-1].name} into {left[-1].with_name('last')} to resume from it")
 
 def check_kinds(run: Path) -> None:
@@ -742,9 +743,9 @@ def _kind(x: object) -> str:
     "Shape and type of a tensor, or what else something is."
     return f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
 
-def check_tensors(data: Data) -> None:
-    "Raise `ValueError` for data whose tensors aren't what `Data` says of them."
-    if not isinstance(data, Data): raise ValueError(f"data {type(data).__name__}: give a Data(images, labels, classes)")
+def check_tensors(data: ImageDataset) -> None:
+    "Raise `ValueError` for data whose tensors aren't what `ImageDataset` says of them."
+    if not isinstance(data, ImageDataset): raise ValueError(f"data {type(data).__name__}: give a Data(images, labels, classes)")
     try: n = max(1, len(convert(data.classes, tuple[str, ...])))
     except ValueError: raise ValueError(f"data.classes {shown(data.classes)}: give the names, or ()") from None
     images, labels = data.images, data.labels
@@ -760,7 +761,7 @@ def check_tensors(data: Data) -> None:
         raise ValueError(f"data.labels {low} to {high}: with {len(data.classes)} classes give 0 to {n - 1}")
 
 def check_data(
-    data: Data,
+    data: ImageDataset,
     config: TrainConfig,
 ) -> None:
     "Raise `ValueError` where data and settings don't fit each other."
@@ -789,7 +790,7 @@ def metadata(trainer: Trainer) -> dict:
 # %% ../nbs/22_trainer.ipynb #cabb592d
 def save(trainer: Trainer) -> Path | None:  # None: another process writes it
     "Write `checkpoints/epoch_NNN`, or `step_NNNNNNNN` in mid-epoch; what isn't to be kept goes once this is safe. All processes call it."
-    states = unsharded([o.state_dict() for o in (trainer.net, trainer.ema, trainer.optim)])
+    states = to_full([o.state_dict() for o in (trainer.net, trainer.ema, trainer.optim)])
     if not trainer.main: return None
     c, end = trainer.config, trainer.step % trainer.per_epoch == 0
     folder = trainer.run / "checkpoints" / (f"epoch_{trainer.epoch:03}" if end else f"step_{trainer.step:08}")
@@ -798,9 +799,9 @@ def save(trainer: Trainer) -> Path | None:  # None: another process writes it
     net, ema, optim = states
     save_checkpoint(folder, net, ema, dict(optim=optim, scaler=trainer.scaler.state_dict()), metadata(trainer) | dict(replaceable=not kept))
     old = trainer.replaceable
-    if old not in (None, folder) and old.exists(): drop(old)
+    if old not in (None, folder) and old.exists(): remove_checkpoint(old)
     trainer.source, trainer.replaceable = folder, None if kept else folder
-    for path in list(epochs(trainer.run).values())[:-c.keep if c.keep else 0]: drop(path)
+    for path in list(epochs(trainer.run).values())[:-c.keep if c.keep else 0]: remove_checkpoint(path)
     return folder
 
 # %% ../nbs/22_trainer.ipynb #3bdc577b
@@ -833,7 +834,7 @@ def read_run(
 def found(trainer: Trainer) -> tuple[Path | None, dict | None, bool]:
     "The checkpoint to go on from, what it holds, and whether its grid of samples is still to be drawn."
     state = trainer.source and read_run(trainer.source, list(trainer.net.parameters()))
-    return trainer.source, state, bool(state) and owes(trainer, state["meta"].step)
+    return trainer.source, state, bool(state) and samples_pending(trainer, state["meta"].step)
 
 # %% ../nbs/22_trainer.ipynb #1fbbfe9c
 def same_run(
@@ -866,7 +867,7 @@ def check_source(trainer: Trainer, path: Path) -> None:
     same_run(trainer, path, from_mapping(CheckpointMeta, values, file))
     check_shapes(shapes_of(trainer.config, trainer.in_channels, trainer.n_classes), shapes, file)
 
-def restore(
+def load_state(
     trainer: Trainer,
     path: Path,  # a checkpoint
     state: dict,  # what it holds
@@ -874,7 +875,7 @@ def restore(
     "Take up a run where a checkpoint left it. Raises `ValueError` where it's of another run."
     meta, c, run = state["meta"], trainer.config, path.parent.parent
     same_run(trainer, path, meta)
-    for what in ("net", "ema"): fit_weights(getattr(trainer, what), state[what], path)
+    for what in ("net", "ema"): load_strict(getattr(trainer, what), state[what], path)
     is_done = meta.step >= trainer.total and not trainer.owed
     if is_done: raise ValueError(f"--epochs {c.epochs}: the run in {run} has {meta.epoch} already; give more to resume")
     trainer.step, trainer.losses = meta.step, list(meta.losses)
@@ -891,7 +892,7 @@ def set_aside(
 ) -> None:
     "Move later checkpoints, and the lines of metrics.jsonl that will be written again, to `superseded/`."
     aside, log = run / "superseded", run / "metrics.jsonl"
-    if source is not None and source.parent.parent == run: turn(source)  # first, so that `last` always loads
+    if source is not None and source.parent.parent == run: set_latest(source)  # first, so that `final_sample` always loads
     for o, state in own_checkpoints(run).items():
         is_later = (state["epoch"] * per_epoch if o.name.startswith("epoch_") else state["step"]) > step
         if not is_later: continue
@@ -984,19 +985,19 @@ def ready_run(trainer: Trainer) -> None:
     set_aside(run, trainer.step, trainer.per_epoch, trainer.source)
     note(f"run/{run}", "begun")  # from now on it can go on by itself
     for o, state in own_checkpoints(run).items():  # a process that was killed may have left the one before its last
-        if o != trainer.source and state.get("replaceable") is True: drop(o)
+        if o != trainer.source and state.get("replaceable") is True: remove_checkpoint(o)
     write_settings(trainer)
     if c.vis:
         (run / "vis" / "data").mkdir(exist_ok=True)
         for name, im in show_classes(trainer.data).items(): im.save(run / "vis" / "data" / f"{safe_name(name)}.png")
-        (run / "vis" / "data" / "table.txt").write_text(overview(trainer.data), encoding="utf-8")
+        (run / "vis" / "data" / "table.txt").write_text(summary_table(trainer.data), encoding="utf-8")
 
 # %% ../nbs/22_trainer.ipynb #05ffbe0c
 def write_settings(trainer: Trainer) -> None:
     "Write what makes a folder a run: its settings, and a place for grids."
     trainer.run.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(plain_config(trainer.config), sort_keys=False)
-    write_whole(trainer.run / "config.yaml", text)  # first: a folder of ours has it, or nothing
+    atomic_write_text(trainer.run / "config.yaml", text)  # first: a folder of ours has it, or nothing
     (trainer.run / "vis").mkdir(exist_ok=True)
 
 def mend_folder(trainer: Trainer) -> None:
@@ -1007,7 +1008,7 @@ def mend_folder(trainer: Trainer) -> None:
 
 # %% ../nbs/22_trainer.ipynb #1793826b
 def part(
-    data: Data,
+    data: ImageDataset,
     config: TrainConfig,
     T: int,
     rank: int,
@@ -1016,7 +1017,7 @@ def part(
 ) -> Batch:
     "This process's share of batch number `k` of the run."
     own, size = config.batch_size // world, config.batch_size * config.grad_accum
-    return batch(data, config.seed, k * config.batch_size + rank * own, own, T, config.label_drop, per_epoch=len(data) // size * size, image_size=config.image_size, hflip=config.hflip)
+    return make_batch(data, config.seed, k * config.batch_size + rank * own, own, T, config.label_drop, per_epoch=len(data) // size * size, image_size=config.image_size, hflip=config.hflip)
 
 # %% ../nbs/22_trainer.ipynb #191f6ee4
 def maker(trainer: Trainer) -> partial:
@@ -1062,8 +1063,8 @@ def exact_gradient(
     own = V // trainer.world  # shards of this process
     for v in range(own):
         losses = [backward(trainer, Batch(*(o.chunk(own)[v] for o in b)), 1 / V / len(parts), i, trainer.rank * own + v) for i, b in enumerate(parts)]
-        rows.append(torch.cat([flat_gradient(trainer.net), sum(losses)[None]]))
-    row = sum_in_order(torch.stack(rows))  # (P + 1,)
+        rows.append(torch.cat([flatten_grads(trainer.net), sum(losses)[None]]))
+    row = ordered_sum(torch.stack(rows))  # (P + 1,)
     set_gradient(trainer.net, row[:-1])
     return row[-1]
 
@@ -1074,17 +1075,17 @@ def train_step(
 ) -> float:
     "One step of the training; returns its loss. Raises `FloatingPointError` after a hundred steps in a row without effect."
     c, n = trainer.config, trainer.config.grad_accum
-    rate = c.lr * lr_factor(c.lr_func, trainer.step, trainer.total)
+    rate = c.lr * lr_multiplier(c.lr_func, trainer.step, trainer.total)
     for group in trainer.optim.param_groups: group["lr"] = rate
     trainer.optim.zero_grad()
     if parts is None: parts = map(maker(trainer), range(trainer.step * n, (trainer.step + 1) * n))
     loss = (exact_gradient if c.exact_shards else gradient)(trainer, parts)
     trainer.scaler.unscale_(trainer.optim)
-    norm = unsharded(nn.utils.clip_grad_norm_(trainer.net.parameters(), c.grad_clip or math.inf))
+    norm = to_full(nn.utils.clip_grad_norm_(trainer.net.parameters(), c.grad_clip or math.inf))
     loss, norm = together(trainer, torch.stack([loss, norm]))
     if math.isfinite(loss + norm):
         trainer.scaler.step(trainer.optim)
-        ema_update(trainer.ema, trainer.net, ema_share(c.ema_decay, trainer.step, trainer.size))
+        ema_update(trainer.ema, trainer.net, ema_weight(c.ema_decay, trainer.step, trainer.size))
         trainer.losses, trainer.in_a_row = [trainer.losses[0] + loss, trainer.losses[1] + 1], 0
     else: trainer.skipped, trainer.in_a_row = trainer.skipped + 1, trainer.in_a_row + 1
     trainer.scaler.update()
@@ -1110,7 +1111,7 @@ def grid_size(
     if num_vis is not None and num_vis > 0: return num_vis
     return min(n_classes, 16) if n_classes > 1 else 8
 
-def samples(trainer: Trainer) -> dict[str, Tensor] | None:  # raw and ema, each (num_vis, C, H, W); None: stopped
+def sample_grid(trainer: Trainer) -> dict[str, Tensor] | None:  # raw and ema, each (num_vis, C, H, W); None: stopped
     "Pictures from the raw weights and from their average: classes in turn, the same noise every time. Each process draws a share."
     c = trainer.config
     num = grid_size(c.num_vis, trainer.n_classes)
@@ -1118,17 +1119,17 @@ def samples(trainer: Trainer) -> dict[str, Tensor] | None:  # raw and ema, each 
     first = trainer.rank * own
     trainer.net.eval()
     for name, net in (("raw", trainer.net), ("ema", trainer.ema)):
-        out[name] = gathered(torch.cat([draw_some(trainer, net, first + i, min(100, own - i)) for i in range(0, own, 100)])).cpu()[:num]
+        out[name] = all_gather_cat(torch.cat([draw_some(trainer, net, first + i, min(100, own - i)) for i in range(0, own, 100)])).cpu()[:num]
         if c.shard: net.reshard()
     trainer.net.train()
-    return None if gathered(torch.tensor([trainer.stopping], device=trainer.device)).any() else out
+    return None if all_gather_cat(torch.tensor([trainer.stopping], device=trainer.device)).any() else out
 
 # %% ../nbs/22_trainer.ipynb #254ed889
 def draw_some(trainer: Trainer, net: nn.Module, start: int, n: int) -> Tensor:  # (n, C, H, W)
     "Pictures `start` to `start + n - 1`; what there is of them when it's to stop."
     c = trainer.config
     y = torch.arange(start, start + n) % max(1, trainer.n_classes)  # (n,)
-    for step in walk(net, c, trainer.in_channels, trainer.n_classes, y, sample=c.sample, steps=c.sample_steps, cfg_scale=usable_cfg_scale(c), seed=c.seed, start=start):  # noqa: B007
+    for step in sample_steps(net, c, trainer.in_channels, trainer.n_classes, y, sample=c.sample, steps=c.sample_steps, cfg_scale=usable_cfg_scale(c), seed=c.seed, start=start):  # noqa: B007
         if trainer.stopping and not c.shard: break
     return step.x
 
@@ -1138,7 +1139,7 @@ def opened(trainer: Trainer) -> AbstractContextManager:  # whose end frees the r
     lock, error = nullcontext(), None
     try: lock = open_run(trainer) if trainer.main else lock
     except (ValueError, OSError) as e: error = e
-    agree(error)
+    raise_on_any_rank(error)
     return lock
 
 # %% ../nbs/22_trainer.ipynb #ebd65621
@@ -1147,42 +1148,42 @@ def has_grid(config: TrainConfig, epoch: int) -> bool:
     return config.sample_interval > 0 and (epoch % config.sample_interval == 0 or epoch == config.epochs)
 
 # %% ../nbs/22_trainer.ipynb #8811d472
-def grid_of(trainer: Trainer) -> Iterator[Event]:
+def grid_of(trainer: Trainer) -> Iterator[TrainEvent]:
     "Draw the grid that belongs to this step; none where it's to stop."
-    images = samples(trainer)
+    images = sample_grid(trainer)
     trainer.owed = images is None
-    if images and trainer.main: yield Event("images", trainer.step, trainer.epoch, images=images)
+    if images and trainer.main: yield TrainEvent("images", trainer.step, trainer.epoch, images=images)
 
 # %% ../nbs/22_trainer.ipynb #0c878741
-def owes(trainer: Trainer, step: int) -> bool:
+def samples_pending(trainer: Trainer, step: int) -> bool:
     "Whether the run to go on with was recorded, and ended between the checkpoint of this step and its grid."
     run, (epoch, rest) = trainer.run, divmod(step, trainer.per_epoch)
     recorded = trainer.source.parent.parent == run and (run / "train.log").is_file()
     return recorded and rest == 0 and has_grid(trainer.config, epoch) and not (run / "vis" / f"epoch_{epoch:03}_ema.png").is_file()
 
 # %% ../nbs/22_trainer.ipynb #d8800f2c
-def fit(trainer: Trainer) -> Iterator[Event]:
+def fit(trainer: Trainer) -> Iterator[TrainEvent]:
     "The loop of the training, as a generator of events."
     c, n = trainer.config, trainer.config.grad_accum
     trainer.net.train()
     with opened(trainer):
         if trainer.owed: yield from grid_of(trainer)
-        stream, saved, kept = batches(maker(trainer), trainer.step * n, trainer.total * n, c.num_workers, trainer.device.type == "cuda"), time.monotonic(), trainer.step
+        stream, saved, kept = batch_loader(maker(trainer), trainer.step * n, trainer.total * n, c.num_workers, trainer.device.type == "cuda"), time.monotonic(), trainer.step
         while trainer.step < trainer.total and not trainer.owed:
             trainer.late = bool(trainer.main and c.save_minutes and time.monotonic() - saved > 60 * c.save_minutes)
             loss = train_step(trainer, islice(stream, n))
             lr, epoch = trainer.optim.param_groups[0]["lr"], trainer.epoch
-            yield Event("step", trainer.step, epoch, loss, lr, skipped=trainer.skipped)
+            yield TrainEvent("step", trainer.step, epoch, loss, lr, skipped=trainer.skipped)
             end = trainer.step % trainer.per_epoch == 0
             if end:
                 (total, count), trainer.losses = trainer.losses, [0., 0]
-                yield Event("epoch", trainer.step, epoch, total / count if count else math.nan, lr, skipped=trainer.skipped)
+                yield TrainEvent("epoch", trainer.step, epoch, total / count if count else math.nan, lr, skipped=trainer.skipped)
             if trainer.ended or trainer.due or end and (epoch % c.save_interval == 0 or epoch == c.epochs):
-                if path := save(trainer): yield Event("checkpoint", trainer.step, epoch, path=path)
+                if path := save(trainer): yield TrainEvent("checkpoint", trainer.step, epoch, path=path)
                 saved, kept = time.monotonic(), trainer.step
             if trainer.ended: return
             if end and has_grid(c, epoch): yield from grid_of(trainer)
-        if kept != trainer.step and (path := save(trainer)): yield Event("checkpoint", trainer.step, trainer.epoch, path=path)  # it was stopped in a grid
+        if kept != trainer.step and (path := save(trainer)): yield TrainEvent("checkpoint", trainer.step, trainer.epoch, path=path)  # it was stopped in a grid
     if trainer.main and not trainer.owed: note(f"run/{trainer.run}", f"done {c.epochs}")
 
 # %% ../nbs/22_trainer.ipynb #31ba421e
@@ -1193,7 +1194,7 @@ def columns(
     return n_classes if 1 < n_classes <= 16 else 8
 
 # %% ../nbs/22_trainer.ipynb #00a06039
-def line(e: Event) -> str:
+def line(e: TrainEvent) -> str:
     "An event in words, for the log; empty for single steps."
     if e.kind == "epoch": return f"epoch {e.epoch} loss {e.loss:.4f} lr {e.lr:.2e}" + f" {e.skipped} steps skipped so far" * (e.skipped > 0)
     return f"epoch {e.epoch} step {e.step} saved {e.path}" if e.kind == "checkpoint" else ""
@@ -1203,7 +1204,7 @@ def now() -> str:
     "Date and time for the log."
     return time.strftime("%Y-%m-%d %H:%M:%S")
 
-def metrics_row(e: Event, seconds: float) -> dict:
+def metrics_row(e: TrainEvent, seconds: float) -> dict:
     "A step or an epoch as a line of metrics.jsonl; JSON has no number for a loss that is not finite."
     loss = e.loss if math.isfinite(e.loss) else None
     return dict(kind=e.kind, step=e.step, epoch=e.epoch, loss=loss, lr=e.lr, skipped=e.skipped, seconds=round(seconds, 3))
@@ -1239,13 +1240,13 @@ def save_grid(trainer: Trainer, epoch: int, name: str, x: Tensor) -> None:  # (n
     "Write a grid of samples, of the raw weights or of their EMA."
     path = trainer.run / "vis" / f"epoch_{epoch:03}{'_ema' if name == 'ema' else ''}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid(x, columns(trainer.n_classes)).save(path)
+    image_grid(x, columns(trainer.n_classes)).save(path)
 
 # %% ../nbs/22_trainer.ipynb #43451e62
 def record(
-    events: Iterator[Event],
+    events: Iterator[TrainEvent],
     trainer: Trainer,
-) -> Iterator[Event]:
+) -> Iterator[TrainEvent]:
     "Write train.log, metrics.jsonl, vis/*.png and, where wanted, tensorboard/ while events pass."
     run, start, first = trainer.run, time.monotonic(), trainer.step
     e = next(events, None)  # now the folder is there
@@ -1265,9 +1266,9 @@ def record(
 
 # %% ../nbs/22_trainer.ipynb #eb970cfc
 def progress(
-    events: Iterator[Event],
+    events: Iterator[TrainEvent],
     trainer: Trainer,
-) -> Iterator[Event]:
+) -> Iterator[TrainEvent]:
     "Show a bar: loss (smoothed), pictures per second, time left."
     size, loss = trainer.size, None
     with tqdm(total=trainer.total * size, initial=trainer.step * size, unit="img", unit_scale=True, desc="training") as bar:

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['FILMS', 'PAINT', 'spread', 'read_upload', 'guess', 'check_noising', 'noising_controls', 'noising_column',
            'fill_column', 'levels', 'noising_still', 'noising_demo', 'contact_sheet', 'frames', 'screen', 'scrub',
-           'trajectory', 'Watched', 'told', 'drawing', 'runs', 'commands', 'keep', 'drawing_controls',
-           'usable_guidance', 'adopted', 'wanted', 'show_drawing', 'caption', 'framed', 'hung', 'missing', 'prepared',
-           'listings', 'generation_panel', 'training', 'clock', 'show_training', 'sample_places', 'training_controls',
-           'place_of', 'handed_over', 'begun', 'taken', 'train_panel', 'variety', 'sweep', 'variety_chart', 'ready',
-           'class_menu', 'guidance_panel', 'between', 'interpolation_panel', 'MaskPainter', 'filled', 'inpaint_panel']
+           'trajectory', 'CancellableModel', 'told', 'drawing', 'list_models', 'equivalent_commands', 'keep',
+           'drawing_controls', 'usable_guidance', 'adopted', 'wanted', 'show_drawing', 'caption', 'framed', 'hung',
+           'missing', 'prepared', 'listings', 'generation_panel', 'training', 'clock', 'show_training', 'sample_places',
+           'training_controls', 'place_of', 'handed_over', 'begun', 'taken', 'train_panel', 'mean_pairwise_distance',
+           'sweep', 'variety_chart', 'ready', 'class_menu', 'guidance_panel', 'between', 'interpolation_panel',
+           'MaskPainter', 'filled', 'inpaint_panel']
 
 # %% ../nbs/40_widgets.ipynb #5e0c71a4
 from iddm.parts import (  # first, since it says what to install where ipywidgets is missing
@@ -18,13 +19,13 @@ from iddm.parts import (  # first, since it says what to install where ipywidget
     Markup,
     Panel,
     Stopped,
-    chart,
+    svg_chart,
     control,
-    hook,
+    add_css_class,
     joined,
     markup,
     picture,
-    png,
+    to_png,
     row,
     shown_name,
     telling,
@@ -51,16 +52,16 @@ import traitlets
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
-from .checkpoints import find_checkpoint
-from .data import DATASETS, digits, square
-from .editing import inpainted, slerp
-from .generate import GenerateConfig, Model, choose, draw, draw_files, has_eta, load, new_folder, times
-from .images import grid, to_float
-from .oracles import finite
-from .predictions import clipped, denoiser
-from .samplers import SAMPLERS, Step, begin, generators, noise
-from .schedules import SCHEDULES, Schedule, time_of
-from .trainer import TrainConfig, Trainer, cfg_note, columns, only_cfg_scale, record, run_config, walk
+from .checkpoints import resolve_checkpoint
+from .data import DATASETS, load_digits, center_crop_resize
+from .editing import inpainting_denoiser, slerp
+from .generate import GenerateConfig, TrainedModel, choose_labels, sample_batches, sample_to_folder, has_eta, load, new_folder, times
+from .images import image_grid, to_float
+from .oracles import empirical_denoiser
+from .predictions import clip_denoised, denoiser
+from .samplers import SAMPLERS, Step, initial_x, per_sample_generators, randn
+from .schedules import SCHEDULES, Schedule, sigma_to_t
+from .trainer import TrainConfig, Trainer, cfg_note, columns, only_cfg_scale, record, load_run_config, sample_steps
 
 # %% ../nbs/40_widgets.ipynb #7ec0a36d
 def spread(
@@ -71,7 +72,7 @@ def spread(
     z = np.linspace(-3.5, 3.5, 71)
     heights, edges = np.histogram(x.numpy().clip(-3.49, 3.49), 28, (-3.5, 3.5), density=True)
     bell = np.exp(-z**2 / 2) / math.sqrt(2 * math.pi)
-    return chart({"N(0, 1)": (z, bell)}, bars=(edges, heights), y=(0, 1), size=(240, 110), title=title)
+    return svg_chart({"N(0, 1)": (z, bell)}, bars=(edges, heights), y=(0, 1), size=(240, 110), title=title)
 
 # %% ../nbs/40_widgets.ipynb #61b7b36e
 def read_upload(
@@ -86,7 +87,7 @@ def read_upload(
         raise ValueError(f"{name}: {size_in_words}, more than can be sent to a notebook; give a smaller file")
     if not content: raise ValueError(f"{name}: an empty file; {advice}")
     try:
-        with Image.open(io.BytesIO(content)) as im: im = square(im, size).convert("L" if channels == 1 else "RGB")
+        with Image.open(io.BytesIO(content)) as im: im = center_crop_resize(im, size).convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError: raise ValueError(f"{name}: not an image that can be read; {advice}") from None
     except Image.DecompressionBombError: raise ValueError(f"{name}: too many pixels; give a smaller image") from None
     except Exception as e: raise ValueError(f"{name}: can't be read ({e or type(e).__name__}); {advice}") from None
@@ -95,7 +96,7 @@ def read_upload(
 # %% ../nbs/40_widgets.ipynb #6c712059
 @torch.no_grad()
 def guess(
-    model: Model,
+    model: TrainedModel,
     x: Tensor,  # (B, C, H, W)
     schedule: Schedule,  # by which `x` was noised
     t: int,
@@ -103,15 +104,15 @@ def guess(
 ) -> Tensor:  # (B, C, H, W)
     "What a model thinks the clean picture is."
     own, (alpha, sigma) = SCHEDULES[model.config.noise_schedule](), schedule.at(t)
-    s = time_of(own, sigma / alpha if alpha else math.inf)
+    s = sigma_to_t(own, sigma / alpha if alpha else math.inf)
     device, n = next(model.net.parameters()).device, len(model.classes)
     if y is None: y = torch.full((len(x),), n)
-    denoise = clipped(denoiser(model.net, own, model.config.prediction))
+    denoise = clip_denoised(denoiser(model.net, own, model.config.prediction))
     x = x * (math.hypot(*own.at(s)) / math.hypot(alpha, sigma))
     return (denoise(x.to(device), s, y.to(device)) if n else denoise(x.to(device), s)).cpu()
 
 # %% ../nbs/40_widgets.ipynb #9b8892e8
-def check_noising(images: Tensor, schedules: Sequence[str], model: Model | None) -> None:
+def check_noising(images: Tensor, schedules: Sequence[str], model: TrainedModel | None) -> None:
     "Raise `ValueError` for pictures or schedules that can't be shown."
     if images.ndim != 4 or not len(images) or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]: raise ValueError(f"images of shape {tuple(images.shape)}: give (N, C, H, H), C 1 or 3")
     if wrong := [o for o in schedules if o not in SCHEDULES]: raise ValueError(f"schedules: no {wrong[0]!r}; choose of {', '.join(SCHEDULES)}")
@@ -129,12 +130,12 @@ def noising_controls(
         t=control(w.IntSlider, "t", T // 4, 0, T - 1, width=420),
         which=control(w.BoundedIntText, "which", 0, 0, n - 1, text="image", width=170),
         again=control(w.Button, "again", text="new noise", width=None),
-        problem=hook(Html(), "error"), info=hook(Html(), "info"), curves=hook(Html(), "snr"), own=hook(Html(), "own"))
+        problem=add_css_class(Html(), "error"), info=add_css_class(Html(), "info"), curves=add_css_class(Html(), "snr"), own=add_css_class(Html(), "own"))
 
 # %% ../nbs/40_widgets.ipynb #33c7c38b
 def noising_column(name: str, with_model: bool) -> dict[str, w.Widget]:
     "The widgets of one schedule."
-    made = dict(x=picture(f"noised-{name}", 160), bars=hook(Html(), f"bars-{name}"))
+    made = dict(x=picture(f"noised-{name}", 160), bars=add_css_class(Html(), f"bars-{name}"))
     made |= dict(oracle=picture(f"oracle-{name}", 104), model=picture(f"model-{name}", 104))
     guesses = [w.VBox([Html("exact guess of x0"), made["oracle"]])]
     if with_model: guesses.append(w.VBox([Html("model's guess"), made["model"]]))
@@ -142,21 +143,21 @@ def noising_column(name: str, with_model: bool) -> dict[str, w.Widget]:
     return made | dict(box=w.VBox([title, made["x"], made["bars"], w.HBox(guesses)]))
 
 # %% ../nbs/40_widgets.ipynb #08555c59
-def fill_column(column: dict, s: Schedule, t: int, state: dict, model: Model | None) -> None:
+def fill_column(column: dict, s: Schedule, t: int, state: dict, model: TrainedModel | None) -> None:
     "Draw what one schedule does to the picture at a time."
     alpha, sigma = s.at(t)
     x = alpha * state["x0"] + sigma * state["eps"]  # (1, C, H, W)
     unit = x / math.hypot(alpha, sigma)  # as strong as data or noise alone
-    column["x"].value, column["bars"].value = png(unit[0]), spread(unit, "pixels of x_t")
-    column["oracle"].value = png(finite(s, state["known"])(x, t)[0])
-    if model: column["model"].value = png(guess(model, x, s, t)[0])
+    column["x"].value, column["bars"].value = to_png(unit[0]), spread(unit, "pixels of x_t")
+    column["oracle"].value = to_png(empirical_denoiser(s, state["known"])(x, t)[0])
+    if model: column["model"].value = to_png(guess(model, x, s, t)[0])
 
 # %% ../nbs/40_widgets.ipynb #4c95616e
 def levels(tables: dict[str, Schedule], t: int) -> tuple[Markup, Markup]:  # as SVG, and as a line of text
     "How strong the picture is beside the noise, by schedule."
     T = next(iter(tables.values())).T
     lines = {name: (range(0, T, 10), s.logsnr[::10].tolist()) for name, s in tables.items()}
-    drawn = chart(lines, mark=t, y=(-15, 15), x=(0, T - 1), size=(420, 180), title="log SNR", label="t")
+    drawn = svg_chart(lines, mark=t, y=(-15, 15), x=(0, T - 1), size=(420, 180), title="log SNR", label="t")
     told = ", ".join(f"{name} {s.logsnr[t]:.1f}" for name, s in tables.items())
     return drawn, markup("<span data-t='{t}'>t = {t} of {last}; log SNR: {told}</span>", t=t, last=T - 1, told=told)
 
@@ -164,23 +165,23 @@ def levels(tables: dict[str, Schedule], t: int) -> tuple[Markup, Markup]:  # as 
 def noising_still(tables: dict[str, Schedule], x0: Tensor, eps: Tensor, n: int = 10) -> bytes:
     "A row for each schedule, t from left to right."
     at = [s.at(round(i * (s.T - 1) / (n - 1))) for s in tables.values() for i in range(n)]
-    return png(grid(torch.cat([(a * x0 + b * eps) / math.hypot(a, b) for a, b in at]), n))
+    return to_png(image_grid(torch.cat([(a * x0 + b * eps) / math.hypot(a, b) for a, b in at]), n))
 
 # %% ../nbs/40_widgets.ipynb #10f69870
 def noising_demo(
     images: Tensor | None = None,  # (N, C, H, W) in [-1, 1]; None: handwritten digits
     schedules: Sequence[str] = ("linear", "cosine"),  # keys of `SCHEDULES`, side by side
-    model: Model | None = None,  # a trained one, for pictures of this size
+    model: TrainedModel | None = None,  # a trained one, for pictures of this size
     *,
     seed: int = 0,  # of the noise
 ) -> Panel:
     "A slider from a picture to noise. Raises `ValueError` for schedules or pictures that don't fit."
-    images = to_float(digits(16).images) if images is None else images.float().cpu()
+    images = to_float(load_digits(16).images) if images is None else images.float().cpu()
     check_noising(images, schedules, model)
     tables = {name: SCHEDULES[name]() for name in schedules}
     ui = noising_controls(next(iter(tables.values())).T, len(images))
     columns = {name: noising_column(name, model is not None) for name in schedules}
-    state = dict(x0=images[:1], known=images[:2000], eps=noise(images[:1].shape, generators(seed, 1)), seed=seed)
+    state = dict(x0=images[:1], known=images[:2000], eps=randn(images[:1].shape, per_sample_generators(seed, 1)), seed=seed)
 
     def redraw(_=None):
         with telling(ui["problem"]):
@@ -206,7 +207,7 @@ def noising_demo(
     ui["upload"] = uploads("upload", take)
     ui["t"].observe(redraw, "value")
     ui["which"].observe(pick, "value")
-    ui["again"].on_click(lambda _: change(seed=state["seed"] + 1, eps=noise(images[:1].shape, generators(state["seed"] + 1, 1))))
+    ui["again"].on_click(lambda _: change(seed=state["seed"] + 1, eps=randn(images[:1].shape, per_sample_generators(state["seed"] + 1, 1))))
     redraw()
     above = [ui[k] for k in ("t", "which", "again", "upload", "own")]
     rows = [above, ui["problem"], ui["info"], [*(o["box"] for o in columns.values()), ui["curves"]]]
@@ -219,7 +220,7 @@ def contact_sheet(
 ) -> Image.Image:
     "A still of recorded walks: for each, a row of what it held and one of its guesses."
     moments = {k: [v[round(i * (len(v) - 1) / max(1, n - 1))] for i in range(n)] for k, v in states.items()}
-    return grid(torch.cat([getattr(s, what)[:1].cpu() for v in moments.values() for what in ("x", "x0") for s in v]), n)
+    return image_grid(torch.cat([getattr(s, what)[:1].cpu() for v in moments.values() for what in ("x", "x0") for s in v]), n)
 
 # %% ../nbs/40_widgets.ipynb #059bc24d
 def frames(
@@ -228,15 +229,15 @@ def frames(
 ) -> dict[str, list[bytes]]:
     "The pictures of a walk: x, x0, and for each guess the nearest of `data`."
     near = lambda x0: data[torch.cdist(x0.cpu().flatten(1), data.flatten(1)).argmin(1)]  # noqa: E731
-    out = {what: [png(getattr(s, what)) for s in states] for what in ("x", "x0")}
-    return out if data is None else out | dict(near=[png(near(s.x0)) for s in states])
+    out = {what: [to_png(getattr(s, what)) for s in states] for what in ("x", "x0")}
+    return out if data is None else out | dict(near=[to_png(near(s.x0)) for s in states])
 
 # %% ../nbs/40_widgets.ipynb #68c982b1
 FILMS = dict(x=Markup("x<sub>t</sub>"), x0="guess of x0", near="nearest training picture")
 
 def screen(name: str, film: dict[str, list[bytes]], width: int) -> dict[str, w.Widget]:
     "The places of one walk, by what is shown there."
-    places, words = {k: picture(f"{k}-{name}", width) for k in film}, hook(Html(), f"at-{name}")
+    places, words = {k: picture(f"{k}-{name}", width) for k in film}, add_css_class(Html(), f"at-{name}")
     shown = [o for k, place in places.items() for o in (Html(FILMS[k]), place)]
     return places | dict(words=words, box=w.VBox([words, *shown]))
 
@@ -261,7 +262,7 @@ def trajectory(
     places = {name: screen(name, film, width) for name, film in films.items()}
     last = max(map(len, states.values())) - 1
     at = control(w.IntSlider, "step", 0, 0, last, width=420)
-    play = hook(w.Play(min=0, max=last, interval=max(50, 4000 // (last + 1)), show_repeat=True), "play")
+    play = add_css_class(w.Play(min=0, max=last, interval=max(50, 4000 // (last + 1)), show_repeat=True), "play")
     w.jslink((play, "value"), (at, "value"))
 
     def redraw(_=None):
@@ -269,10 +270,10 @@ def trajectory(
 
     at.observe(redraw, "value")
     redraw()
-    return Panel([[play, at], [o["box"] for o in places.values()]], png(contact_sheet(states)), at=at, play=play, places=places)
+    return Panel([[play, at], [o["box"] for o in places.values()]], to_png(contact_sheet(states)), at=at, play=play, places=places)
 
 # %% ../nbs/40_widgets.ipynb #5ba483eb
-class Watched(nn.Module):
+class CancellableModel(nn.Module):
     "A network that counts its evaluations, and raises `Stopped` instead of the next one when it is to stop."
     def __init__(self, net: nn.Module, stop: Flag):
         super().__init__()
@@ -291,20 +292,20 @@ def told(done: int, total: int, nfe: int, start: float) -> str:
 
 # %% ../nbs/40_widgets.ipynb #08e73aad
 def drawing(
-    model: Model,
+    model: TrainedModel,
     y: Tensor,  # (N,) classes
     config: GenerateConfig,
     stop: Flag,
 ) -> Iterator[tuple[int, int, str, Step, Tensor | None]]:  # done, total, in words, what the sampler holds, at the end all pictures
     "Draw, as the work of a job."
-    net, start, ready = Watched(model.net, stop), time.monotonic(), []
+    net, start, ready = CancellableModel(model.net, stop), time.monotonic(), []
     total = len(times(config)) * -(-len(y) // config.batch_size)
-    for done, step, whole in draw(replace(model, net=net), y, config):
+    for done, step, whole in sample_batches(replace(model, net=net), y, config):
         ready += [step.x.cpu()] * whole
         yield done, total, told(done, total, net.nfe, start), step, torch.cat(ready) if done == total else None
 
 # %% ../nbs/40_widgets.ipynb #806e3530
-def runs(
+def list_models(
     where: str | Path,  # a run, a checkpoint, a weights file, or a folder of runs
 ) -> dict[str, Path]:  # what a menu shows to what `load` takes
     "Models to choose from. Raises `ValueError` where there is none."
@@ -319,7 +320,7 @@ def runs(
     return found or {where.name: where}
 
 # %% ../nbs/40_widgets.ipynb #3a3a0b31
-def commands(
+def equivalent_commands(
     path: str | Path | None,  # None: a model in memory
     class_name: str | int,
     num_images: int,
@@ -337,14 +338,14 @@ def commands(
 
 # %% ../nbs/40_widgets.ipynb #1829730c
 def keep(
-    model: Model,
+    model: TrainedModel,
     y: Tensor,  # (N,)
     x: Tensor,  # (N, C, H, W)
     config: GenerateConfig,
 ) -> Path:  # the folder
     "Write pictures as PNG files beside their settings and their grid, in a new folder."
     folder = new_folder(config.weight_path, config)
-    for _ in draw_files(model, y, folder, config, [(1, Step(0, 0, x, x), True)]): pass
+    for _ in sample_to_folder(model, y, folder, config, [(1, Step(0, 0, x, x), True)]): pass
     return folder
 
 # %% ../nbs/40_widgets.ipynb #561ebfd4
@@ -354,23 +355,23 @@ def drawing_controls() -> dict[str, w.Widget]:
     tips, number = ["moving average of the weights", "as trained last"], w.BoundedIntText
     return dict(
         run=control(w.Dropdown, "run", text="model", width=290), class_name=control(w.Dropdown, "class_name", text="class"),
-        weights=hook(w.ToggleButtons(options=["EMA", "raw"], style=dict(button_width="60px"), tooltips=tips), "weights"),
+        weights=add_css_class(w.ToggleButtons(options=["EMA", "raw"], style=dict(button_width="60px"), tooltips=tips), "weights"),
         sampler=control(w.Dropdown, "sampler", options=list(SAMPLERS), value="ddim"), steps=control(number, "steps", 25, 1, 1000),
         num_images=control(number, "num_images", 8, 1, 64, text="pictures"), seed=control(number, "seed", 0, 0, 2**31 - 1),
         eta=control(w.FloatSlider, "eta", 0, min=0, max=1, step=.05, width=290), cfg_scale=control(w.FloatSlider, "cfg_scale", 2, min=0, max=8, step=.25, width=290),
-        view=hook(w.ToggleButtons(options=views, style=dict(button_width="120px")), "view"),
-        guidance=hook(Html(), "guidance"))
+        view=add_css_class(w.ToggleButtons(options=views, style=dict(button_width="120px")), "view"),
+        guidance=add_css_class(Html(), "guidance"))
 
 # %% ../nbs/40_widgets.ipynb #d8981865
 def usable_guidance(
-    model: Model,
+    model: TrainedModel,
 ) -> tuple[float, str]:  # the scale that panels begin with; why it is the only one, or ""
     "Find the scale of guidance that suits a model: guided images need a network that knows both sides."
     if not model.classes: return 1., "trained without classes: there is nothing to guide"
     only = only_cfg_scale(model.config)
     return (2., "") if only is None else (only, cfg_note(model.config))
 
-def adopted(own: Model | None, ui: dict) -> dict:
+def adopted(own: TrainedModel | None, ui: dict) -> dict:
     "The model that the menus name; the menu of classes follows it, and so does its guidance."
     path = ui["run"].value
     model = own or load(path, ema=ui["weights"].value == "EMA")
@@ -386,7 +387,7 @@ def adopted(own: Model | None, ui: dict) -> dict:
 # %% ../nbs/40_widgets.ipynb #d943a15f
 def wanted(state: dict, ui: dict) -> tuple[Tensor, GenerateConfig]:
     "What the menus ask for."
-    y = choose(state["model"].classes, ui["class_name"].value, ui["num_images"].value)
+    y = choose_labels(state["model"].classes, ui["class_name"].value, ui["num_images"].value)
     plain = {k: ui[k].value for k in ("class_name", "steps", "cfg_scale", "seed")}
     eta = ui["eta"].value if has_eta(ui["sampler"].value) and ui["eta"].value else None
     return y, GenerateConfig(weight_path=str(state["path"] or "results"), num_images=len(y), sample=ui["sampler"].value, eta=eta, ema=ui["weights"].value == "EMA", **plain)
@@ -397,7 +398,7 @@ def show_drawing(state: tuple, image: w.Image, view: str, n_classes: int) -> Non
     if len(state) < 4: return  # nothing is drawn yet
     x = getattr(state[3], view) if state[4] is None else state[4]
     cols = min(columns(n_classes), len(x))
-    image.value, image.width, image.layout.width = png(x[:64], cols), 60 * cols, f"{60 * cols}px"
+    image.value, image.width, image.layout.width = to_png(x[:64], cols), 60 * cols, f"{60 * cols}px"
 
 # %% ../nbs/40_widgets.ipynb #fc0dfdb5
 def caption(config: GenerateConfig) -> str:
@@ -408,20 +409,20 @@ def caption(config: GenerateConfig) -> str:
     if not config.ema: words.append("raw")
     return ", ".join(words)
 
-def framed(model: Model, y: Tensor, x: Tensor, config: GenerateConfig) -> w.VBox:
+def framed(model: TrainedModel, y: Tensor, x: Tensor, config: GenerateConfig) -> w.VBox:
     "A piece of the gallery: pictures, their settings, and a button that saves them."
     cols = min(columns(len(model.classes)), len(x))
-    save, told = control(w.Button, "save", text="save PNG", width=None), hook(Html(), "saved")
+    save, told = control(w.Button, "save", text="save PNG", width=None), add_css_class(Html(), "saved")
 
     def write(_):
         with telling(told): told.value = f"in {keep(model, y, x, config)}"
 
     save.on_click(write)
-    shown = picture("made", 30 * cols, png(x[:64], cols))
+    shown = picture("made", 30 * cols, to_png(x[:64], cols))
     return w.VBox([shown, Html(caption(config)), save, told], layout=dict(max_width="300px"))
 
 # %% ../nbs/40_widgets.ipynb #5359c7cd
-def hung(model: Model, y: Tensor, config: GenerateConfig, stop: Flag, gallery: w.HBox, most: int = 12) -> Iterator[tuple]:
+def hung(model: TrainedModel, y: Tensor, config: GenerateConfig, stop: Flag, gallery: w.HBox, most: int = 12) -> Iterator[tuple]:
     "Draw, and hang the result in the gallery, of which the newest are kept."
     for state in drawing(model, y, config, stop): yield state
     gallery.children = [framed(model, y, state[4], config), *gallery.children][:most]
@@ -431,8 +432,8 @@ def missing(config: TrainConfig) -> TrainConfig | None:  # None: it's there
     "What is to be trained so that the run of these settings is whole."
     run = Path(config.result_path) / config.run_name
     if not (run / "config.yaml").is_file(): return config
-    own = run_config(run)
-    try: done = json.loads((find_checkpoint(run) / "state.json").read_text(encoding="utf-8"))["epoch"] >= own.epochs
+    own = load_run_config(run)
+    try: done = json.loads((resolve_checkpoint(run) / "state.json").read_text(encoding="utf-8"))["epoch"] >= own.epochs
     except (ValueError, OSError, KeyError, TypeError): return own  # not one checkpoint that is whole
     return None if done else own
 
@@ -457,14 +458,14 @@ def listings(*texts: str) -> Markup:
 
 # %% ../nbs/40_widgets.ipynb #9b7dcc41
 def generation_panel(
-    run_or_model: str | Path | Model = "results",  # a run, a checkpoint, a folder of runs, or a model
+    run_or_model: str | Path | TrainedModel = "results",  # a run, a checkpoint, a folder of runs, or a model
     *,
     first: TrainConfig | None = None,  # where there is no run yet: train this one first
 ) -> Panel:
     "Draw by buttons, and see pictures form."
-    ui, own = drawing_controls(), run_or_model if isinstance(run_or_model, Model) else None
+    ui, own = drawing_controls(), run_or_model if isinstance(run_or_model, TrainedModel) else None
     state = dict(model=None, path=None)
-    image, gallery, code = picture("image", 480), hook(row(), "gallery"), hook(Html(), "commands")
+    image, gallery, code = picture("image", 480), add_css_class(row(), "gallery"), add_css_class(Html(), "commands")
 
     def adopt(_=None):
         state["model"] = None  # so that no model draws that the menu doesn't name
@@ -472,14 +473,14 @@ def generation_panel(
 
     def find():
         if not ui["run"].options:
-            found = {"this model": None} if own else runs(run_or_model)
+            found = {"this model": None} if own else list_models(run_or_model)
             ui["run"].options, ui["run"].index = [(shown_name(k), v) for k, v in found.items()], 0
         if state["model"] is None: state.update(adopted(own, ui))
 
     def work(stop):
         find()
         (y, config), model = wanted(state, ui), state["model"]
-        code.value = listings(*commands(state["path"], config.class_name, len(y), config))
+        code.value = listings(*equivalent_commands(state["path"], config.class_name, len(y), config))
         yield from hung(model, y, config, stop, gallery)
 
     job = Job(work, lambda s: show_drawing(s, image, ui["view"].value, len(state["model"].classes) if state["model"] else 0))
@@ -520,10 +521,10 @@ def show_training(state: tuple, loss: Html, samples: dict[str, w.Widget], n_clas
     _, _, _, steps, losses, smooth, images = state
     curves = {"_each": (steps, losses), "mean of about 20 steps": (steps, smooth)}
     title, points = "loss, and its mean over about 20 steps", markup("<span data-points='{}'></span>", len(steps))
-    loss.value = joined([chart(curves, log=True, title=title, label="step", size=(420, 220), color=-1), points])
+    loss.value = joined([svg_chart(curves, log=True, title=title, label="step", size=(420, 220), color=-1), points])
     if not images or f"epoch {images[0]}" == samples["told"].value[-len(f"epoch {images[0]}"):]: return
     samples["told"].value = f"samples after epoch {images[0]}"
-    for k in ("ema", "raw"): samples[k].value = png(images[1][k][:64], columns(n_classes))
+    for k in ("ema", "raw"): samples[k].value = to_png(images[1][k][:64], columns(n_classes))
 
 # %% ../nbs/40_widgets.ipynb #58af5163
 def sample_places() -> dict[str, w.Widget]:
@@ -531,7 +532,7 @@ def sample_places() -> dict[str, w.Widget]:
     made = dict(ema=picture("samples-ema", 300), raw=picture("samples-raw", 300))
     titles = dict(ema="moving average of the weights (EMA)", raw="raw weights")
     titled = [w.VBox([Html(titles[k]), place]) for k, place in made.items()]
-    made["told"] = hook(Html("no samples yet"), "samples")
+    made["told"] = add_css_class(Html("no samples yet"), "samples")
     return made | dict(box=w.VBox([made["told"], row(*titled)]))
 
 # %% ../nbs/40_widgets.ipynb #29d9e0b1
@@ -584,11 +585,11 @@ def train_panel(
 ) -> Panel:
     "Train by buttons, and watch."
     ui, samples, current = training_controls(config), sample_places(), dict(trainer=None)
-    loss = hook(Html(chart({}, title="loss", label="step", size=(420, 220))), "loss")
+    loss = add_css_class(Html(svg_chart({}, title="loss", label="step", size=(420, 220))), "loss")
 
     def chosen(): return {k: v.value for k, v in ui.items()}
     def anew(stop): return begun(replace(config, **chosen()), stop, current)
-    def going(stop): return begun(run_config(Path(config.result_path) / ui["run_name"].value, **chosen()), stop, current)  # what makes it another run is refused
+    def going(stop): return begun(load_run_config(Path(config.result_path) / ui["run_name"].value, **chosen()), stop, current)  # what makes it another run is refused
     def show(state): show_training(state, loss, samples, current["trainer"].n_classes if current["trainer"] else 0)
 
     def halt(_):
@@ -603,7 +604,7 @@ def train_panel(
     return Panel(rows, job=job, resume=resume, loss=loss, samples=samples, current=current, **ui)
 
 # %% ../nbs/40_widgets.ipynb #1966278b
-def variety(
+def mean_pairwise_distance(
     x: Tensor,  # (N, C, H, W), N at least 2
 ) -> float:
     "How different pictures are: mean over pairs of the root mean square of their difference."
@@ -611,7 +612,7 @@ def variety(
 
 # %% ../nbs/40_widgets.ipynb #e91c0b60
 def sweep(
-    model: Model,
+    model: TrainedModel,
     y: Tensor,  # (N,)
     scales: Sequence[float],
     config: GenerateConfig,
@@ -627,24 +628,24 @@ def sweep(
 # %% ../nbs/40_widgets.ipynb #93148823
 def variety_chart(rows: dict[float, Tensor], scales: Sequence[float]) -> Markup:
     "How different the pictures of each row are, as SVG and as text."
-    values = [variety(x) for x in rows.values()]
-    drawn = chart({"variety": (list(rows), values)}, x=(min(scales), max(scales)), size=(320, 160), label="cfg_scale", title="how different the pictures of a row are")
+    values = [mean_pairwise_distance(x) for x in rows.values()]
+    drawn = svg_chart({"variety": (list(rows), values)}, x=(min(scales), max(scales)), size=(320, 160), label="cfg_scale", title="how different the pictures of a row are")
     return markup("{}<br>{}", drawn, ", ".join(f"{k:g}: {v:.2f}" for k, v in zip(rows, values)))
 
 # %% ../nbs/40_widgets.ipynb #9f516fd5
-def ready(run_or_model: str | Path | Model) -> Model:
+def ready(run_or_model: str | Path | TrainedModel) -> TrainedModel:
     "A model, loaded where it's a path."
-    return run_or_model if isinstance(run_or_model, Model) else load(run_or_model)
+    return run_or_model if isinstance(run_or_model, TrainedModel) else load(run_or_model)
 
 # %% ../nbs/40_widgets.ipynb #9f3747a7
-def class_menu(model: Model) -> w.Dropdown:
+def class_menu(model: TrainedModel) -> w.Dropdown:
     "A menu of a model's classes, whose values are their numbers."
     options = [(shown_name(c), i) for i, c in enumerate(model.classes)] or [("none", 0)]
     return control(w.Dropdown, "class_name", options=options, text="class")
 
 # %% ../nbs/40_widgets.ipynb #f89d12f6
 def guidance_panel(
-    run_or_model: str | Path | Model,  # a run, a checkpoint, or a model with classes
+    run_or_model: str | Path | TrainedModel,  # a run, a checkpoint, or a model with classes
     scales: Sequence[float] = (0, 1, 2, 4, 8),
     *,
     n: int = 8,  # pictures in a row
@@ -655,10 +656,10 @@ def guidance_panel(
     if why := usable_guidance(model)[1]: raise ValueError(f"this model can't be guided: {why}")
     if n < 2 or not len(scales): raise ValueError(f"n={n}, scales={scales}: give at least 2 pictures and a scale, to compare")
     label, seed = class_menu(model), control(w.BoundedIntText, "seed", 0, 0, 2**31 - 1)
-    image, told = picture("image", 48 * n), hook(Html(), "variety")
+    image, told = picture("image", 48 * n), add_css_class(Html(), "variety")
 
     def work(stop): return sweep(model, torch.full((n,), label.value), scales, GenerateConfig(steps=steps, seed=seed.value), stop)
-    def show(state): image.value, told.value = png(torch.cat(list(state[3].values())), n), variety_chart(state[3], scales)
+    def show(state): image.value, told.value = to_png(torch.cat(list(state[3].values())), n), variety_chart(state[3], scales)
 
     job = Job(work, show)
     words = Html(f"cfg_scale from above: {', '.join(f'{o:g}' for o in scales)}")
@@ -666,7 +667,7 @@ def guidance_panel(
 
 # %% ../nbs/40_widgets.ipynb #03511e7a
 def between(
-    model: Model,
+    model: TrainedModel,
     y: Tensor,  # (N,)
     a: int,  # seeds
     b: int,
@@ -677,17 +678,17 @@ def between(
 ) -> Iterator[tuple[int, int, str, Tensor]]:  # done, total, in words, (N, C, H, W)
     "Draw from noises on the great circle between two, as the work of a job."
     scale = usable_guidance(model)[0] if cfg_scale is None else cfg_scale
-    net, start, shape = Watched(model.net, stop), time.monotonic(), (1, model.in_channels, model.config.image_size, model.config.image_size)
-    one, two = (noise(shape, generators(seed, 1)).expand(len(y), -1, -1, -1) for seed in (a, b))
+    net, start, shape = CancellableModel(model.net, stop), time.monotonic(), (1, model.in_channels, model.config.image_size, model.config.image_size)
+    one, two = (randn(shape, per_sample_generators(seed, 1)).expand(len(y), -1, -1, -1) for seed in (a, b))
     eps = slerp(one, two, torch.linspace(0, 1, len(y)))  # (N, C, H, W)
-    def from_here(denoise, x, schedule, ts, **kw): return SAMPLERS["ddim"](denoise, begin(schedule, eps.to(x)), schedule, ts, **kw)
+    def from_here(denoise, x, schedule, ts, **kw): return SAMPLERS["ddim"](denoise, initial_x(schedule, eps.to(x)), schedule, ts, **kw)
     own = (net, model.config, model.in_channels, len(model.classes), y)
-    for step in walk(*own, sample=from_here, steps=steps, cfg_scale=scale):
+    for step in sample_steps(*own, sample=from_here, steps=steps, cfg_scale=scale):
         yield step.i + 1, steps, told(step.i + 1, steps, net.nfe, start), step.x.cpu()
 
 # %% ../nbs/40_widgets.ipynb #d5a5c1e8
 def interpolation_panel(
-    run_or_model: str | Path | Model,  # a run, a checkpoint, or a model
+    run_or_model: str | Path | TrainedModel,  # a run, a checkpoint, or a model
     n: int = 17,  # stations of the way
     *,
     steps: int = 25,
@@ -701,10 +702,10 @@ def interpolation_panel(
     image, strip, state = picture("image", 192), picture("strip", 40 * n), dict(x=None)
 
     def redraw(_=None):
-        if state["x"] is not None: image.value = png(state["x"][at.value])
+        if state["x"] is not None: image.value = to_png(state["x"][at.value])
 
     def show(s):
-        state["x"], strip.value = s[3], png(s[3], n)
+        state["x"], strip.value = s[3], to_png(s[3], n)
         redraw()
 
     job = Job(lambda stop: between(model, torch.full((n,), label.value), a.value, b.value, stop, steps=steps), show)
@@ -766,7 +767,7 @@ class MaskPainter(anywidget.AnyWidget):
 
 # %% ../nbs/40_widgets.ipynb #e69df30c
 def filled(
-    model: Model,
+    model: TrainedModel,
     x0: Tensor,  # (C, H, W) the picture
     hole: Tensor,  # (H, W) bool: what is to be filled
     y: Tensor,  # (N,) a class for each try
@@ -779,16 +780,16 @@ def filled(
     "Fill a hole in several ways, as the work of a job. Raises `ValueError` where nothing is painted."
     if not hole.any(): raise ValueError("nothing is painted yet: paint over what is to be filled, then press Fill")
     scale = usable_guidance(model)[0] if cfg_scale is None else cfg_scale
-    net, start, device = Watched(model.net, stop), time.monotonic(), next(model.net.parameters()).device
+    net, start, device = CancellableModel(model.net, stop), time.monotonic(), next(model.net.parameters()).device
     known, keep = x0.expand(len(y), -1, -1, -1).to(device), (~hole).float().to(device)
-    def around(denoise, x, *a, **kw): return SAMPLERS["ddim"](inpainted(denoise, known, keep), x, *a, **kw)
+    def around(denoise, x, *a, **kw): return SAMPLERS["ddim"](inpainting_denoiser(denoise, known, keep), x, *a, **kw)
     own = (net, model.config, model.in_channels, len(model.classes), y)
-    for step in walk(*own, sample=around, steps=steps, cfg_scale=scale, seed=seed):
+    for step in sample_steps(*own, sample=around, steps=steps, cfg_scale=scale, seed=seed):
         yield step.i + 1, steps, told(step.i + 1, steps, net.nfe, start), step.x.cpu()
 
 # %% ../nbs/40_widgets.ipynb #edf5db79
 def inpaint_panel(
-    run_or_model: str | Path | Model,  # a run, a checkpoint, or a model
+    run_or_model: str | Path | TrainedModel,  # a run, a checkpoint, or a model
     images: Tensor,  # (N, C, H, W) in [-1, 1], to paint on
     *,
     n: int = 8,  # ways to fill it
@@ -798,14 +799,14 @@ def inpaint_panel(
     check_noising(images, ["cosine"], model)
     label, which, seed = class_menu(model), control(w.BoundedIntText, "which", 0, 0, len(images) - 1, text="picture", width=170), control(w.BoundedIntText, "seed", 0, 0, 2**31 - 1)
     brush, clear = control(w.FloatSlider, "brush", 1.5, min=.5, max=images.shape[-1] / 4, step=.5, width=260), control(w.Button, "clear", width=None)
-    painter, told = hook(MaskPainter(size=images.shape[-1]), "paint"), hook(Html(), "painted")
+    painter, told = add_css_class(MaskPainter(size=images.shape[-1]), "paint"), add_css_class(Html(), "painted")
     image = picture("image", 60 * min(n, 4))
 
     def work(stop): return filled(model, images[which.value], painter.hole(), torch.full((n,), label.value), stop, seed=seed.value)
-    def show(state): image.value = png(state[3], 4)
+    def show(state): image.value = to_png(state[3], 4)
 
     def choose_one(_=None):
-        painter.photo = b64encode(png(images[which.value])).decode()
+        painter.photo = b64encode(to_png(images[which.value])).decode()
         painter.clear()
 
     def count(_):

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import torch
-from iddm.data import Batch, folder, own_noise
+from iddm.data import Batch, folder_source, sample_noise
 from contextlib import redirect_stdout
 from io import StringIO
 import pytest
@@ -38,7 +38,7 @@ def test_the_time_of_a_function_is_taken(): assert seconds(lambda: time.sleep(.0
 def test_both_steps_move_the_same_weights_by_the_same_loss():
     trainer, ours = our_step("fp32", 4, device="cpu")
     theirs, before = their_step(trainer), [p.clone() for p in trainer.net.parameters()]
-    b = Batch(own_noise(0, 0, 4, (3, 32, 32)).clamp(-1, 1), torch.zeros(4, dtype=torch.long), torch.tensor([1, 300, 600, 999]), own_noise(0, 9, 4, (3, 32, 32)))
+    b = Batch(sample_noise(0, 0, 4, (3, 32, 32)).clamp(-1, 1), torch.zeros(4, dtype=torch.long), torch.tensor([1, 300, 600, 999]), sample_noise(0, 9, 4, (3, 32, 32)))
     for step in (ours, theirs): step(b)
     assert trainer.step == 1 and not all(torch.equal(p, q) for p, q in zip(before, trainer.net.parameters()))
     words, ratio = bench_train("fp32", 2, 1, 1, "cpu")
@@ -48,7 +48,7 @@ def test_both_steps_move_the_same_weights_by_the_same_loss():
 def test_images_are_counted():
     with TemporaryDirectory() as d:
         some_jpegs(Path(d), 130)
-        assert len(folder(d).items) == 130
+        assert len(folder_source(d).items) == 130
         words, a, b = bench_data(Path(d), Path(d) / "cache", rounds=1)
         assert words.startswith("images of a folder: up to ")
         assert a.median > 1 and a.ours > a.theirs and b.ours > 0

@@ -15,7 +15,7 @@ import math
 from tempfile import TemporaryDirectory
 from zipfile import ZIP_DEFLATED
 import pytest
-from iddm.checkpoints import CheckpointMeta, check_optim, drop, epoch_folder, epochs, find_checkpoint, fit_weights, flush, full_disk, is_our_name, load_checkpoint, load_optim, own_checkpoints, read_weights, save_checkpoint, turn, write_weights, write_whole
+from iddm.checkpoints import CheckpointMeta, atomic_write_text, check_optim, epoch_folder, epochs, flush, full_disk, is_our_name, load_checkpoint, load_optim, load_strict, own_checkpoints, read_weights, remove_checkpoint, resolve_checkpoint, save_checkpoint, set_latest, write_weights
 
 # %% ../nbs/21_checkpoints.ipynb #ea5147fa
 def save_tiny(folder, **meta):
@@ -30,10 +30,10 @@ def test_epochs_are_found_by_number_and_others_are_named(tmp_path):
     assert epoch_folder(tmp_path, 10).name == "epoch_010"
     with pytest.raises(ValueError, match="--start_epoch 3: .* has kept the checkpoints of epochs 2, 10, 1000"):
         epoch_folder(tmp_path, 3)
-    drop(tmp_path / "checkpoints/epoch_1000")
-    turn(tmp_path / "checkpoints/epoch_010")
+    remove_checkpoint(tmp_path / "checkpoints/epoch_1000")
+    set_latest(tmp_path / "checkpoints/epoch_010")
     assert list(epochs(tmp_path)) == [2, 10]
-    assert find_checkpoint(tmp_path).name == "epoch_010"
+    assert resolve_checkpoint(tmp_path).name == "epoch_010"
     assert not list(tmp_path.glob("checkpoints/.*"))
     with pytest.raises(ValueError, match="no checkpoint of an epoch"): epoch_folder(Path("nowhere"), 3)
 
@@ -72,7 +72,7 @@ def test_what_others_keep_under_a_name_of_ours_gets_another_one(tmp_path, n):
     before = _others(tmp_path / "checkpoints")
     saved = save_tiny(tmp_path / f"checkpoints/epoch_{n:03}", epoch=n)
     assert sorted(o.name for o in saved.parent.iterdir()) == sorted([*before, f"epoch_{n:03}_1"])
-    assert find_checkpoint(tmp_path) == saved
+    assert resolve_checkpoint(tmp_path) == saved
     assert list(epochs(tmp_path)) == [3, n]
 
 # %% ../nbs/21_checkpoints.ipynb #053e80fe
@@ -83,14 +83,14 @@ def test_a_pointer_that_names_nothing_is_told_in_a_line(tmp_path, text):
     save_tiny(tmp_path / "checkpoints/epoch_001", epoch=1)
     (tmp_path / "checkpoints/last").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError,
-        match="last: (it names no checkpoint, .* epoch_001$|not a text|larger than)") as e: find_checkpoint(tmp_path)
+        match="last: (it names no checkpoint, .* epoch_001$|not a text|larger than)") as e: resolve_checkpoint(tmp_path)
     assert "\n" not in str(e.value)
 
 def test_a_pointer_may_name_a_copy_of_ones_own(tmp_path):
     saved = save_tiny(tmp_path / "checkpoints/epoch_001", epoch=1)
     shutil.copytree(saved, saved.with_name("best"))
     saved.with_name("last").write_text("best\n")
-    assert find_checkpoint(tmp_path).name == "best"
+    assert resolve_checkpoint(tmp_path).name == "best"
 
 # %% ../nbs/21_checkpoints.ipynb #e772fb76
 def test_what_is_saved_comes_back_the_same():
@@ -99,7 +99,7 @@ def test_what_is_saved_comes_back_the_same():
         ema = {k: v + 1 for k, v in net.state_dict().items()}
         saved = save_checkpoint(Path(d) / "run/checkpoints/epoch_001", net.state_dict(), ema, dict(lr=.1, m=torch.ones(2)), meta)
         for path in (d + "/run", d + "/run/checkpoints", d + "/run/checkpoints/last", saved, saved / "ema_model.safetensors"):
-            assert find_checkpoint(path) == saved
+            assert resolve_checkpoint(path) == saved
             weights, got = load_checkpoint(path)
             assert got == meta and all(torch.equal(weights[k], ema[k]) for k in ema)
 
@@ -169,7 +169,7 @@ def test_a_full_disk_is_an_error_in_words_and_leaves_the_checkpoint_before_whole
 def test_a_full_disk_is_told_even_where_the_folder_is_not_yet():
     assert "MB are needed" in full_disk(Path("no/where"), 2**80) and full_disk(Path("no/where"), 0) == ""
     with TemporaryDirectory() as d:
-        for text in ("a", "b"): write_whole(Path(d) / "x", text)
+        for text in ("a", "b"): atomic_write_text(Path(d) / "x", text)
         assert Path(d, "x").read_text() == "b" and len(list(Path(d).iterdir())) == 1
 
 # %% ../nbs/21_checkpoints.ipynb #a45d198c
@@ -177,7 +177,7 @@ def test_a_path_without_a_checkpoint_is_named():
     with TemporaryDirectory() as d:
         for name in ("old.pt", "old.txt"): (Path(d) / name).write_bytes(b"\x80\x04")
         for path, say in ((d, "no checkpoint in it"), (d + "/nowhere", "no such file"), (d + "/old.pt", "a pickle, which may run any code"), (d + "/old.txt", "not a checkpoint of iddm")):
-            with pytest.raises(ValueError, match=f"weight_path .*{say}"): find_checkpoint(path)
+            with pytest.raises(ValueError, match=f"weight_path .*{say}"): resolve_checkpoint(path)
 
 # %% ../nbs/21_checkpoints.ipynb #a8f88153
 def test_damaged_weights_are_refused():
@@ -257,7 +257,7 @@ def test_damaged_weights_are_refused_in_a_line(tmp_path, kind):
     ("", "'': give")])
 def test_a_path_that_cannot_be_is_named(path, say):
     with pytest.raises(ValueError, match=f"^weight_path .*{say}"): load_checkpoint(path)
-    with pytest.raises(ValueError, match=f"^weight_path .*{say}"): find_checkpoint(path)
+    with pytest.raises(ValueError, match=f"^weight_path .*{say}"): resolve_checkpoint(path)
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64, torch.uint8])
 def test_whole_numbers_are_no_weights(tmp_path, dtype):
@@ -265,14 +265,14 @@ def test_whole_numbers_are_no_weights(tmp_path, dtype):
     with pytest.raises(ValueError,
         match="x.safetensors': a is of type .*; weights are floats"): load_checkpoint(tmp_path / "x.safetensors")
     with pytest.raises(ValueError,
-        match="weight is of type .*; weights are floats"): fit_weights(nn.Linear(3, 2, bias=False),
+        match="weight is of type .*; weights are floats"): load_strict(nn.Linear(3, 2, bias=False),
         dict(weight=torch.ones(2, 3).to(dtype)))
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_another_precision_are_read(tmp_path, dtype):
     write_weights(tmp_path / "x.safetensors", dict(weight=torch.ones(2, 3).to(dtype)), {})
     net = nn.Linear(3, 2, bias=False)
-    fit_weights(net, load_checkpoint(tmp_path / "x.safetensors")[0])
+    load_strict(net, load_checkpoint(tmp_path / "x.safetensors")[0])
     assert net.weight.sum() == 6
     assert net.weight.dtype is torch.float32
 
@@ -397,8 +397,8 @@ def test_a_damaged_file_of_the_optimizer_is_refused_in_a_line(tmp_path, kind):
 def test_weights_that_do_not_fit_change_nothing_and_are_listed():
     net = nn.Linear(3, 2)
     before = net.weight.clone()
-    with pytest.raises(ValueError, match=r"1 of 2 .*bias is missing, the network has \(2,\)"): fit_weights(net, dict(weight=torch.ones(2, 3)))
-    with pytest.raises(ValueError, match=r"weight is \(3, 2\), the network has \(2, 3\)"): fit_weights(net, dict(weight=torch.ones(3, 2), bias=torch.ones(2)))
+    with pytest.raises(ValueError, match=r"1 of 2 .*bias is missing, the network has \(2,\)"): load_strict(net, dict(weight=torch.ones(2, 3)))
+    with pytest.raises(ValueError, match=r"weight is \(3, 2\), the network has \(2, 3\)"): load_strict(net, dict(weight=torch.ones(3, 2), bias=torch.ones(2)))
     assert torch.equal(net.weight, before)
-    fit_weights(net, dict(weight=torch.ones(2, 3), bias=torch.ones(2)))
+    load_strict(net, dict(weight=torch.ones(2, 3), bias=torch.ones(2)))
     assert net.weight.sum() == 6

@@ -27,11 +27,11 @@ import socket
 import sys
 import threading
 import pytest
-from iddm.data import Batch, Chunk, DATASETS, Data, FASHION, NAMED, SUFFIXES, Source, ahead, as_image, batch, batches, build, cached, chunks, colourless, content_key, date_stamp, decode, digits, drop_colour, find, folder, from_idx, idx_files, kept_size, known_key, known_set, load_data, luck, named, one_at_a_time, open_built, order, overview, own_noise, pictures, read_idx, show_classes, square, views, wanted
+from iddm.data import Batch, Chunk, DATASETS, FASHION, ImageDataset, NAMED, SUFFIXES, Source, ahead, as_image, augment, batch_loader, build, center_crop_resize, chunks, colourless, content_key, date_stamp, drop_colour, epoch_permutation, find, folder_source, from_idx, idx_files, kept_size, known_key, known_set, list_images, load_cached, load_data, load_digits, load_image, make_batch, one_at_a_time, open_built, read_idx, sample_noise, sample_uniforms, show_classes, summary_table, torchvision_source, wanted
 
 # %% ../nbs/20_data.ipynb #7c1fa458
 def test_digits_are_the_1797_scans_with_their_labels():
-    data = digits(16)
+    data = load_digits(16)
     assert data.images.shape == (1797, 1, 16, 16) and data.images.dtype == torch.uint8
     assert data.labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert data.classes == tuple("0123456789") and len(data) == 1797
@@ -40,7 +40,7 @@ def test_digits_are_the_1797_scans_with_their_labels():
 def test_digits_at_their_own_size_are_the_scans_unchanged():
     from sklearn.datasets import load_digits
 
-    assert np.allclose(digits(8).images[:, 0].numpy(), np.round(load_digits().images / 16 * 255), atol=1)
+    assert np.allclose(load_digits(8).images[:, 0].numpy(), np.round(load_digits().images / 16 * 255), atol=1)
 
 # %% ../nbs/20_data.ipynb #b99223fd
 def picture(path, size, color):
@@ -54,7 +54,7 @@ def saved(d, name, mode, color, array=None):
     "Save a picture; return the colour of its middle when it is read."
     im = Image.new(mode, (6, 9), color) if array is None else Image.fromarray(array)
     im.save(Path(d) / name)
-    return np.asarray(decode(Path(d) / name, 4).convert("RGB"))[2, 2].tolist()
+    return np.asarray(load_image(Path(d) / name, 4).convert("RGB"))[2, 2].tolist()
 
 # %% ../nbs/20_data.ipynb #8dedcfd0
 def test_every_kind_of_file_gives_the_colour_that_it_holds():
@@ -104,7 +104,7 @@ def test_only_regular_files_are_opened(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     lying_file(tmp_path / "x.png", kind)
     with pytest.raises((ValueError, OSError), match=LYING.get(kind, "not a regular file")):
-        decode(tmp_path / "x.png", 4)
+        load_image(tmp_path / "x.png", 4)
 
 def one_image(suffix, **kw):
     "The bytes of an image file, and what it looks like when it's read."
@@ -122,17 +122,17 @@ def test_a_file_that_was_cut_off_is_never_half_an_image(suffix, kw, share, tmp_p
     (tmp_path / "x.png").write_bytes(raw[:int(share * len(raw))])
     with pytest.raises(Exception), warnings.catch_warnings():  # noqa: B017 decoders fail in many ways
         warnings.simplefilter("ignore")
-        decode(tmp_path / "x.png", 16)
+        load_image(tmp_path / "x.png", 16)
 
 @pytest.mark.parametrize("suffix", ("gif", "png", "webp", "tiff"))
 def test_of_several_frames_the_first_is_taken(suffix, tmp_path):
     first, *rest = (Image.new("RGB", (8, 8), o) for o in ("red", "lime", "blue"))
     first.save(tmp_path / f"x.{suffix}", save_all=True, append_images=rest, lossless=True)
-    assert np.asarray(decode(tmp_path / f"x.{suffix}", 4).convert("RGB"))[2, 2].tolist() == [255, 0, 0]
+    assert np.asarray(load_image(tmp_path / f"x.{suffix}", 4).convert("RGB"))[2, 2].tolist() == [255, 0, 0]
 
 def test_a_palette_with_transparency_becomes_white(tmp_path):
     Image.new("P", (8, 8), 0).save(tmp_path / "x.png", transparency=0)
-    assert (np.asarray(decode(tmp_path / "x.png", 4).convert("L")) == 255).all()
+    assert (np.asarray(load_image(tmp_path / "x.png", 4).convert("L")) == 255).all()
 
 # %% ../nbs/20_data.ipynb #f461fc13
 def test_pictures_are_turned_upright():
@@ -142,14 +142,14 @@ def test_pictures_are_turned_upright():
         turned = Image.Exif()
         turned[0x112] = 6  # a camera held upright: turn by 90 degrees to the right, so that the top is white
         im.save(f"{d}/a.jpg", exif=turned, quality=95)
-        got = np.asarray(decode(f"{d}/a.jpg", 10).convert("L"))
+        got = np.asarray(load_image(f"{d}/a.jpg", 10).convert("L"))
         assert (got[:4] > 240).all() and (got[6:] < 15).all()
 
 # %% ../nbs/20_data.ipynb #b5eadb8f
 def test_a_large_picture_keeps_its_shades():
     with TemporaryDirectory() as d:
         Image.linear_gradient("L").resize((1600, 1600)).save(f"{d}/b.jpg", quality=95)
-        assert np.abs(np.asarray(decode(f"{d}/b.jpg", 16))[:, 8] - (np.arange(16) * 16 + 7.5)).max() < 3
+        assert np.abs(np.asarray(load_image(f"{d}/b.jpg", 16))[:, 8] - (np.arange(16) * 16 + 7.5)).max() < 3
 
 # %% ../nbs/20_data.ipynb #9b8a51c9
 def test_find_sorts_by_class():
@@ -165,12 +165,12 @@ def test_links_are_followed_once():
     with TemporaryDirectory() as d:
         (Path(d) / "far").mkdir(), Image.new("L", (4, 4)).save(f"{d}/far/1.png"), (Path(d) / "tree/cat").mkdir(parents=True)
         os.symlink(f"{d}/far", f"{d}/tree/cat/link"), os.symlink(f"{d}/tree", f"{d}/tree/cat/up")
-        assert [o.name for o in pictures(Path(d) / "tree")] == ["1.png"]
+        assert [o.name for o in list_images(Path(d) / "tree")] == ["1.png"]
 
 # %% ../nbs/20_data.ipynb #68b9e291
 def test_square_crops_the_middle():
     wide = Image.fromarray(np.arange(40, dtype=np.uint8)[None].repeat(10, 0))
-    assert np.asarray(square(wide, 10))[0].tolist() == list(range(15, 25)) and square(wide, 5).size == (5, 5)
+    assert np.asarray(center_crop_resize(wide, 10))[0].tolist() == list(range(15, 25)) and center_crop_resize(wide, 5).size == (5, 5)
 
 # %% ../nbs/20_data.ipynb #5ed7cbc0
 def test_a_folder_is_listed_by_class_and_what_has_no_class_is_noted():
@@ -178,11 +178,11 @@ def test_a_folder_is_listed_by_class_and_what_has_no_class_is_noted():
         for name in ("dog/1.png", "cat/1.png", "cat/2.png", "loose.png", "empty/note.txt"):
             (path := Path(d) / name).parent.mkdir(exist_ok=True)
             Image.new("L", (4, 4)).save(path, format="PNG")
-        source = folder(d)
+        source = folder_source(d)
         assert isinstance(source, Source) and source.classes == ("cat", "dog") and source.labels.tolist() == [0, 0, 1]
         assert len(source.notes) == 2 and "empty: a folder without" in source.notes[0] and "loose.png: beside" in source.notes[1]
         before = content_key(Path(d), source.items)
-        assert before == source.key() == folder(d).key()
+        assert before == source.key() == folder_source(d).key()
         stamp = source.stamp()
         Image.new("L", (4, 4), 1).save(source.items[0])
         assert source.key() != before and date_stamp(source.items) != stamp
@@ -223,7 +223,7 @@ def test_a_path_that_is_no_folder_of_images_is_told(path, why, tmp_path, monkeyp
 ])
 def test_class_folders_one_level_too_deep_are_told(files, give, tmp_path):
     tree(tmp_path, *files)
-    with pytest.raises(ValueError, match=give): folder(tmp_path)
+    with pytest.raises(ValueError, match=give): folder_source(tmp_path)
 
 @pytest.mark.parametrize("files, classes, notes", [
     (("images/cat/1.png", "images/dog/1.png"), ("images",),
@@ -237,7 +237,7 @@ def test_class_folders_one_level_too_deep_are_told(files, give, tmp_path):
 ], ids=str)
 def test_what_the_folders_mean(files, classes, notes, tmp_path):
     tree(tmp_path, *files)
-    source = folder(tmp_path)
+    source = folder_source(tmp_path)
     assert source.classes == classes
     assert [o.removeprefix(f"{tmp_path}{os.sep}") for o in source.notes] == notes
 
@@ -252,7 +252,7 @@ def test_a_folder_that_cannot_be_read_is_told(where, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     monkeypatch.setattr(os, "listdir", lambda path: [o.name for o in scandir(path)])
     with pytest.raises(ValueError, match="folder '.*': can't be read .Permission denied.; mend its permissions"):
-        folder(tmp_path)
+        folder_source(tmp_path)
 
 # %% ../nbs/20_data.ipynb #103525f4
 ODD = [b"caf\xe9", b"\xff\xfe", b"a\nb", b"\x1b[31mred", b"tab\t"]  # names of folders, as bytes
@@ -272,12 +272,12 @@ def test_names_that_are_not_text_are_read(name, cached_, tmp_path):
         (skipped,) = data.skipped
         assert skipped == printable(skipped)
         assert skipped.endswith("broken.png: an empty file")
-        overview(data).encode()
+        summary_table(data).encode()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
 def test_two_folders_never_become_one_class(tmp_path):
     tree(tmp_path, "caf\udce9/1.png", "caf\\xe9/1.png", "caf\\xe9_/1.png")
-    source = folder(tmp_path)
+    source = folder_source(tmp_path)
     assert len(source.classes) == len(set(source.classes)) == 3
     assert source.labels.tolist() == [0, 1, 2]
 
@@ -285,7 +285,7 @@ def test_the_key_of_a_folder_is_what_it_was(tmp_path):
     tree(tmp_path, "a/1.png", "ü/2.png")
     raw = {o: (tmp_path / o).read_bytes() for o in ("a/1.png", "ü/2.png")}
     want = hashlib.sha256(b"".join(f"/{o} {len(x)} ".encode() + x for o, x in raw.items())).hexdigest()
-    assert folder(tmp_path).key() == want
+    assert folder_source(tmp_path).key() == want
 
 # %% ../nbs/20_data.ipynb #18d28a28
 @pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
@@ -325,10 +325,10 @@ def test_sets_of_torchvision_are_taken_with_their_labels_and_names():
     def offline(root, download, train): raise OSError("no network")
     with pytest.MonkeyPatch.context() as m:
         m.setattr(torchvision.datasets, "MNIST", Known)
-        source = named("mnist")
+        source = torchvision_source("mnist")
         assert len(source.items) == 2 and source.labels.tolist() == [1, 0] and source.classes == ("zero", "a or b") and source.key() == "mnist"
         m.setattr(torchvision.datasets, "MNIST", offline)
-        with pytest.raises(ValueError, match="'mnist': not in data_root 'datasets', and not to be downloaded .no network"): named("mnist")
+        with pytest.raises(ValueError, match="'mnist': not in data_root 'datasets', and not to be downloaded .no network"): torchvision_source("mnist")
     assert set(DATASETS) == {"digits", *NAMED}
 
 # %% ../nbs/20_data.ipynb #3055bd93
@@ -404,7 +404,7 @@ def test_offline_is_one_line_that_says_which_files_to_put_where(name, files, tex
         raise RuntimeError(text)
     monkeypatch.setattr(torchvision.datasets, NAMED[name], offline)
     line = f"'{name}': not in data_root 'sets', and not to be downloaded .<no network>.; put {files}"
-    with pytest.raises(ValueError, match=line) as e: named(name, "sets")
+    with pytest.raises(ValueError, match=line) as e: torchvision_source(name, "sets")
     assert "\n" not in str(e.value)
     assert capfd.readouterr() == ("", "")
 
@@ -431,7 +431,7 @@ def test_chunks_come_in_order_from_any_number_of_threads():
     with TemporaryDirectory() as d:
         for i in range(600): Image.new("L", (2, 2), i % 256).save(f"{d}/{i:03}.png")
         (Path(d) / "100.png").write_bytes(b"")
-        a, b = (list(chunks(folder(d), 2, "L", workers)) for workers in (0, 2))
+        a, b = (list(chunks(folder_source(d), 2, "L", workers)) for workers in (0, 2))
         for p, q in zip(a, b, strict=True): assert np.array_equal(p.images, q.images) and p.good.tolist() == q.good.tolist() and p.skipped == q.skipped and p.grey
         assert np.concatenate([o.images[:, 0, 0, 0] for o in a]).tolist() == [i % 256 for i in range(600) if i != 100]
         assert "an empty file" in a[100 // 16].skipped[0]
@@ -630,7 +630,7 @@ def test_other_bytes_of_the_same_size_and_date_are_seen(how, tmp_path):
 
 def mapped_pets(out):
     data = open_built(out, in_memory=False)
-    return data, partial(batch, data, 0, 0, 2, 10)
+    return data, partial(make_batch, data, 0, 0, 2, 10)
 
 @pytest.mark.parametrize("how", ("cut", "longer", "one byte", "zeros"))
 def test_a_mapped_cache_that_changes_ends_the_training_with_a_line(how, pets):
@@ -640,7 +640,7 @@ def test_a_mapped_cache_that_changes_ends_the_training_with_a_line(how, pets):
     data = open_built(pets[2], in_memory=False)
     spoil(pets[2] / "images.bin", how)
     with pytest.raises(ValueError, match="images.bin: changed while it was trained on; delete .* and resume"):
-        batch(data, 0, 0, 2, 10)
+        make_batch(data, 0, 0, 2, 10)
 
 # %% ../nbs/20_data.ipynb #2b77ed5e
 @pytest.mark.skipif(sys.platform == "win32", reason="what is mapped can't be deleted there")
@@ -718,7 +718,7 @@ def test_many_at_the_same_time_remember_the_same_key():
         (Path(d) / "pets").mkdir(), picture(f"{d}/pets/a.png", (20, 20), "teal")
         for i in range(30):
             (cache := Path(d) / f"{i}").mkdir()
-            assert set(pool.map(lambda _: known_key(folder(f"{d}/pets"), cache), range(8))) == {folder(f"{d}/pets").key()}
+            assert set(pool.map(lambda _: known_key(folder_source(f"{d}/pets"), cache), range(8))) == {folder_source(f"{d}/pets").key()}
 
 # %% ../nbs/20_data.ipynb #7a4ddaec
 def test_two_at_the_same_time_make_one_cache_and_what_was_left_half_is_made_anew():
@@ -729,7 +729,7 @@ def test_two_at_the_same_time_make_one_cache_and_what_was_left_half_is_made_anew
         assert all(torch.equal(o, all_[0]) for o in all_) and len(list(Path(d, "cache").glob("pets-*"))) == 1
         out = next(Path(d, "cache").glob("pets-*"))
         out.rename(out.with_name(f".{out.name}.new")), (out.with_name(f".{out.name}.new") / "data.json").unlink()  # killed while decoding
-        assert torch.equal(cached(folder(f"{d}/pets"), 8, cache=f"{d}/cache").images, all_[0]) and open_built(out).images.shape == (30, 3, 8, 8)
+        assert torch.equal(load_cached(folder_source(f"{d}/pets"), 8, cache=f"{d}/cache").images, all_[0]) and open_built(out).images.shape == (30, 3, 8, 8)
         all_[0][:] = 0  # what a user does to the tensor stays in memory
         assert open_built(out, in_memory=True).images.any()
 
@@ -743,8 +743,8 @@ def test_of_three_planes_the_middle_one_is_kept():
 # %% ../nbs/20_data.ipynb #23d48762
 def test_missing_and_empty_folders_are_named():
     with TemporaryDirectory() as d:
-        with pytest.raises(ValueError, match="nowhere.*no such folder; give digits, mnist"): folder(Path(d) / "nowhere")
-        with pytest.raises(ValueError, match="no picture in it"): folder(d)
+        with pytest.raises(ValueError, match="nowhere.*no such folder; give digits, mnist"): folder_source(Path(d) / "nowhere")
+        with pytest.raises(ValueError, match="no picture in it"): folder_source(d)
 
 # %% ../nbs/20_data.ipynb #ac03b724
 def test_a_class_of_which_nothing_can_be_read_is_named():
@@ -755,12 +755,12 @@ def test_a_class_of_which_nothing_can_be_read_is_named():
         for cache in (None, f"{d}/.cache"):
             with pytest.raises(ValueError, match="cat.*none of its 1 pictures can be read; first: .*x.png: an empty file"): load_data(d, 8, cache=cache)
         assert not list(Path(d, ".cache").glob("*[0-9a-f]"))
-        build(folder(f"{d}/dog"), 4, 1, Path(d))
+        build(folder_source(f"{d}/dog"), 4, 1, Path(d))
         assert open_built(Path(d)).images.shape == (1, 1, 4, 4)
 
 # %% ../nbs/20_data.ipynb #7c1a473d
 def test_data_sets_are_found_by_name_or_by_path():
-    assert torch.equal(load_data("digits", 8).images, digits(8).images) and load_data("digits", 8, 3).images.shape == (1797, 3, 8, 8)
+    assert torch.equal(load_data("digits", 8).images, load_digits(8).images) and load_data("digits", 8, 3).images.shape == (1797, 3, 8, 8)
     with pytest.raises(ValueError, match="dataset_path 'digit': no such folder; give digits"): load_data("digit", 8)
 
 # %% ../nbs/20_data.ipynb #ec85c6fc
@@ -775,22 +775,22 @@ def test_an_MNIST_on_the_disk_is_found_under_data_root_and_as_a_folder():
 def test_an_overview_counts_and_measures_each_class():
     x = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
     x[2] = 200
-    data = Data(x, torch.tensor([0, 0, 1]), ("dark", "light"), sizes=torch.tensor([[5, 9], [7, 8], [4, 4]]))
-    rows = [o.split() for o in overview(data).splitlines()[1:]]
+    data = ImageDataset(x, torch.tensor([0, 0, 1]), ("dark", "light"), sizes=torch.tensor([[5, 9], [7, 8], [4, 4]]))
+    rows = [o.split() for o in summary_table(data).splitlines()[1:]]
     assert rows[0] == ["dark", "2", "5x8", "to", "7x9", "0.0", "0.0"] and rows[1] == ["light", "1", "4x4", "200.0", "0.0"]
     grids = show_classes(data, n=1)
     assert list(grids) == ["dark", "light"] and grids["light"].getpixel((10, 10)) == (200, 200, 200)
-    assert overview(Data(x, torch.zeros(3, dtype=torch.long))).splitlines()[1].split()[:2] == ["all", "3"]
+    assert summary_table(ImageDataset(x, torch.zeros(3, dtype=torch.long))).splitlines()[1].split()[:2] == ["all", "3"]
 
 # %% ../nbs/20_data.ipynb #b42a53da
 def test_a_sample_draws_the_same_whoever_asks():
-    u, eps = luck(3, 0, 8), own_noise(3, 0, 8, (1, 4, 4))
-    assert torch.equal(u[5:7], luck(3, 5, 2)) and torch.equal(eps[5:7], own_noise(3, 5, 2, (1, 4, 4)))
-    assert not torch.equal(luck(4, 5, 2), u[5:7]) and not torch.equal(own_noise(4, 5, 2, (1, 4, 4)), eps[5:7])
+    u, eps = sample_uniforms(3, 0, 8), sample_noise(3, 0, 8, (1, 4, 4))
+    assert torch.equal(u[5:7], sample_uniforms(3, 5, 2)) and torch.equal(eps[5:7], sample_noise(3, 5, 2, (1, 4, 4)))
+    assert not torch.equal(sample_uniforms(4, 5, 2), u[5:7]) and not torch.equal(sample_noise(4, 5, 2, (1, 4, 4)), eps[5:7])
 
 # %% ../nbs/20_data.ipynb #417676f2
 def test_luck_is_uniform_and_noise_normal_and_both_independent():
-    u, eps = luck(0, 0, 4000), own_noise(0, 0, 4000, (1, 4, 4))
+    u, eps = sample_uniforms(0, 0, 4000), sample_noise(0, 0, 4000, (1, 4, 4))
     assert u.mean(0).tolist() == pytest.approx([.5] * 8, abs=.03) and u.min() >= 0 and u.max() < 1
     assert (torch.corrcoef(u.T) - torch.eye(8)).abs().max() < .06
     assert eps.mean().item() == pytest.approx(0, abs=.02) and eps.std().item() == pytest.approx(1, abs=.02)
@@ -798,48 +798,48 @@ def test_luck_is_uniform_and_noise_normal_and_both_independent():
 
 # %% ../nbs/20_data.ipynb #50401b97
 def test_each_epoch_visits_every_picture_once_in_an_order_of_its_own():
-    a, b = order(0, 0, 100), order(0, 1, 100)
+    a, b = epoch_permutation(0, 0, 100), epoch_permutation(0, 1, 100)
     assert sorted(a.tolist()) == list(range(100)) and not torch.equal(a, b)
-    assert torch.equal(a, order(0, 0, 100)) and not torch.equal(a, order(1, 0, 100))
+    assert torch.equal(a, epoch_permutation(0, 0, 100)) and not torch.equal(a, epoch_permutation(1, 0, 100))
 
 # %% ../nbs/20_data.ipynb #f36dd240
 def test_views_are_windows_of_the_picture_or_of_its_mirror_image():
     x = torch.arange(25, dtype=torch.uint8).view(1, 1, 5, 5).expand(400, -1, -1, -1)
-    u = luck(0, 0, 400)
-    seen = {tuple(o.flatten().tolist()) for o in to_uint8(views(x, u, 4, hflip=True))}
+    u = sample_uniforms(0, 0, 400)
+    seen = {tuple(o.flatten().tolist()) for o in to_uint8(augment(x, u, 4, hflip=True))}
     windows = [x[0, 0, i:i + 4, j:j + 4] for i in (0, 1) for j in (0, 1)]
     assert seen == {tuple(o.flatten().tolist()) for w in windows for o in (w, w.flip(-1))}
     assert kept_size(4, "random") == 5 and kept_size(64, "random") == 80 and kept_size(64) == 64
-    assert torch.equal(to_uint8(views(x, u, 5)), x)
+    assert torch.equal(to_uint8(augment(x, u, 5)), x)
 
 # %% ../nbs/20_data.ipynb #d9e6fc9d
 def test_a_batch_is_the_data_in_the_order_of_its_epoch():
-    data = digits(8)
+    data = load_digits(8)
     per_epoch = len(data) // 64 * 64
-    b = batch(data, 5, per_epoch + 3 * 64, 64, 1000, label_drop=0.)
-    which = order(5, 1, len(data))[3*64:4*64]
+    b = make_batch(data, 5, per_epoch + 3 * 64, 64, 1000, label_drop=0.)
+    which = epoch_permutation(5, 1, len(data))[3*64:4*64]
     assert torch.equal(to_uint8(b.x0), data.images[which]) and torch.equal(b.y, data.labels[which])
-    assert torch.equal(b.eps, own_noise(5, per_epoch + 3 * 64, 64, (1, 8, 8))) and b.to("cpu").t.equal(b.t)
+    assert torch.equal(b.eps, sample_noise(5, per_epoch + 3 * 64, 64, (1, 8, 8))) and b.to("cpu").t.equal(b.t)
 
 # %% ../nbs/20_data.ipynb #e059cb09
 def test_four_batches_of_16_are_one_of_64():
-    data = digits(10)
+    data = load_digits(10)
     kw = dict(per_epoch=1792, image_size=8, hflip=True)
-    whole, parts = batch(data, 2, 1792 + 64, 64, 1000, **kw), [batch(data, 2, 1792 + 64 + 16 * i, 16, 1000, **kw) for i in range(4)]
+    whole, parts = make_batch(data, 2, 1792 + 64, 64, 1000, **kw), [make_batch(data, 2, 1792 + 64 + 16 * i, 16, 1000, **kw) for i in range(4)]
     for k in range(4): assert torch.equal(whole[k], torch.cat([o[k] for o in parts]))
 
 # %% ../nbs/20_data.ipynb #4cf629fc
 def test_every_time_is_trained_and_labels_are_dropped_one_by_one():
-    data, n = digits(8), 100
-    many = [batch(data, 0, 64 * i, 64, 50) for i in range(n)]
+    data, n = load_digits(8), 100
+    many = [make_batch(data, 0, 64 * i, 64, 50) for i in range(n)]
     assert torch.cat([b.t for b in many]).bincount(minlength=50).min() > 0
     drops = torch.stack([(b.y == 10).sum() for b in many]).double()  # binomial: mean 6.4, variance 5.76
     assert drops.mean().item() == pytest.approx(6.4, abs=.8) and drops.var().item() == pytest.approx(5.76, rel=.5)
 
 # %% ../nbs/20_data.ipynb #121f603d
 def test_batches_are_the_same_from_any_number_of_threads():
-    make = partial(batch, digits(8), 0, size=16, T=1000)
-    for a, b in zip(batches(lambda k: make(16 * k), 3, 9), batches(lambda k: make(16 * k), 3, 9, workers=2), strict=True):
+    make = partial(make_batch, load_digits(8), 0, size=16, T=1000)
+    for a, b in zip(batch_loader(lambda k: make(16 * k), 3, 9), batch_loader(lambda k: make(16 * k), 3, 9, workers=2), strict=True):
         assert isinstance(b, Batch) and all(torch.equal(p, q) for p, q in zip(a, b))
 
 # %% ../nbs/20_data.ipynb #2dd3b43e
@@ -852,5 +852,5 @@ def test_no_process_is_started_for_decoding_or_for_batches():
         m.setattr(BaseProcess, "start", fail)
         for i in range(50): picture(f"{d}/{i}.png", (20, 20), "teal")
         data = load_data(d, 8)
-        made = list(batches(lambda k: batch(data, 0, 10 * k, 10, 1000), 0, 5, workers=2))
+        made = list(batch_loader(lambda k: make_batch(data, 0, 10 * k, 10, 1000), 0, 5, workers=2))
         assert (len(data), len(made)) == (50, 5)

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 import pytest
-from iddm.distributed import HERE, agree, announce_wait, check_launch, check_world, flat_gradient, gathered, job_store, joined, launched, local, meet, note, noted, put, set_gradient, speaks, split_like, split_state, sum_in_order, take_wires, unsharded
+from iddm.distributed import HERE, all_gather_cat, announce_wait, check_launch, check_world, flatten_grads, is_distributed_launch, job_store, meet, note, noted, ordered_sum, process_group, put, raise_on_any_rank, set_gradient, speaks, split_like, split_state, take_wires, to_full, to_local
 
 # %% ../nbs/23_distributed.ipynb #10691305
 def test_too_few_GPUs_are_said():
@@ -43,8 +43,8 @@ def test_whoever_was_killed_is_not_met_again():
 def test_a_process_alone_stays_alone():
     with pytest.MonkeyPatch.context() as m:
         m.delenv("RANK", raising=False)
-        assert not launched()
-        with joined(): assert not dist.is_initialized()
+        assert not is_distributed_launch()
+        with process_group(): assert not dist.is_initialized()
 
 # %% ../nbs/23_distributed.ipynb #486b4613
 def as_rank(m, rank, world, port):
@@ -59,10 +59,10 @@ def free_port():
 def test_whoever_never_comes_and_a_taken_port_are_told():
     with pytest.MonkeyPatch.context() as m, socket.socket() as s:
         as_rank(m, 0, 2, free_port())
-        with pytest.raises(ValueError, match=r"process 0 of 2: not all met at 127.0.0.1:\d+ within 1 seconds"), joined("cpu", come=1): pass
+        with pytest.raises(ValueError, match=r"process 0 of 2: not all met at 127.0.0.1:\d+ within 1 seconds"), process_group("cpu", come=1): pass
         s.bind(("127.0.0.1", 0)), s.listen()
         as_rank(m, 0, 2, s.getsockname()[1])
-        with pytest.raises(ValueError, match="is taken by another program; choose another port"), joined("cpu", come=1): pass
+        with pytest.raises(ValueError, match="is taken by another program; choose another port"), process_group("cpu", come=1): pass
 
 # %% ../nbs/23_distributed.ipynb #6fef8f29
 @pytest.mark.parametrize("more, says", [
@@ -77,8 +77,8 @@ def test_a_wait_is_announced_where_no_launcher_started_the_process(more, says, m
 
 # %% ../nbs/23_distributed.ipynb #aed7a2ad
 def test_alone_nothing_is_gathered_and_an_error_is_raised_as_it_is():
-    assert torch.equal(gathered(x := torch.arange(3)), x) and agree(None, dict(n=1)) is None
-    with pytest.raises(OSError, match="gone"): agree(OSError("gone"))
+    assert torch.equal(all_gather_cat(x := torch.arange(3)), x) and raise_on_any_rank(None, dict(n=1)) is None
+    with pytest.raises(OSError, match="gone"): raise_on_any_rank(OSError("gone"))
 
 # %% ../nbs/23_distributed.ipynb #07677ccd
 def test_without_a_launcher_everybody_is_first_and_nothing_was_noted():
@@ -219,20 +219,20 @@ def test_processes_end_when_whoever_launched_them_is_killed():
 def test_gradients_go_into_a_row_and_back():
     net = nn.Linear(3, 2)
     net(torch.ones(3)).sum().backward()
-    row = flat_gradient(net)
+    row = flatten_grads(net)
     assert row.tolist() == [1.] * 8 and net.weight.grad is None
-    set_gradient(net, sum_in_order(torch.stack([row, row, row])))
+    set_gradient(net, ordered_sum(torch.stack([row, row, row])))
     assert net.weight.grad.tolist() == [[3.] * 3] * 2 and net.bias.grad.tolist() == [3.] * 2
 
 # %% ../nbs/23_distributed.ipynb #a9461c50
 def test_the_order_of_a_sum_counts():
     a, b = torch.tensor([1e8, 1., -1e8]), torch.tensor([1e8, -1e8, 1.])
-    assert sum_in_order(a[:, None]) == 0 and sum_in_order(b[:, None]) == 1
+    assert ordered_sum(a[:, None]) == 0 and ordered_sum(b[:, None]) == 1
 
 # %% ../nbs/23_distributed.ipynb #ef9f27a2
 def test_without_shards_everything_stays_as_it_is():
     state = dict(a=[torch.ones(2), 5], b="c")
-    assert unsharded(state)["a"][0] is state["a"][0] and unsharded(state)["b"] == "c" and local([x := torch.ones(2)]) == [x] and split_like(x, x) is x
+    assert to_full(state)["a"][0] is state["a"][0] and to_full(state)["b"] == "c" and to_local([x := torch.ones(2)]) == [x] and split_like(x, x) is x
     optim = torch.optim.Adam([nn.Parameter(torch.ones(2))])
     optim.param_groups[0]["params"][0].grad = torch.ones(2)
     optim.step()

@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.flags import allowed, check_ranges, convert, convert_fields, from_mapping, from_text, parse, read, read_settings, read_small, setting, shown, stop
+from iddm.flags import allowed, check_ranges, convert, convert_fields, exit_with_error, from_mapping, from_text, option, parse_args, read, read_settings, read_small, shown
 
 # %% ../nbs/19_flags.ipynb #bff16bf9
 @dataclass(frozen=True)
 class Soup:
     "Cook."
-    salt: float = setting(1.5, "grams per litre")
-    kind: Literal["leek", "pea", 3] = setting("pea", "what is in it")
-    spoons: tuple[int, ...] = setting((1, 2), "sizes")
-    bowls: tuple[int, ...] | None = setting(None, "who eats")
-    hot: bool = setting(True, "serve at once")
-    guests: int = setting(2, "how many eat")
-    cook: str = setting("me", "who cooks")
-    pot: str | None = setting(None, "which pot; default: the large one")
-    table: int | str = setting(-1, "number or name of the table")
+    salt: float = option(1.5, "grams per litre")
+    kind: Literal["leek", "pea", 3] = option("pea", "what is in it")
+    spoons: tuple[int, ...] = option((1, 2), "sizes")
+    bowls: tuple[int, ...] | None = option(None, "who eats")
+    hot: bool = option(True, "serve at once")
+    guests: int = option(2, "how many eat")
+    cook: str = option("me", "who cooks")
+    pot: str | None = option(None, "which pot; default: the large one")
+    table: int | str = option(-1, "number or name of the table")
 
     def __post_init__(self):
         convert_fields(self)
@@ -243,42 +243,42 @@ def test_a_file_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
 
 # %% ../nbs/19_flags.ipynb #1d39d80f
 def test_flags_become_settings():
-    assert parse(Soup, "soup", []) == Soup()
-    got = parse(Soup, "soup", ["--salt=2", "--hot", "False", "--spoons", "3,4", "--kind", "leek"])
+    assert parse_args(Soup, "soup", []) == Soup()
+    got = parse_args(Soup, "soup", ["--salt=2", "--hot", "False", "--spoons", "3,4", "--kind", "leek"])
     assert got == Soup(2., "leek", (3, 4), None, False)
-    assert parse(Soup, "soup", ["--spoons", "[5]"]).spoons == (5,)
-    assert parse(Soup, "soup", ["--bowls=1,2"]).bowls == parse(Soup, "soup", ["--bowls", "1,2"]).bowls == (1, 2)
-    assert parse(Soup, "soup", ["--bowls", "null"]).bowls is None
+    assert parse_args(Soup, "soup", ["--spoons", "[5]"]).spoons == (5,)
+    assert parse_args(Soup, "soup", ["--bowls=1,2"]).bowls == parse_args(Soup, "soup", ["--bowls", "1,2"]).bowls == (1, 2)
+    assert parse_args(Soup, "soup", ["--bowls", "null"]).bowls is None
     assert read(Soup, "soup", ["--salt", "-1"]).salt == -1
-    assert parse(Soup, "soup", ["--guests", "3", "--guests", "4"]).guests == 4
-    assert parse(Soup, "soup", ["--guests", "3"], base=dict(guests=5, salt=2.)) == Soup(2., guests=3)
+    assert parse_args(Soup, "soup", ["--guests", "3", "--guests", "4"]).guests == 4
+    assert parse_args(Soup, "soup", ["--guests", "3"], base=dict(guests=5, salt=2.)) == Soup(2., guests=3)
 
 # %% ../nbs/19_flags.ipynb #6e22000c
 def test_a_settings_file_is_read_and_later_flags_win():
     with TemporaryDirectory() as d:
         path = Path(d) / "soup.yaml"
         path.write_text("salt: 3\nspoons: [7, 8]\n")
-        assert parse(Soup, "soup", ["--config", str(path), "--salt", "4"]) == Soup(4., spoons=(7, 8))
+        assert parse_args(Soup, "soup", ["--config", str(path), "--salt", "4"]) == Soup(4., spoons=(7, 8))
 
 # %% ../nbs/19_flags.ipynb #70046349
 @pytest.mark.parametrize("name", [o for o in NAMES if o.strip() == o])
 def test_a_name_on_the_command_line_stays_as_it_was_typed(name):
-    soup = parse(Soup, "soup", ["--cook", name, f"--pot={name}", "--table", name])
+    soup = parse_args(Soup, "soup", ["--cook", name, f"--pot={name}", "--table", name])
     assert [soup.cook, soup.pot, str(soup.table)] == [name] * 3
 
 # %% ../nbs/19_flags.ipynb #ed5f72e7
 @pytest.mark.parametrize("name", [*NAMES, "a\nb", "café", "猫"])
 def test_settings_are_printed_ready_to_be_read_again(tmp_path, name):
     argv = ["--salt", "4", f"--cook={name}", f"--table={name}", "--spoons", "3"]
-    with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as end: parse(Soup, "soup",
+    with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as end: parse_args(Soup, "soup",
         [*argv, "--print_config"])
     assert end.value.code == 0
     (tmp_path / "soup.yaml").write_text(out.getvalue(), encoding="utf-8")
-    assert parse(Soup, "soup", ["--config", f"{tmp_path}/soup.yaml"]) == parse(Soup, "soup", argv)
+    assert parse_args(Soup, "soup", ["--config", f"{tmp_path}/soup.yaml"]) == parse_args(Soup, "soup", argv)
 
 @pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--salt", "4", "--help", "--guests", "x"], ["--help", "--salt"]])
 def test_help_wins_wherever_it_stands(argv):
-    with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as end: parse(Soup, "soup", argv)
+    with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as end: parse_args(Soup, "soup", argv)
     assert end.value.code == 0
     assert "grams per litre (give a number; default: 1.5)" in out.getvalue()
     assert "--config" in out.getvalue()
@@ -287,7 +287,7 @@ def test_help_wins_wherever_it_stands(argv):
 def complaint(argv):
     "What parsing these flags prints before it ends with status 2."
     words = argv.split() if isinstance(argv, str) else argv
-    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: parse(Soup, "soup", words)
+    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: parse_args(Soup, "soup", words)
     assert end.value.code == 2
     return err.getvalue()
 
@@ -330,12 +330,12 @@ def test_wrong_flags_and_values_are_named_with_what_is_allowed(argv, line): asse
 def test_a_file_that_is_wrong_is_named_by_its_flag(tmp_path):
     assert complaint(["--config",
         str(_file(tmp_path, "slat: 3"))]) == f"soup: {tmp_path}/soup.yaml: unknown setting slat: did you mean salt?\n"
-    assert parse(Soup, "soup",
+    assert parse_args(Soup, "soup",
         ["--config", str(_file(tmp_path, "salt: 3")),
         f"--config={_file(tmp_path, 'guests: 3')}"]) == Soup(guests=3)  # the same file twice
 
 # %% ../nbs/19_flags.ipynb #ab2f8865
 def test_stop_is_one_line_and_status_2():
-    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: stop("x", "no")
+    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: exit_with_error("x", "no")
     assert err.getvalue() == "x: no\n"
     assert end.value.code == 2

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from iddm.flags import parse
+from iddm.flags import parse_args
 from iddm.images import to_uint8
 from iddm.samplers import SAMPLERS
 from iddm.trainer import TrainConfig
@@ -20,22 +20,22 @@ from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.trainer import Trainer
-from iddm.generate import GenerateConfig, Model, check_batch, check_drawing, check_model, choose, draw, draw_files, has_eta, load, main, new_folder, read_mask, read_picture, sample, shown_size, starting, strength, times, write_animation, write_batch
+from iddm.generate import GenerateConfig, TrainedModel, check_batch, check_drawing, check_model, choose_labels, has_eta, load, load_image_tensor, main, new_folder, read_mask, sample, sample_batches, sample_to_folder, shown_size, starting, strength, times, write_animation, write_batch
 
 # %% ../nbs/30_generate.ipynb #271096a9
 def test_classes_are_chosen_by_number_or_name_or_all_in_turn():
     names = ("crazing", "patches", "scratches")
-    assert choose(names).tolist() == [0, 1, 2] and choose(names, -1, 5).tolist() == [0, 1, 2, 0, 1]
-    assert choose(names, 1, 2).tolist() == [1, 1] == choose(names, "patches", 2).tolist() and len(choose(names, 2)) == 8
-    assert choose(("7", "0"), "7", 1).tolist() == choose(("7", "0"), 7, 1).tolist() == [0] and choose(("7", "0"), 0, 1).tolist() == [1] and choose(("7", "x"), 1, 1).tolist() == [1]
-    assert choose(()).tolist() == [0] * 8
+    assert choose_labels(names).tolist() == [0, 1, 2] and choose_labels(names, -1, 5).tolist() == [0, 1, 2, 0, 1]
+    assert choose_labels(names, 1, 2).tolist() == [1, 1] == choose_labels(names, "patches", 2).tolist() and len(choose_labels(names, 2)) == 8
+    assert choose_labels(("7", "0"), "7", 1).tolist() == choose_labels(("7", "0"), 7, 1).tolist() == [0] and choose_labels(("7", "0"), 0, 1).tolist() == [1] and choose_labels(("7", "x"), 1, 1).tolist() == [1]
+    assert choose_labels(()).tolist() == [0] * 8
 
 # %% ../nbs/30_generate.ipynb #42daa8cc
 def test_a_class_that_is_not_there_is_named_with_those_that_are():
     names = ("crazing", "patches", "scratches")
     for bad in (3, "rust", -2):
-        with pytest.raises(ValueError, match=f"--class_name {bad}: choose -1 for all, 0 to 2, or one of crazing"): choose(names, bad)
-    with pytest.raises(ValueError, match="trained without classes"): choose((), 1)
+        with pytest.raises(ValueError, match=f"--class_name {bad}: choose -1 for all, 0 to 2, or one of crazing"): choose_labels(names, bad)
+    with pytest.raises(ValueError, match="trained without classes"): choose_labels((), 1)
 
 # %% ../nbs/30_generate.ipynb #f8f43bdc
 def test_settings_of_a_drawing_that_cannot_be_are_refused_by_name():
@@ -103,20 +103,20 @@ def test_a_mask_that_leaves_nothing_to_do_is_refused(value, mode, say, tmp_path)
 @pytest.mark.parametrize("flag, content, say", [("init_image", b"", "not a picture"), ("mask", b"GIF89a", "not a picture"), ("mask", b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "not a picture"), ("init_image", None, "no such file")])
 def test_a_file_that_is_no_image_is_told_in_one_line(flag, content, say, tmp_path):
     if content is not None: (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(ValueError, match=f"^--{flag} .*x.png: {say}") as e: read_picture(str(tmp_path / "x.png"), flag, 8, 1)
+    with pytest.raises(ValueError, match=f"^--{flag} .*x.png: {say}") as e: load_image_tensor(str(tmp_path / "x.png"), flag, 8, 1)
     assert "\n" not in str(e.value)
 
 def test_an_image_of_too_many_pixels_is_told_in_one_line(tmp_path, monkeypatch, recwarn):
     Image.new("1", (600, 600)).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match="--mask .*huge.png: not a picture that can be read") as e: read_picture(str(tmp_path / "huge.png"), "mask", 8, 1)
+    with pytest.raises(ValueError, match="--mask .*huge.png: not a picture that can be read") as e: load_image_tensor(str(tmp_path / "huge.png"), "mask", 8, 1)
     assert "\n" not in str(e.value) and not recwarn.list
 
 def test_a_large_image_is_read_without_a_word(tmp_path, monkeypatch, recwarn):
     Image.new("1", (60, 30)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert shown_size(tmp_path / "large.png") == (60, 30)
-    assert read_picture(str(tmp_path / "large.png"), "mask", 8, 1).shape == (1, 1, 8, 8) and not recwarn.list
+    assert load_image_tensor(str(tmp_path / "large.png"), "mask", 8, 1).shape == (1, 1, 8, 8) and not recwarn.list
 
 # %% ../nbs/30_generate.ipynb #2cf21568
 def moment(where, **kw):
@@ -171,22 +171,22 @@ def test_a_drawing_has_the_name_and_place_that_was_asked_for():
 def test_a_picture_does_not_depend_on_its_batch():
     with TemporaryDirectory() as d:
         model, y = load(moment(d)), torch.tensor([3, 1, 4, 1, 5])
-        assert isinstance(model, Model) and model.classes == tuple("0123456789") and model.epoch == 1
-        def all_of(**kw): return torch.cat([s.x for _, s, done in draw(model, y, GenerateConfig(steps=3, eta=1., **kw)) if done])
+        assert isinstance(model, TrainedModel) and model.classes == tuple("0123456789") and model.epoch == 1
+        def all_of(**kw): return torch.cat([s.x for _, s, done in sample_batches(model, y, GenerateConfig(steps=3, eta=1., **kw)) if done])
         torch.testing.assert_close(all_of(batch_size=2), all_of(batch_size=5))
 
 # %% ../nbs/30_generate.ipynb #d6f8cece
 def test_files_do_not_depend_on_the_size_of_the_batches():
     with TemporaryDirectory() as d:
         moment(d)
-        files = [[(to_uint8(read_picture(str(o), "", 8, 1))).int() for o in sorted(Path(d, name).glob("0*.png"))] for name in ("a", "b") if run(f"--weight_path {d}/df --num_images 25 --steps 2 --result_path {d} --generate_name {name} --batch_size {dict(a=7, b=25)[name]}")[2] == 0]
+        files = [[(to_uint8(load_image_tensor(str(o), "", 8, 1))).int() for o in sorted(Path(d, name).glob("0*.png"))] for name in ("a", "b") if run(f"--weight_path {d}/df --num_images 25 --steps 2 --result_path {d} --generate_name {name} --batch_size {dict(a=7, b=25)[name]}")[2] == 0]
         assert len(files[0]) == 25 and max((p - q).abs().max() for p, q in zip(*files)) <= 1  # a last digit may round the other way
 
 # %% ../nbs/30_generate.ipynb #3e47abe4
 def test_a_drawing_reports_each_step():
     with TemporaryDirectory() as d:
         model = load(moment(d))
-        steps = [i for i, _, _ in draw(model, torch.arange(5), GenerateConfig(steps=3, batch_size=2))]
+        steps = [i for i, _, _ in sample_batches(model, torch.arange(5), GenerateConfig(steps=3, batch_size=2))]
         assert steps == list(range(1, 10)) and [len(times(GenerateConfig(sample=o))) for o in ("ddim", "ddpm", "heun", "dpmpp_2m_sde")] == [50, 1000, 25, 25]
 
 # %% ../nbs/30_generate.ipynb #7b836e80
@@ -195,7 +195,7 @@ def test_sample_draws_what_was_asked_for():
         model = load(moment(d))
         x = sample(model, "7", 3, steps=2, seed=5)
         assert x.shape == (3, 1, 8, 8) and torch.equal(x, sample(model, 7, 3, steps=2, seed=5)) and not torch.equal(x, sample(model, 7, 3, steps=2))
-        assert list(draw_files(model, torch.arange(3), Path(d) / "x", GenerateConfig(steps=2))) == [1, 2]
+        assert list(sample_to_folder(model, torch.arange(3), Path(d) / "x", GenerateConfig(steps=2))) == [1, 2]
 
 # %% ../nbs/30_generate.ipynb #58e3a8d5
 def test_raw_weights_and_averaged_weights_draw_differently():
@@ -238,12 +238,12 @@ def test_a_name_that_looks_like_a_number_is_that_class(tmp_path, i, form):
         (tmp_path / "how.yaml").write_text("class_name: " + form.format(ODD[i]), encoding="utf-8")
         argv = ["--config", str(tmp_path / "how.yaml")]
     if ODD[i] == "null" and form == "{}": return  # YAML's nothing is no name: see the next test
-    assert choose(ODD, parse(GenerateConfig, "iddm-generate", argv).class_name, 1).tolist() == [i]
-    assert choose(ODD, ODD[i], 1).tolist() == [i]
+    assert choose_labels(ODD, parse_args(GenerateConfig, "iddm-generate", argv).class_name, 1).tolist() == [i]
+    assert choose_labels(ODD, ODD[i], 1).tolist() == [i]
 
 @pytest.mark.parametrize("name, index",
     [("0", 0), ("1", 1), ("3", 3), ("12", 12), (np.int64(3), 3), (np.str_("yes"), 7), (2, 9)])
-def test_a_plain_number_is_one_where_no_class_has_that_name(name, index): assert choose(ODD, name,
+def test_a_plain_number_is_one_where_no_class_has_that_name(name, index): assert choose_labels(ODD, name,
     1).tolist() == [index]
 
 @pytest.mark.parametrize("name",
@@ -251,7 +251,7 @@ def test_a_plain_number_is_one_where_no_class_has_that_name(name, index): assert
     "a\nb", "x" * 500])
 def test_any_other_name_is_refused_with_the_choices(name):
     choices = "choose -1 for all, 0 to 12, or one of 007, 01, |give a whole number or a name"
-    with pytest.raises(ValueError, match=f"--class_name .*({choices})") as e: choose(ODD, name)
+    with pytest.raises(ValueError, match=f"--class_name .*({choices})") as e: choose_labels(ODD, name)
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 400
 
@@ -259,7 +259,7 @@ def test_any_other_name_is_refused_with_the_choices(name):
     [dict(class_name=True), dict(class_name=2.5), dict(class_name=None), dict(class_name=["a"]), dict(num_images=2.5),
     dict(num_images="3"), dict(num_images=True)])
 def test_what_is_no_class_or_number_is_named(kw):
-    with pytest.raises(ValueError, match="^--(class_name|num_images) .*give a whole number"): choose(ODD, **kw)
+    with pytest.raises(ValueError, match="^--(class_name|num_images) .*give a whole number"): choose_labels(ODD, **kw)
 
 @pytest.mark.parametrize("kw, say", [
     (dict(num_images=0), "--num_images 0: give a number from 1"),
@@ -325,7 +325,7 @@ def test_a_picture_is_a_start():
     with TemporaryDirectory() as d:
         where = moment(d, epochs=2)
         Image.linear_gradient("L").save(f"{d}/init.jpg", quality=95)
-        init = read_picture(f"{d}/init.jpg", "init_image", 8, 1)
+        init = load_image_tensor(f"{d}/init.jpg", "init_image", 8, 1)
         own = [(sample(load(where), 3, 4, steps=10, init_image=f"{d}/init.jpg", strength=k) - init).abs().mean() for k in (.1, .5, .9)]
         assert own[0] < .2 and own[0] < own[1] < own[2]
 
@@ -334,7 +334,7 @@ def test_a_mask_says_what_is_filled():
     with TemporaryDirectory() as d:
         where = moment(d, epochs=2)
         Image.linear_gradient("L").save(f"{d}/init.jpg", quality=95), Image.fromarray(np.repeat(np.arange(256) < 128, 256).reshape(256, 256)).save(f"{d}/mask.png")  # the upper half is white: fill it
-        init = read_picture(f"{d}/init.jpg", "init_image", 8, 1)
+        init = load_image_tensor(f"{d}/init.jpg", "init_image", 8, 1)
         filled = sample(load(where), 3, 4, steps=10, init_image=f"{d}/init.jpg", mask=f"{d}/mask.png")
         torch.testing.assert_close(filled[:, :, 4:], init[:, :, 4:].expand(4, -1, -1, -1), rtol=0, atol=2e-3)
         assert (filled - init)[:, :, :4].abs().mean() > .2
@@ -376,7 +376,7 @@ def test_a_drawing_that_is_stopped_keeps_what_it_has():
             for i, o in enumerate(draw(*args)):
                 if i == 3: raise KeyboardInterrupt
                 yield o
-        m.setitem(draw_files.__globals__, "draw", partial(broken, draw))
+        m.setitem(sample_to_folder.__globals__, "draw", partial(broken, sample_batches))
         out, err, status = run(f"--weight_path {where} --steps 2 --batch_size 4")
         assert status == 130 and "stopped: 4 of 10 pictures are written" in err and len(list((where / "generated/001").glob("*.png"))) == 4
 
@@ -391,10 +391,10 @@ def replaced(folder):
 def test_a_folder_that_changes_while_it_is_drawn_in_is_told(happens, say, tmp_path, monkeypatch):
     where = moment(tmp_path)
     def spoiled(*args):
-        for i, o in enumerate(draw(*args)):
+        for i, o in enumerate(sample_batches(*args)):
             if i == 1: happens(where / "generated/001")
             yield o
-    monkeypatch.setitem(draw_files.__globals__, "draw", spoiled)
+    monkeypatch.setitem(sample_to_folder.__globals__, "draw", spoiled)
     out, err, status = run(f"--weight_path {where} --steps 2")
     assert status == 2 and say in err.splitlines()[-1] and "Traceback" not in err
 
@@ -411,7 +411,7 @@ def test_what_can_not_be_drawn_is_refused_before_a_folder_is_made(bad, say, tmp_
 def test_memory_that_can_not_be_had_is_told(tmp_path, monkeypatch):
     where = moment(tmp_path)
     def broken(*args, **kw): raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes. Error code 12")
-    monkeypatch.setitem(draw.__globals__, "walk", broken)
+    monkeypatch.setitem(sample_batches.__globals__, "walk", broken)
     out, err, status = run(f"--weight_path {where} --num_images 20")
     assert status == 2 and "out of memory on cpu: 2.1 GB more were asked for" in err.splitlines()[-1] and "sample fewer at a time, --batch_size 10" in err
 
@@ -466,7 +466,7 @@ def test_a_folder_that_can_not_have_this_name_is_refused(name):
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "0000.png").write_bytes(b"mine")
     with pytest.raises(FileExistsError): write_batch(torch.ones(1, 1, 4, 4), [""], tmp_path)
-    with pytest.raises(ValueError, match="it isn't empty; give a new folder"): next(draw_files(None, torch.arange(1), tmp_path, GenerateConfig()))
+    with pytest.raises(ValueError, match="it isn't empty; give a new folder"): next(sample_to_folder(None, torch.arange(1), tmp_path, GenerateConfig()))
     assert (tmp_path / "0000.png").read_bytes() == b"mine"
 
 def test_a_file_that_can_not_be_written_whole_is_not_there(tmp_path):

@@ -5,7 +5,7 @@ import math
 import torch
 import re
 import pytest
-from iddm.images import RESERVED, grid, printable, safe_name, to_float, to_uint8
+from iddm.images import RESERVED, image_grid, printable, safe_name, to_float, to_uint8
 
 # %% ../nbs/00_images.ipynb #96c7a7bb
 def test_bytes_survive_the_round_trip():
@@ -26,14 +26,14 @@ def test_a_picture_of_NaN_is_an_error():
 def test_a_grid_has_its_tiles_where_they_belong():
     x = torch.full((3, 1, 8, 8), -1.)
     x[2] = 1
-    g = grid(x, cols=2)
+    g = image_grid(x, cols=2)
     assert g.size == (2*48 + 3*2, 2*48 + 3*2)
     assert g.getpixel((26, 26)) == (0, 0, 0) and g.getpixel((26, 76)) == (255, 255, 255)
 
 # %% ../nbs/00_images.ipynb #0575dba3
 def test_large_pictures_are_not_enlarged_and_bytes_pass_unchanged():
     u = torch.randint(0, 256, (2, 3, 64, 50), dtype=torch.uint8)
-    g = grid(u)
+    g = image_grid(u)
     assert g.size == (2 * 50 + 6, 64 + 4)
     assert g.getpixel((2, 2)) == tuple(u[0, :, 0, 0].tolist())
 
@@ -44,15 +44,15 @@ WRONG = {
     "a list taken for an image": (lambda: to_uint8([0., 1.]), TypeError, "x is list: give a tensor"),
     "floats taken for bytes": (lambda: to_float(torch.zeros(3)), ValueError, "u is torch.float32: give bytes"),
     "a list taken for bytes": (lambda: to_float([0, 255]), TypeError, "u is list: give a tensor of bytes"),
-    "a grid of a list": (lambda: grid([torch.zeros(1, 4, 4)]), TypeError, "x is list: give a tensor"),
+    "a grid of a list": (lambda: image_grid([torch.zeros(1, 4, 4)]), TypeError, "x is list: give a tensor"),
     "a grid of whole numbers": (
-        lambda: grid(torch.zeros(2, 1, 4, 4).long()), ValueError, "x is torch.int64: give floats"),
+        lambda: image_grid(torch.zeros(2, 1, 4, 4).long()), ValueError, "x is torch.int64: give floats"),
     "a grid of one image without its batch": (
-        lambda: grid(torch.zeros(3, 4, 4)), ValueError, "x is (3, 4, 4): give at least one image"),
-    "a grid of two channels": (lambda: grid(torch.zeros(1, 2, 4, 4)), ValueError, "of 1 or 3 channels"),
-    "a grid of nothing": (lambda: grid(torch.zeros(0, 1, 4, 4)), ValueError, "give at least one image"),
-    "a grid of no columns": (lambda: grid(torch.zeros(1, 1, 4, 4), cols=0), ValueError, "cols=0: give 1 or more"),
-    "a grid of NaN": (lambda: grid(torch.full((1, 1, 4, 4), math.nan)), ValueError, "16 NaN of 16"),
+        lambda: image_grid(torch.zeros(3, 4, 4)), ValueError, "x is (3, 4, 4): give at least one image"),
+    "a grid of two channels": (lambda: image_grid(torch.zeros(1, 2, 4, 4)), ValueError, "of 1 or 3 channels"),
+    "a grid of nothing": (lambda: image_grid(torch.zeros(0, 1, 4, 4)), ValueError, "give at least one image"),
+    "a grid of no columns": (lambda: image_grid(torch.zeros(1, 1, 4, 4), cols=0), ValueError, "cols=0: give 1 or more"),
+    "a grid of NaN": (lambda: image_grid(torch.full((1, 1, 4, 4), math.nan)), ValueError, "16 NaN of 16"),
 }
 
 # %% ../nbs/00_images.ipynb #6ae71e07

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from iddm.images import to_float
-from iddm.parts import COLORS, DASHES, Html, Job, Panel, STYLE, Stopped, chart, control, hook, joined, markup, picture, png, row, run_job, sendable, sentence, shown_name, svg, telling, thin, ticks, update, uploads
+from iddm.parts import COLORS, DASHES, Html, Job, Panel, STYLE, Stopped, add_css_class, control, error_html, joined, markup, picture, row, run_job, sendable, shown_name, svg, svg_chart, telling, thin, ticks, to_png, update, uploads
 
 # %% ../nbs/39_parts.ipynb #fa03bc6c
 @pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>", '"><script>', "a & b", "it's"])
@@ -44,14 +44,14 @@ def test_a_name_can_always_be_shown(name, shown):
 # %% ../nbs/39_parts.ipynb #1d9ae677
 def test_a_picture_goes_through_PNG_unchanged():
     x = to_float(torch.arange(192, dtype=torch.uint8).view(1, 3, 8, 8))
-    back = torch.from_numpy(np.array(Image.open(io.BytesIO(png(x[0]))))).permute(2, 0, 1)
+    back = torch.from_numpy(np.array(Image.open(io.BytesIO(to_png(x[0]))))).permute(2, 0, 1)
     assert torch.equal(to_float(back), x[0])
-    assert Image.open(io.BytesIO(png(x.expand(6, -1, -1, -1), cols=3))).size == (3 * 10 + 2, 2 * 10 + 2)
+    assert Image.open(io.BytesIO(to_png(x.expand(6, -1, -1, -1), cols=3))).size == (3 * 10 + 2, 2 * 10 + 2)
     assert Image.open(io.BytesIO(picture("x").value)).size == (64, 1)  # as long as there is none, it takes little room
 
 # %% ../nbs/39_parts.ipynb #1cab0e2d
 def test_a_hook_is_a_class_of_the_widget_and_pictures_have_square_pixels():
-    assert hook(w.Label(), "t")._dom_classes == ("iddm-t",)
+    assert add_css_class(w.Label(), "t")._dom_classes == ("iddm-t",)
     assert picture("noised")._dom_classes == ("iddm-pixels", "iddm-noised") and ".iddm-pixels {image-rendering: pixelated" in STYLE
 
 # %% ../nbs/39_parts.ipynb #8b42832d
@@ -78,14 +78,14 @@ def test_ticks_are_round_and_lie_inside():
 
 # %% ../nbs/39_parts.ipynb #04b42143
 def test_a_curve_is_where_it_should_be():
-    s = chart({"a": ([0, 10], [0, 1])}, mark=5, size=(142, 118))
+    s = svg_chart({"a": ([0, 10], [0, 1])}, mark=5, size=(142, 118))
     assert 'points="34.0,100.0 134.0,6.0"' in s and 'class="mark" d="M84.0 6V100"' in s
-    assert 'points="34.0,100.0 84.0,53.0 134.0,6.0"' in chart({"a": ([0, 1, 2], [.01, .1, 1])}, log=True, size=(142, 118))
+    assert 'points="34.0,100.0 84.0,53.0 134.0,6.0"' in svg_chart({"a": ([0, 1, 2], [.01, .1, 1])}, log=True, size=(142, 118))
 
 # %% ../nbs/39_parts.ipynb #8c973b21
 def test_a_chart_stands_odd_values_and_names():
-    assert "polyline" in chart({}) + chart({"a": ([0], [1])}) and chart({"<b>": ([0, 1], [1, 1]), "c": ([0, 1], [0, math.nan])}).count("&lt;b&gt;") == 1
-    s = chart({"_pale": (range(10_000), range(10_000)), "b": ([0, 1], [0, 1])})
+    assert "polyline" in svg_chart({}) + svg_chart({"a": ([0], [1])}) and svg_chart({"<b>": ([0, 1], [1, 1]), "c": ([0, 1], [0, math.nan])}).count("&lt;b&gt;") == 1
+    s = svg_chart({"_pale": (range(10_000), range(10_000)), "b": ([0, 1], [0, 1])})
     assert len(s) < 8000 and "_pale" not in s and thin(list(range(1000)))[-1] == 999 and len(thin([1, 2])) == 2 and thin([]) == []
     assert "<rect" in svg({}, ([0, 1], [1]), None, (0, 1), (0, 1), False, (100, 100), "", "", 0) and len(COLORS) == len(DASHES)
 
@@ -165,8 +165,8 @@ def test_a_state_is_a_bar_words_and_whatever_else():
     job = Job(lambda stop: iter(()), seen.append)
     update(job, (1, 4, "<one>", "more"))
     assert job.bar.value == .25 and job.status.value == "&lt;one&gt;" and seen[0][3] == "more"
-    assert "<details>" in sentence(KeyError("a")) and sentence(OSError("no <file>")) == "<b>no &lt;file&gt;</b>"
-    assert sentence(ValueError("go on by --resume True, or --run_name a--b")) == "<b>go on by Resume, or run_name a--b</b>"
+    assert "<details>" in error_html(KeyError("a")) and error_html(OSError("no <file>")) == "<b>no &lt;file&gt;</b>"
+    assert error_html(ValueError("go on by --resume True, or --run_name a--b")) == "<b>go on by Resume, or run_name a--b</b>"
     def nothing(stop): yield from ()
     run_job(job, nothing)
     assert job.status.value == "done" and issubclass(Stopped, Exception)

@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iddm.schedules import SCHEDULES, SPACINGS, Schedule, add_noise, cosine, edm, flow, from_beta, from_curve, linear, per_image, sigmoid, sqrt, sqrt_linear, time_of, timesteps, zero_terminal_snr
+from iddm.schedules import SCHEDULES, SPACINGS, Schedule, add_noise, cosine, edm, extract, flow, from_alpha_bar, from_beta, linear, sigma_to_t, sigmoid, sqrt, sqrt_linear, timesteps, zero_terminal_snr
 
 # %% ../nbs/00_schedules.ipynb #caadbdc3
 def test_two_steps_of_noise_add_up_as_the_equation_says():
@@ -95,7 +95,7 @@ def test_noise_and_picture_come_in_the_promised_shares():
     x = add_noise(s, x0, torch.tensor([0, 999]), eps)  # (2, 1, 1, 1)
     want = [s.alpha[t] * 3 + s.sigma[t] * 5 for t in (0, 999)]
     torch.testing.assert_close(x.flatten().double(), torch.stack(want))
-    assert per_image(s.alpha, torch.tensor([1, 2]), x).shape == (2, 1, 1, 1)
+    assert extract(s.alpha, torch.tensor([1, 2]), x).shape == (2, 1, 1, 1)
 
 # %% ../nbs/00_schedules.ipynb #f13f4f42
 def test_unit_variance_stays_unit_variance():
@@ -139,10 +139,10 @@ def test_each_grid_is_spaced_as_its_name_says():
 def test_a_level_of_noise_is_found_again():
     for make in SCHEDULES.values():
         s = make()
-        for t in (0, 10, 500, 998): assert time_of(s, (s.sigma[t] / s.alpha[t]).item()) == t
-    assert time_of(edm(), 1e9) == 999 and time_of(edm(), 1e-9) == 0 and time_of(cosine(), math.inf) == 999
+        for t in (0, 10, 500, 998): assert sigma_to_t(s, (s.sigma[t] / s.alpha[t]).item()) == t
+    assert sigma_to_t(edm(), 1e9) == 999 and sigma_to_t(edm(), 1e-9) == 0 and sigma_to_t(cosine(), math.inf) == 999
     for bad in (0, -1, math.nan):
-        with pytest.raises(ValueError, match="give a noise level above 0"): time_of(edm(), bad)
+        with pytest.raises(ValueError, match="give a noise level above 0"): sigma_to_t(edm(), bad)
 
 # %% ../nbs/00_schedules.ipynb #5c1ae99f
 def test_schedules_agree_with_diffusers():
@@ -188,8 +188,8 @@ WRONG = {
         lambda: Schedule(torch.tensor(.9), torch.tensor(.1)), ValueError, "one alpha and one sigma per step"),
     "variances as a list": (lambda: from_beta([.1, .2]), TypeError, "beta is list"),
     "variances with NaN": (lambda: from_beta(nan), ValueError, "variances per step from nan to nan"),
-    "a curve as a list": (lambda: from_curve([1., .5]), TypeError, "f is list"),
-    "a curve with NaN": (lambda: from_curve(nan), ValueError, "variances per step from nan to nan"),
+    "a curve as a list": (lambda: from_alpha_bar([1., .5]), TypeError, "f is list"),
+    "a curve with NaN": (lambda: from_alpha_bar(nan), ValueError, "variances per step from nan to nan"),
     "a schedule by its name": (lambda: zero_terminal_snr("linear"), TypeError, "schedule='linear': give a Schedule"),
     "a name that no schedule has": (lambda: SCHEDULES["cosin"], ValueError, "schedule='cosin': choose linear, cosine"),
     "a time before the first": (lambda: s.at(-1), ValueError, "t=-1: choose from 0 to 999"),
@@ -221,8 +221,8 @@ WRONG |= {
     "a grid of a T of 0": (lambda: timesteps(0, 1), ValueError, "T=0: give 1 or more"),
     "a spacing that is none": (
         lambda: timesteps(10, 5, "karras"), ValueError, "spacing='karras': choose trailing, leading"),
-    "a level as text": (lambda: time_of(s, "5"), TypeError, "ratio='5': give a number"),
-    "a level of a schedule by its name": (lambda: time_of("edm", 5.), TypeError, "schedule='edm': give a Schedule"),
+    "a level as text": (lambda: sigma_to_t(s, "5"), TypeError, "ratio='5': give a number"),
+    "a level of a schedule by its name": (lambda: sigma_to_t("edm", 5.), TypeError, "schedule='edm': give a Schedule"),
 }
 
 # %% ../nbs/00_schedules.ipynb #f4ac7625

@@ -8,7 +8,7 @@ import sys
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
-from iddm.flags import parse
+from iddm.flags import parse_args
 from iddm.trainer import TrainConfig, Trainer
 import json
 from contextlib import redirect_stdout
@@ -18,7 +18,7 @@ import pytest
 from torch.distributed import TCPStore
 from iddm.distributed import HERE, note
 from iddm.trainer import plain_config
-from iddm.train import _newest_grid, _stop_signals, again, alone, describe, done, farewell, give_up, going_on, lost, main, settings, stoppable, stopped, train, trouble
+from iddm.train import _newest_grid, _stop_signals, alone, closing_message, done, error_message, fail, going_on, handle_signals, lost, main, parse_command_line, resume_command, run_summary, stopped, train
 
 # %% ../nbs/24_train.ipynb #281922c1
 def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew():
@@ -37,7 +37,7 @@ def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew()
 def test_a_lost_neighbour_is_told_in_a_line():
     assert "lost another process" in lost(RuntimeError("[pair.cc] Connection closed by peer [::1]:1"))
     assert lost(ValueError("Broken pipe")) == "" == lost(RuntimeError("shape"))
-    with pytest.raises(SystemExit, match="2"): give_up("no reason")
+    with pytest.raises(SystemExit, match="2"): fail("no reason")
 
 # %% ../nbs/24_train.ipynb #0c05c8f8
 TINY = "--image_size 8 --widths 32 --attention [] --batch_size 600 --save_interval 1 --sample_steps 2 --precision fp32 --device cpu"
@@ -80,15 +80,15 @@ def test_what_cannot_be_ends_with_one_line_and_status_2_and_nothing_written():
 def test_settings_of_a_run_come_back_and_flags_win():
     with TemporaryDirectory() as d:
         run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
-        config = settings(f"--resume True --run_name a --result_path {d} --epochs 5".split())
+        config = parse_command_line(f"--resume True --run_name a --result_path {d} --epochs 5".split())
         assert (config.seed, config.widths, config.epochs, config.resume, config.run_name) == (3, (32,), 5, True, "a")
 
 # %% ../nbs/24_train.ipynb #914615c7
 def test_settings_of_another_run_come_along_and_its_name_does_not():
     with TemporaryDirectory() as d:
         run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
-        config = settings(f"--resume True --load_model_dir a --run_name b --result_path {d}".split())
-        assert (config.seed, config.run_name, config.load_model_dir) == (3, "b", "a") and settings(["--run_name", "a"]).seed == 0
+        config = parse_command_line(f"--resume True --load_model_dir a --run_name b --result_path {d}".split())
+        assert (config.seed, config.run_name, config.load_model_dir) == (3, "b", "a") and parse_command_line(["--run_name", "a"]).seed == 0
 
 # %% ../nbs/24_train.ipynb #10853f29
 def test_a_run_goes_on_in_as_many_processes_as_it_had_unless_it_is_told_otherwise():
@@ -96,12 +96,12 @@ def test_a_run_goes_on_in_as_many_processes_as_it_had_unless_it_is_told_otherwis
         shared = TrainConfig(result_path=d, batch_size=48, distributed=True, world_size=3, main_gpu=2, shard=True)
         (Path(d) / "df").mkdir(), (Path(d) / "df/config.yaml").write_text(json.dumps(plain_config(shared)))
         def how(line):
-            c = settings(f"--resume True --result_path {d} {line}".split())
+            c = parse_command_line(f"--resume True --result_path {d} {line}".split())
             return c.distributed, c.world_size, c.main_gpu, c.shard
         assert how("") == (True, 3, 2, True) and how("--distributed False") == (False, 2, 0, False) and alone({}, []) != {}
         m.setenv("RANK", "0"), m.setenv("WORLD_SIZE", "4")
         assert how("--main_gpu 3") == (False, 2, 3, True) and how("--distributed True --world_size 3") == (True, 3, 0, True)
-    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit): settings(["--world_size", "2"])
+    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit): parse_command_line(["--world_size", "2"])
     assert "--world_size 2: needs --distributed True" in err.getvalue()
 
 # %% ../nbs/24_train.ipynb #0f962b4c
@@ -117,14 +117,14 @@ def test_a_setting_that_makes_it_another_run_is_refused():
     ["007", "01", "+1", "0x10", "1_0", "12:30", "1e3", "yes", "null", "None", "-1", "2024-01-01", "[]", "a: b"])
 def test_a_flag_of_text_keeps_what_was_typed(tmp_path, flag, name):
     resume = ["--resume", "True"] if flag == "load_model_dir" else []
-    assert getattr(settings([f"--{flag}", name, *resume]), flag) == name
+    assert getattr(parse_command_line([f"--{flag}", name, *resume]), flag) == name
     (tmp_path / "run.yaml").write_text(f"{flag}: '{name}'")
-    assert getattr(settings(["--config", f"{tmp_path}/run.yaml", *resume]), flag) == name
+    assert getattr(parse_command_line(["--config", f"{tmp_path}/run.yaml", *resume]), flag) == name
 
 @pytest.mark.parametrize("name", ["007", "1e3", "null", "yes"])
 def test_a_run_of_any_name_is_resumed_with_its_settings(tmp_path, name):
     run(f"{TINY} --epochs 1 --sample_interval 0 --seed 3 --result_path {tmp_path} --run_name {name}")
-    config = settings(f"--resume True --run_name {name} --result_path {tmp_path}".split())
+    config = parse_command_line(f"--resume True --run_name {name} --result_path {tmp_path}".split())
     assert (config.run_name, config.seed) == (name, 3)
 
 @pytest.mark.parametrize("text, say",
@@ -142,9 +142,9 @@ def test_settings_of_a_run_that_are_damaged_are_named(tmp_path, text, say):
 # %% ../nbs/24_train.ipynb #cd8fd724
 @pytest.mark.parametrize("number", _stop_signals()[1:], ids=lambda o: signal.Signals(o).name)
 def test_a_signal_finishes_the_step_and_saves_and_a_second_one_stops_at_once(number, tmp_path):
-    trainer = Trainer(parse(TrainConfig, "", f"{TINY} --epochs 9 --result_path {tmp_path}".split()))
+    trainer = Trainer(parse_args(TrainConfig, "", f"{TINY} --epochs 9 --result_path {tmp_path}".split()))
     before = signal.getsignal(number)
-    with redirect_stderr(StringIO()) as err, stoppable(trainer) as came:
+    with redirect_stderr(StringIO()) as err, handle_signals(trainer) as came:
         for e in trainer.fit():
             if e.step == 3: os.kill(os.getpid(), number)
         assert came == [number]
@@ -164,7 +164,7 @@ def test_a_hangup_that_was_ignored_from_outside_stays_ignored():
 # %% ../nbs/24_train.ipynb #90e1b33a
 def test_a_run_that_was_stopped_names_its_checkpoint_and_its_command():
     with TemporaryDirectory() as d:
-        trainer = Trainer(parse(TrainConfig, "", f"{TINY} --epochs 2 --result_path {d}".split()))
+        trainer = Trainer(parse_args(TrainConfig, "", f"{TINY} --epochs 2 --result_path {d}".split()))
         for _ in trainer.fit(): pass
         with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: stopped(trainer, signal.SIGTERM)
         assert end.value.code == 143 and f"Saved: {d}/df/checkpoints/epoch_002; go on with\n    iddm-train --resume True --result_path {d}\n" in err.getvalue()
@@ -180,7 +180,7 @@ def test_a_run_that_is_stopped_at_once_says_what_is_saved():
         m.setattr(sys.modules[train.__module__], "Trainer", Broken)
         for until, say in (("step", "No checkpoint yet; begin again with"), ("checkpoint", "epoch_001; go on with")):
             Broken.until = until
-            with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: train(parse(TrainConfig, "", f"{TINY} --result_path {d} --run_name {until}".split()))
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: train(parse_args(TrainConfig, "", f"{TINY} --result_path {d} --run_name {until}".split()))
             assert say in err.getvalue() and f"iddm-train --resume True --run_name {until}" in err.getvalue() and end.value.code == 130
 
 # %% ../nbs/24_train.ipynb #16d5ddef
@@ -199,27 +199,27 @@ def test_errors_on_the_way_end_with_one_line():
 # %% ../nbs/24_train.ipynb #fd1b5ade
 def test_a_full_disk_and_other_trouble_are_told_in_a_line():
     with pytest.MonkeyPatch.context() as m:
-        m.setitem(trouble.__globals__, "full_disk", lambda folder: f"full: {folder}")
-        assert trouble(OSError(errno.ENOSPC, "x"), Path("a")) == "full: a" and trouble(ValueError("b"), Path("a")) == "b"
+        m.setitem(error_message.__globals__, "full_disk", lambda folder: f"full: {folder}")
+        assert error_message(OSError(errno.ENOSPC, "x"), Path("a")) == "full: a" and error_message(ValueError("b"), Path("a")) == "b"
 
 # %% ../nbs/24_train.ipynb #1fdec72d
 def test_a_run_is_described():
     with TemporaryDirectory() as d:
-        trainer = Trainer(parse(TrainConfig, "iddm-train", f"{TINY} --result_path {d} --conditional False --vis True".split()))
-        assert "without classes" in describe(trainer) and "cpu in float32" in describe(trainer) and "class  " in describe(trainer)
-        assert farewell(trainer).startswith("draw more") and again(trainer) == f"iddm-train --resume True --result_path {d}"
+        trainer = Trainer(parse_args(TrainConfig, "iddm-train", f"{TINY} --result_path {d} --conditional False --vis True".split()))
+        assert "without classes" in run_summary(trainer) and "cpu in float32" in run_summary(trainer) and "class  " in run_summary(trainer)
+        assert closing_message(trainer).startswith("draw more") and resume_command(trainer) == f"iddm-train --resume True --result_path {d}"
 
 # %% ../nbs/24_train.ipynb #d09f4422
 def test_skipped_steps_are_told_at_the_end():
     with TemporaryDirectory() as d:
-        trainer = Trainer(parse(TrainConfig, "iddm-train", f"{TINY} --result_path {d}".split()))
+        trainer = Trainer(parse_args(TrainConfig, "iddm-train", f"{TINY} --result_path {d}".split()))
         trainer.skipped = 3
-        assert farewell(trainer).startswith("3 of 48 steps were skipped")
+        assert closing_message(trainer).startswith("3 of 48 steps were skipped")
 
 # %% ../nbs/24_train.ipynb #31d7fd8d
 def test_the_newest_grid_is_the_one_of_the_last_epoch_whatever_the_dates_say():
     with TemporaryDirectory() as d:
-        trainer = Trainer(parse(TrainConfig, "", f"{TINY} --result_path {d}".split()))
+        trainer = Trainer(parse_args(TrainConfig, "", f"{TINY} --result_path {d}".split()))
         (trainer.run / "vis").mkdir(parents=True)
         for epoch, date in ((9, 3), (10, 1), (13, 2)):  # 13: of a training that was set aside
             path = trainer.run / f"vis/epoch_{epoch:03}_ema.png"

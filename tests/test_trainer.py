@@ -14,20 +14,20 @@ from pathlib import Path
 import torch
 from filelock import Timeout
 from torch import nn
-from iddm.checkpoints import epochs, find_checkpoint, load_optim, read_weights
-from iddm.data import Data
+from iddm.checkpoints import epochs, resolve_checkpoint, load_optim, read_weights
+from iddm.data import ImageDataset
 from iddm.predictions import TO_X0
 from iddm.samplers import SAMPLERS
 from iddm.schedules import SCHEDULES
-from iddm.samplers import last
+from iddm.samplers import final_sample
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
 from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.flags import parse
-from iddm.trainer import DataConfig, Event, NetConfig, RANGES, TrainConfig, Trainer, acquire_lock, build, check_config, check_data, check_groups, check_memory, check_run, check_together, columns, default_save_interval, ema_share, ema_update, enough_memory, exact_gradient, facts, fit, foreign, found, gradient, grid_size, has_bf16, has_grid, keep_memory, line, lr_factor, maker, memory, metadata, net_size, open_run, owes, own_device, part, pick_device, pick_precision, plain_config, prepare, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle, shapes_of, stored_config, together, train_step, upgrade_config, usable_cfg_scale, walk
+from iddm.flags import parse_args
+from iddm.trainer import DataConfig, NetConfig, RANGES, TrainConfig, TrainEvent, Trainer, acquire_lock, build_model, check_data, check_groups, check_memory, check_run, check_together, columns, default_save_interval, ema_update, ema_weight, enough_memory, exact_gradient, facts, fit, foreign, found, gradient, grid_size, has_bf16, has_grid, keep_memory, line, load_run_config, load_state, lr_multiplier, maker, memory, metadata, net_size, open_run, own_device, part, plain_config, prepare, progress, read_run, record, resolve_defaults, resolve_device, resolve_dtype, sample_grid, sample_steps, samples_pending, seeded, set_aside, shapes_of, stored_config, together, train_step, upgrade_config, usable_cfg_scale, validate
 
 # %% ../nbs/22_trainer.ipynb #db2e2226
 @pytest.mark.parametrize("kw, asked, scale", [
@@ -52,10 +52,10 @@ def test_a_scale_that_needs_what_was_never_trained_is_refused(drop, asked, say):
 
 # %% ../nbs/22_trainer.ipynb #60df9478
 def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
-    assert settle(TrainConfig()).lr == 2e-3 and settle(TrainConfig()).widths == (32, 32, 64) and settle(TrainConfig(sample="ddpm")).sample_steps == 100
-    c = settle(TrainConfig(image_size=64, lr=1e-4, widths=(32, 64), attention=(), optim="adam", fp16=True))
-    assert (c.lr, c.widths, c.attention, c.weight_decay, c.precision) == (1e-4, (32, 64), (), 0., "fp16") and settle(c) == c
-    assert settle(TrainConfig(image_size=256)).lr == 5e-4
+    assert resolve_defaults(TrainConfig()).lr == 2e-3 and resolve_defaults(TrainConfig()).widths == (32, 32, 64) and resolve_defaults(TrainConfig(sample="ddpm")).sample_steps == 100
+    c = resolve_defaults(TrainConfig(image_size=64, lr=1e-4, widths=(32, 64), attention=(), optim="adam", fp16=True))
+    assert (c.lr, c.widths, c.attention, c.weight_decay, c.precision) == (1e-4, (32, 64), (), 0., "fp16") and resolve_defaults(c) == c
+    assert resolve_defaults(TrainConfig(image_size=256)).lr == 5e-4
 
 # %% ../nbs/22_trainer.ipynb #d00bc9c7
 def test_remembered_settings_do_not_resume_or_overwrite():
@@ -74,7 +74,7 @@ def test_settings_that_cannot_be_are_refused_by_name():
                     (dict(image_size=18, widths=(32, 32, 64)), "image_size 18: .* multiple of 4, for example 16 or 20"), (dict(image_size=75), "image_size 75"), (dict(seed=-1), "--seed -1"), (dict(lr=float("nan")), "--lr nan"),
                     (dict(prediction="eps", noise_schedule="flow"), "--prediction eps with --noise_schedule flow: .* choose v, x0 or flow")):
         with pytest.raises(ValueError, match=say): TrainConfig(**kw)
-    check_config(TrainConfig(image_size=24))
+    validate(TrainConfig(image_size=24))
     assert all(hasattr(TrainConfig(), name) for name in RANGES) and issubclass(TrainConfig, NetConfig) and issubclass(NetConfig, DataConfig)
 
 # %% ../nbs/22_trainer.ipynb #b70ece5b
@@ -164,8 +164,8 @@ def test_the_memory_of_a_machine_is_known_or_not(monkeypatch):
 
 # %% ../nbs/22_trainer.ipynb #7a411aab
 def test_devices_are_found_or_named():
-    assert pick_device("cpu").type == "cpu" and pick_device().type in ("cpu", "cuda", "mps")
-    assert pick_device(torch.device("cpu")) == torch.device("cpu")
+    assert resolve_device("cpu").type == "cpu" and resolve_device().type in ("cpu", "cuda", "mps")
+    assert resolve_device(torch.device("cpu")) == torch.device("cpu")
     assert has_bf16(torch.device("cpu")) in (True, False) and not has_bf16(torch.device("meta"))
     assert keep_memory() in (True, False)
 
@@ -175,45 +175,45 @@ def test_devices_are_found_or_named():
     ("cpu ", "'cpu '"), ("-1", "-1"), ("cuda:-1", "cuda:-1"), ("cpu:cpu", "cpu:cpu"), ("None", "None"), ("cuda:0,1", "cuda:0,1"),
 ])
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(name, shown):
-    with pytest.raises(ValueError, match=f"^--device {shown}: not on this machine; choose auto .* or one of cpu") as e: pick_device(name)
+    with pytest.raises(ValueError, match=f"^--device {shown}: not on this machine; choose auto .* or one of cpu") as e: resolve_device(name)
     assert "\n" not in str(e.value)
 
 def test_a_device_that_is_there_and_fails_says_why(monkeypatch):
     def broken(*args, **kw): raise RuntimeError("driver too old\nmore")
     monkeypatch.setattr(torch, "empty", broken)
-    with pytest.raises(ValueError, match=r"--device cpu: it can't be used \(driver too old\);"): pick_device("cpu")
+    with pytest.raises(ValueError, match=r"--device cpu: it can't be used \(driver too old\);"): resolve_device("cpu")
 
 # %% ../nbs/22_trainer.ipynb #35a8771d
 def test_precision_is_what_was_asked_for_or_refused():
     cpu, meta = torch.device("cpu"), torch.device("meta")
-    assert pick_precision("fp32", cpu) is None and pick_precision("fp16", cpu) is torch.float16 and pick_precision("auto", meta) is None
-    with pytest.raises(ValueError, match="--precision bf16: meta here has no instructions for it"): pick_precision("bf16", meta)
+    assert resolve_dtype("fp32", cpu) is None and resolve_dtype("fp16", cpu) is torch.float16 and resolve_dtype("auto", meta) is None
+    with pytest.raises(ValueError, match="--precision bf16: meta here has no instructions for it"): resolve_dtype("bf16", meta)
 
 # %% ../nbs/22_trainer.ipynb #a8d1177c
 def test_no_step_of_the_learning_rate_is_wasted():
     for name in ("constant", "linear", "cosine", "warmup_cosine"):
         for total in (1, 7, 500):
-            factor = [lr_factor(name, i, total) for i in range(total)]
+            factor = [lr_multiplier(name, i, total) for i in range(total)]
             assert min(factor) > 0 and max(factor) <= 1
-    assert lr_factor("cosine", 250, 500) == pytest.approx(.5) and lr_factor("linear", 375, 500) == .25
-    assert lr_factor("warmup_cosine", 9, 1000) == pytest.approx(.1, rel=1e-2)
+    assert lr_multiplier("cosine", 250, 500) == pytest.approx(.5) and lr_multiplier("linear", 375, 500) == .25
+    assert lr_multiplier("warmup_cosine", 9, 1000) == pytest.approx(.1, rel=1e-2)
 
 # %% ../nbs/22_trainer.ipynb #277f0fa2
 def test_the_average_follows_its_recursion_and_its_half_life():
     net, ema, want = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False), 0.
     for n in range(40):
         nn.init.constant_(net.weight, n)
-        share = ema_share(100, n, 50)
+        share = ema_weight(100, n, 50)
         ema_update(ema, net, share)
         want += share * (n - want)
         assert ema.weight.item() == pytest.approx(want, rel=1e-5)
-    assert ema_share(100, 0, 50) == 1 and ema_share(100, 1, 50) == 1 - .5**20 and ema_share(100, 1000, 50) == pytest.approx(1 - .5**.5) and ema_share(0, 9, 50) == 1
+    assert ema_weight(100, 0, 50) == 1 and ema_weight(100, 1, 50) == 1 - .5**20 and ema_weight(100, 1000, 50) == pytest.approx(1 - .5**.5) and ema_weight(0, 9, 50) == 1
 
 # %% ../nbs/22_trainer.ipynb #13222086
 def test_a_network_is_built_as_the_settings_say():
-    net = build(TrainConfig(widths=(32, 64), act="relu"), 3, 5)
+    net = build_model(TrainConfig(widths=(32, 64), act="relu"), 3, 5)
     assert net(torch.zeros(1, 3, 16, 16), torch.tensor([1]), torch.tensor([5])).shape == (1, 3, 16, 16)
-    assert net.class_embedding.num_embeddings == 6 and build(TrainConfig(), 1, 0).class_embedding is None
+    assert net.class_embedding.num_embeddings == 6 and build_model(TrainConfig(), 1, 0).class_embedding is None
 
 # %% ../nbs/22_trainer.ipynb #1ecb088f
 @pytest.mark.parametrize("kw, how, say", [
@@ -246,7 +246,7 @@ def test_counting_a_network_takes_no_random_number():
     assert torch.equal(before, torch.random.get_rng_state())
 
 def test_no_more_is_counted_than_a_step_keeps():
-    kept, net = {}, build(TrainConfig(image_size=8, widths=(32, 64), attention=()), 1, 0)
+    kept, net = {}, build_model(TrainConfig(image_size=8, widths=(32, 64), attention=()), 1, 0)
     def keep(x):
         kept[x.untyped_storage().data_ptr()] = x
         return x
@@ -260,7 +260,7 @@ def test_a_walk_begins_with_the_standard_deviation_of_the_first_time_that_it_vis
     def look(denoise, x, schedule, steps, generator): return starts.append(x) or iter(())
     for ts in (None, [500, 100]):
         config = TrainConfig(noise_schedule="edm", image_size=4)
-        walk(nn.Linear(1, 1), config, 1, 0, torch.zeros(2), sample=look, steps=ts)
+        sample_steps(nn.Linear(1, 1), config, 1, 0, torch.zeros(2), sample=look, steps=ts)
     edm = SCHEDULES["edm"]()
     torch.testing.assert_close(starts[1] / starts[0], torch.full_like(starts[0], edm.spread[500] / edm.spread[-1]))
 
@@ -268,14 +268,14 @@ def test_a_walk_begins_with_the_standard_deviation_of_the_first_time_that_it_vis
 def test_a_walk_ends_on_pictures_of_the_right_shape_and_range():
     torch.manual_seed(0)
     config = TrainConfig(widths=(32,), attention=())
-    net = build(config, 1, 3)
+    net = build_model(config, 1, 3)
     nn.init.normal_(net.conv_out.weight, std=.1)
     for sampler, kw in (*((name, {}) for name in SAMPLERS), ("ddim", dict(eta=.5))):
-        x = last(walk(net, config, 1, 3, torch.tensor([0, 2]), sample=sampler, steps=3, cfg_scale=2., **kw))
+        x = final_sample(sample_steps(net, config, 1, 3, torch.tensor([0, 2]), sample=sampler, steps=3, cfg_scale=2., **kw))
         assert x.shape == (2, 1, 16, 16) and x.abs().max() <= 1 + 1e-5  # Euler sums up to it
-    assert len(list(walk(net, TrainConfig(widths=(32,), attention=()), 1, 3, torch.tensor([0]), steps=[900, 100, 7]))) == 3
-    a = last(walk(net, config, 1, 3, torch.tensor([0, 2]), steps=3))
-    torch.testing.assert_close(a[1:], last(walk(net, config, 1, 3, torch.tensor([2]), steps=3, start=1)))
+    assert len(list(sample_steps(net, TrainConfig(widths=(32,), attention=()), 1, 3, torch.tensor([0]), steps=[900, 100, 7]))) == 3
+    a = final_sample(sample_steps(net, config, 1, 3, torch.tensor([0, 2]), steps=3))
+    torch.testing.assert_close(a[1:], final_sample(sample_steps(net, config, 1, 3, torch.tensor([2]), steps=3, start=1)))
 
 # %% ../nbs/22_trainer.ipynb #de955e01
 def test_a_seed_is_for_us_alone():
@@ -301,8 +301,8 @@ def test_groups_that_do_not_divide_the_widths_are_refused(groups):
 @pytest.mark.parametrize("change, groups", [({}, 8), (dict(widths=(64, 128)), 16), (dict(groups=4), 4)])
 def test_groups_follow_from_the_narrowest_stage(change, groups):
     config = TrainConfig(**change)
-    assert settle(config).groups == groups
-    assert build(config, 1, 0).mid_block.resnets[0].norm2.num_groups == groups
+    assert resolve_defaults(config).groups == groups
+    assert build_model(config, 1, 0).mid_block.resnets[0].norm2.num_groups == groups
 
 def test_groups_may_not_change_on_resume(tmp_path):
     for _ in Trainer(tiny(tmp_path, epochs=1, sample_interval=0)).fit(): pass
@@ -378,7 +378,7 @@ def test_a_run_reports_its_events_and_leaves_the_promised_files():
         trainer = Trainer(tiny(d))
         events = list(progress(record(trainer.fit(), trainer), trainer))
         assert [e.kind for e in events] == ["step", "step", "epoch", "checkpoint"] * 2 + ["images"]
-        assert all(isinstance(e, Event) for e in events) and events[-1].images["ema"].shape == (20, 1, 8, 8)
+        assert all(isinstance(e, TrainEvent) for e in events) and events[-1].images["ema"].shape == (20, 1, 8, 8)
         run = Path(d) / "df"
         assert sorted(str(o.relative_to(run)) for o in run.rglob("*") if o.is_file()) == sorted(
             ["checkpoints/epoch_002/" + o for o in ("ema_model.safetensors", "model.safetensors", "optim.pt", "state.json")]
@@ -391,7 +391,7 @@ def test_the_log_counts_steps_and_the_settings_are_ready_to_use_again():
         for _ in record(trainer.fit(), trainer): pass
         lines = [json.loads(o) for o in (trainer.run / "metrics.jsonl").read_text().splitlines()]
         assert [o["step"] for o in lines if o["kind"] == "step"] == [1, 2, 3, 4]
-        assert parse(TrainConfig, "", ["--config", str(trainer.run / "config.yaml")]) == trainer.config
+        assert parse_args(TrainConfig, "", ["--config", str(trainer.run / "config.yaml")]) == trainer.config
 
 # %% ../nbs/22_trainer.ipynb #24975c2f
 def test_training_lowers_the_loss():
@@ -409,7 +409,7 @@ def test_the_same_seed_gives_the_same_run():
 # %% ../nbs/22_trainer.ipynb #8b0cb0b9
 def same(a, b):
     "Whether two runs hold the same weights, average and optimizer, bit for bit."
-    pairs = [(read_weights(find_checkpoint(a) / o)[0], read_weights(find_checkpoint(b) / o)[0]) for o in ("model.safetensors", "ema_model.safetensors")]
+    pairs = [(read_weights(resolve_checkpoint(a) / o)[0], read_weights(resolve_checkpoint(b) / o)[0]) for o in ("model.safetensors", "ema_model.safetensors")]
     mine, theirs = ({(i, k): v for i, own in load_optim(o)["optim"]["state"].items() for k, v in own.items()} for o in (a, b))
     return all(p.keys() == q.keys() and all(torch.equal(p[k], q[k]) for k in p) for p, q in [*pairs, (mine, theirs)])
 
@@ -500,7 +500,7 @@ def test_a_weight_decay_may_change_on_the_way():
 
 # %% ../nbs/22_trainer.ipynb #ffddedd0
 def test_data_and_settings_must_fit_and_nothing_is_written_when_they_do_not():
-    flat = Data(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.zeros(5, dtype=torch.long))
+    flat = ImageDataset(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.zeros(5, dtype=torch.long))
     with TemporaryDirectory() as d:
         for kw, say in ((dict(batch_size=6, conditional=False), "--batch_size 6: digits has 5 pictures"), (dict(batch_size=5, conditional=True), "--conditional True: .*no class folders"), (dict(batch_size=3, grad_accum=2), "--batch_size 3 --grad_accum 2: digits has 5 pictures"), (dict(batch_size=5, num_classes=3), "--num_classes 3: digits has 0 class folders"),
                         (dict(batch_size=5, conditional=False, image_size=16), "the data has pictures of 8x8")):
@@ -520,11 +520,11 @@ def test_every_schedule_trains_with_every_prediction_that_can():
 
 # %% ../nbs/22_trainer.ipynb #7a4f811b
 def test_an_unconditional_model_trains_and_samples():
-    grey = Data(torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8), torch.zeros(8, dtype=torch.long))
+    grey = ImageDataset(torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8), torch.zeros(8, dtype=torch.long))
     with TemporaryDirectory() as d:
         trainer = Trainer(tiny(d, conditional=False, batch_size=8, epochs=1), grey)
         for _ in fit(trainer): pass
-        assert trainer.n_classes == 0 and metadata(trainer)["classes"] == [] and samples(trainer)["raw"].shape == (20, 1, 8, 8)
+        assert trainer.n_classes == 0 and metadata(trainer)["classes"] == [] and sample_grid(trainer)["raw"].shape == (20, 1, 8, 8)
 
 # %% ../nbs/22_trainer.ipynb #5af0bcec
 @pytest.mark.parametrize("drop, scale", [(0., 1.), (.1, 2.), (1., 0.)])
@@ -541,21 +541,21 @@ def test_a_run_that_stored_a_scale_which_it_can_not_use_is_resumed_without_it(tm
     for _ in Trainer(tiny(tmp_path, epochs=1, label_drop=0., sample_interval=0)).fit(): pass
     path = tmp_path / "df/config.yaml"
     path.write_text(path.read_text().replace("cfg_scale: 1.0", "cfg_scale: 2.0"))
-    trainer = Trainer(run_config(tmp_path / "df", epochs=2, sample_interval=1))
+    trainer = Trainer(load_run_config(tmp_path / "df", epochs=2, sample_interval=1))
     images = [e.images for e in trainer.fit() if e.images]
     y = torch.arange(20) % 10
-    plain = last(walk(trainer.ema, trainer.config, 1, 10, y, steps=2, cfg_scale=1.))
+    plain = final_sample(sample_steps(trainer.ema, trainer.config, 1, 10, y, steps=2, cfg_scale=1.))
     assert len(images) == 1 and torch.equal(images[0]["ema"], plain)
 
 @pytest.mark.parametrize("drop, scale", [(0., 2.), (0., 0.), (1., 1.)])
 def test_a_walk_refuses_a_scale_that_was_not_trained(drop, scale):
     config = TrainConfig(image_size=8, widths=(32,), label_drop=drop)
-    with pytest.raises(ValueError, match=f"--cfg_scale {scale:g}: "): walk(build(config, 1, 3), config, 1, 3, torch.tensor([0]), cfg_scale=scale)
+    with pytest.raises(ValueError, match=f"--cfg_scale {scale:g}: "): sample_steps(build_model(config, 1, 3), config, 1, 3, torch.tensor([0]), cfg_scale=scale)
 
 # %% ../nbs/22_trainer.ipynb #3974843b
 def random_data(n_classes, channels, size):
     "Eight pictures of noise."
-    return Data(torch.randint(0, 256, (8, channels, size, size), dtype=torch.uint8), torch.arange(8) % max(1, n_classes), tuple("abcdef"[:n_classes]))
+    return ImageDataset(torch.randint(0, 256, (8, channels, size, size), dtype=torch.uint8), torch.arange(8) % max(1, n_classes), tuple("abcdef"[:n_classes]))
 
 # %% ../nbs/22_trainer.ipynb #ecb71d9e
 def test_models_of_one_class_and_of_colour_and_odd_sizes_train():
@@ -594,7 +594,7 @@ def test_a_grid_that_was_not_drawn_is_drawn_when_the_run_goes_on():
         for e in record(first.fit(), first): first.stopping = e.kind == "checkpoint"
         assert e.kind == "checkpoint" and first.owed and not list(first.run.glob("vis/*"))
         more = Trainer(tiny(d, epochs=1, resume=True))
-        assert more.step == more.total and owes(more, more.step) and [e.kind for e in record(more.fit(), more)] == ["images"] and len(list(more.run.glob("vis/*"))) == 2
+        assert more.step == more.total and samples_pending(more, more.step) and [e.kind for e in record(more.fit(), more)] == ["images"] and len(list(more.run.glob("vis/*"))) == 2
         with pytest.raises(ValueError, match="--epochs 1: the run in .* has 1 already"): Trainer(tiny(d, epochs=1, resume=True))
         for kw in (dict(), dict(save_interval=3)):  # in mid-run, saved before the grid or not
             first = Trainer(tiny(d, run_name=f"b{len(kw)}", epochs=3, sample_interval=1, **kw))
@@ -617,7 +617,7 @@ def test_as_many_checkpoints_are_kept_as_were_asked_for():
         for i, (kw, want) in enumerate(((dict(), [6]), (dict(keep=2), [5, 6]), (dict(save_model_interval=True), [1, 2, 3, 4, 5, 6]), (dict(save_model_interval=True, start_model_interval=4), [4, 5, 6]), (dict(save_model_interval=True, keep=4, start_model_interval=5), [3, 4, 5, 6]))):
             trainer = Trainer(tiny(d, run_name=f"r{i}", epochs=6, sample_interval=0, batch_size=8, **kw), random_data(2, 1, 8))
             for _ in trainer.fit(): pass
-            assert list(epochs(trainer.run)) == want and find_checkpoint(trainer.run).name == "epoch_006", kw
+            assert list(epochs(trainer.run)) == want and resolve_checkpoint(trainer.run).name == "epoch_006", kw
 
 # %% ../nbs/22_trainer.ipynb #192e2d95
 def test_a_run_goes_on_from_an_earlier_epoch_or_as_another_run_and_later_checkpoints_are_set_aside():
@@ -629,10 +629,10 @@ def test_a_run_goes_on_from_an_earlier_epoch_or_as_another_run_and_later_checkpo
         for _ in other.fit(): pass
         assert same(whole.run, other.run) and list(epochs(other.run)) == [3, 4] and list(epochs(whole.run)) == [1, 2, 3, 4]
         next((third := Trainer(tiny(d, run_name="c", resume=True, load_model_dir="df", **kw | dict(epochs=5)))).fit())
-        assert find_checkpoint(third.run).name == "epoch_004" and Trainer(tiny(d, run_name="c", resume=True, **kw | dict(epochs=5))).step == 8  # killed at once, it goes on from there
+        assert resolve_checkpoint(third.run).name == "epoch_004" and Trainer(tiny(d, run_name="c", resume=True, **kw | dict(epochs=5))).step == 8  # killed at once, it goes on from there
         again = Trainer(tiny(d, resume=True, start_epoch=1, load_model_dir="df", **kw))
         for i, _ in enumerate(record(again.fit(), again)):
-            if i == 0: assert list(epochs(again.run)) == [1] and find_checkpoint(again.run).name == "epoch_001"
+            if i == 0: assert list(epochs(again.run)) == [1] and resolve_checkpoint(again.run).name == "epoch_001"
         assert same(again.run, other.run) and sorted(o.name for o in (again.run / "superseded").iterdir()) == ["epoch_002_1", "epoch_003_1", "epoch_004_1", "metrics.jsonl"]
         assert [json.loads(o)["step"] for o in (again.run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8, 8]
 
@@ -640,10 +640,10 @@ def test_a_run_goes_on_from_an_earlier_epoch_or_as_another_run_and_later_checkpo
 def test_a_run_goes_on_from_its_own_settings():
     with TemporaryDirectory() as d:
         for _ in Trainer(tiny(d, epochs=1, seed=4)).fit(): pass
-        more = Trainer(run_config(f"{d}/df", epochs=2))
+        more = Trainer(load_run_config(f"{d}/df", epochs=2))
         assert not found(more)[2]
         assert more.config.seed == 4 and more.step == 2 and more.total == 4
-        with pytest.raises(ValueError, match="no run of iddm"): run_config(d)
+        with pytest.raises(ValueError, match="no run of iddm"): load_run_config(d)
 
 # %% ../nbs/22_trainer.ipynb #8dc3e2fb
 def test_a_line_that_was_cut_off_is_taken_out_of_the_metrics():
@@ -683,7 +683,7 @@ def test_a_folder_that_is_deleted_while_it_is_trained_is_made_again_and_can_be_r
         assert err.getvalue().count("\n") == 1
         assert sorted(o.name for o in (trainer.run / "vis").iterdir())[:2] == ["epoch_002.png", "epoch_002_ema.png"]
         assert [json.loads(o)["step"] for o in (trainer.run / "metrics.jsonl").open()] == [5, 6, 6]
-        assert Trainer(run_config(trainer.run, epochs=4)).step == 6
+        assert Trainer(load_run_config(trainer.run, epochs=4)).step == 6
 
 # %% ../nbs/22_trainer.ipynb #d589300a
 def _no_flock(*args): raise OSError(errno.ENOLCK, "No locks available")
@@ -706,9 +706,9 @@ def test_a_training_of_another_thread_is_not_taken_over():
         events = Trainer(tiny(d)).fit()
         pool.submit(next, events).result()
         with pytest.raises(ValueError, match="another thread of this process is training in it; stop that first"):
-            next(Trainer(run_config(Path(d) / "df")).fit())
+            next(Trainer(load_run_config(Path(d) / "df")).fit())
         pool.submit(events.close).result()
-        assert next(Trainer(run_config(Path(d) / "df")).fit()).step == 1
+        assert next(Trainer(load_run_config(Path(d) / "df")).fit()).step == 1
 
 # %% ../nbs/22_trainer.ipynb #273a7af1
 def test_a_training_that_was_left_in_the_middle_is_taken_over_by_the_same_thread():
@@ -717,7 +717,7 @@ def test_a_training_that_was_left_in_the_middle_is_taken_over_by_the_same_thread
         left = first.fit()
         for e in left:
             if e.kind == "checkpoint": break
-        again = Trainer(run_config(Path(d) / "df"))  # another trainer, from the checkpoint
+        again = Trainer(load_run_config(Path(d) / "df"))  # another trainer, from the checkpoint
         second = again.fit()
         assert next(second).step == e.step + 1
         assert next(left, "closed") == "closed"
@@ -729,34 +729,34 @@ def test_another_data_set_or_network_is_not_resumed():
     with TemporaryDirectory() as d:
         for _ in Trainer(tiny(d, batch_size=4, epochs=1), random_data(2, 1, 8)).fit(): pass
         more = random_data(2, 1, 8)
-        for data, say in ((Data(more.images[:7], more.labels[:7], more.classes), "8 pictures, now there are 7"), (Data(more.images, more.labels, ("a", "c")), r"\['a', 'b'\] classes, now there are \['a', 'c'\]")):
+        for data, say in ((ImageDataset(more.images[:7], more.labels[:7], more.classes), "8 pictures, now there are 7"), (ImageDataset(more.images, more.labels, ("a", "c")), r"\['a', 'b'\] classes, now there are \['a', 'c'\]")):
             with pytest.raises(ValueError, match=say): Trainer(tiny(d, batch_size=4, resume=True), data)
         for _ in Trainer(tiny(d, run_name="c", batch_size=4, epochs=1), replace(more, key="a")).fit(): pass
         with pytest.raises(ValueError, match="started with other pictures"): Trainer(tiny(d, run_name="c", batch_size=4, resume=True), replace(more, key="b"))
         with pytest.raises(ValueError, match="--widths .64.: .* started with .32."): Trainer(tiny(d, batch_size=4, widths=(64,), resume=True), random_data(2, 1, 8))
         other = Trainer(tiny(d, batch_size=8, run_name="b"), random_data(2, 1, 8))
-        with pytest.raises(ValueError, match="started with"): restore(other, o := find_checkpoint(f"{d}/df"), read_run(o, list(other.net.parameters())))
+        with pytest.raises(ValueError, match="started with"): load_state(other, o := resolve_checkpoint(f"{d}/df"), read_run(o, list(other.net.parameters())))
 
 # %% ../nbs/22_trainer.ipynb #8236fb30
 GREY, LABELS = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.arange(8) % 2
 
 @pytest.mark.parametrize("data, say", [
     ("x", "data str: give a Data"), ([1], "data list: give a Data"), (GREY, "data Tensor: give a Data"),
-    (Data(GREY.float(), LABELS, ("a", "b")), "data.images .8, 1, 8, 8. of torch.float32: give a tensor"),
-    (Data(GREY[0], LABELS), "data.images .1, 8, 8."),
-    (Data(GREY.expand(8, 2, 8, 8), LABELS), "data.images .8, 2, 8, 8."),
-    (Data(GREY.numpy(), LABELS), "data.images ndarray"), (Data([GREY], LABELS), "data.images list"),
-    (Data(GREY.permute(0, 2, 3, 1), LABELS), "data.images .8, 8, 8, 1."),
-    (Data(GREY, LABELS.float(), ("a", "b")), "data.labels .8,. of torch.float32"),
-    (Data(GREY, LABELS.int(), ("a", "b")), "data.labels"), (Data(GREY, LABELS[:3], ("a", "b")), "data.labels .3,."),
-    (Data(GREY, LABELS[:, None], ("a", "b")), "data.labels .8, 1."),
-    (Data(GREY, LABELS.tolist(), ("a", "b")), "data.labels list"),
-    (Data(GREY, LABELS + 1, ("a", "b")), "data.labels 1 to 2: with 2 classes give 0 to 1"),
-    (Data(GREY, LABELS - 1, ("a", "b")), "data.labels -1 to 0"),
-    (Data(GREY, LABELS), "data.labels 0 to 1: with 0 classes give 0 to 0"),
-    (Data(GREY, LABELS, "ab"), "data.classes ab: give the names"),
-    (Data(GREY, LABELS, (1, 2)), "data.classes .1, 2.: give the names"),
-    (Data(GREY, LABELS, None), "data.classes None")])
+    (ImageDataset(GREY.float(), LABELS, ("a", "b")), "data.images .8, 1, 8, 8. of torch.float32: give a tensor"),
+    (ImageDataset(GREY[0], LABELS), "data.images .1, 8, 8."),
+    (ImageDataset(GREY.expand(8, 2, 8, 8), LABELS), "data.images .8, 2, 8, 8."),
+    (ImageDataset(GREY.numpy(), LABELS), "data.images ndarray"), (ImageDataset([GREY], LABELS), "data.images list"),
+    (ImageDataset(GREY.permute(0, 2, 3, 1), LABELS), "data.images .8, 8, 8, 1."),
+    (ImageDataset(GREY, LABELS.float(), ("a", "b")), "data.labels .8,. of torch.float32"),
+    (ImageDataset(GREY, LABELS.int(), ("a", "b")), "data.labels"), (ImageDataset(GREY, LABELS[:3], ("a", "b")), "data.labels .3,."),
+    (ImageDataset(GREY, LABELS[:, None], ("a", "b")), "data.labels .8, 1."),
+    (ImageDataset(GREY, LABELS.tolist(), ("a", "b")), "data.labels list"),
+    (ImageDataset(GREY, LABELS + 1, ("a", "b")), "data.labels 1 to 2: with 2 classes give 0 to 1"),
+    (ImageDataset(GREY, LABELS - 1, ("a", "b")), "data.labels -1 to 0"),
+    (ImageDataset(GREY, LABELS), "data.labels 0 to 1: with 0 classes give 0 to 0"),
+    (ImageDataset(GREY, LABELS, "ab"), "data.classes ab: give the names"),
+    (ImageDataset(GREY, LABELS, (1, 2)), "data.classes .1, 2.: give the names"),
+    (ImageDataset(GREY, LABELS, None), "data.classes None")])
 def test_data_that_is_not_what_it_should_be_is_named(tmp_path, data, say):
     with pytest.raises(ValueError, match=say): Trainer(tiny(str(tmp_path), batch_size=4), data)
     assert not list(tmp_path.iterdir())
@@ -773,26 +773,26 @@ def finished(tmp_path_factory):
     (dict(epochs=2.5), "--epochs 2.5: give a whole number"), (dict(Epochs=3), "did you mean epochs"),
     (dict(lr="x"), "--lr 'x': give a number"), (dict(epochs=0), "--epochs 0")])
 def test_a_change_of_a_run_that_cannot_be_is_named(finished, changes, say):
-    with pytest.raises(ValueError, match=say): run_config(finished, **changes)
+    with pytest.raises(ValueError, match=say): load_run_config(finished, **changes)
 
 @pytest.mark.parametrize("run, say",
     [(None, "None: give some text"), (3, "3: give some text"), ("", "'': give some text"),
     ("nowhere", "nowhere: no run of iddm")])
 def test_a_run_that_cannot_be_is_named(run, say):
-    with pytest.raises(ValueError, match=say): run_config(run)
+    with pytest.raises(ValueError, match=say): load_run_config(run)
 
 def test_the_settings_of_the_folder_one_is_in_are_found(finished, monkeypatch):
     monkeypatch.chdir(finished)
-    assert run_config(".") == run_config(finished) == run_config(str(finished))
+    assert load_run_config(".") == load_run_config(finished) == load_run_config(str(finished))
 
 def test_settings_of_before_mean_what_they_meant(finished):
-    kept = plain_config(run_config(finished))
+    kept = plain_config(load_run_config(finished))
     assert stored_config(kept | dict(dataset_path=""), "x").dataset_path == "."
     with pytest.raises(ValueError, match="^x: unknown setting more"): stored_config(kept | dict(more=1), "x")
 
 def test_shapes_are_known_without_memory():
     config = TrainConfig(image_size=8, widths=(32, 64))
-    assert shapes_of(config, 3, 5) == {k: tuple(v.shape) for k, v in build(config, 3, 5).state_dict().items()}
+    assert shapes_of(config, 3, 5) == {k: tuple(v.shape) for k, v in build_model(config, 3, 5).state_dict().items()}
     assert sum(math.prod(o) for o in shapes_of(TrainConfig(image_size=64, widths=(8192,) * 4, layers=16), 3,
         5).values()) > 10**11
 
@@ -876,8 +876,8 @@ def test_the_scaler_of_half_precision_goes_on_where_it_was():
 
 # %% ../nbs/22_trainer.ipynb #f00aee0f
 def test_a_bar_and_a_log_survive_a_loss_that_is_no_number():
-    e = Event("epoch", 2, 1, math.nan, .1, skipped=3)
-    assert "3 steps skipped" in line(e) and line(Event("step", 1, 0)) == "" and "saved" in line(Event("checkpoint", 1, 1, path=Path("x")))
+    e = TrainEvent("epoch", 2, 1, math.nan, .1, skipped=3)
+    assert "3 steps skipped" in line(e) and line(TrainEvent("step", 1, 0)) == "" and "saved" in line(TrainEvent("checkpoint", 1, 1, path=Path("x")))
     assert columns(10) == 10 and columns(0) == columns(1) == columns(100) == 8
     trainer = Trainer(tiny("nowhere"))
-    assert [o.loss for o in progress(iter([Event("step", 1, 0, math.nan)]), trainer)] != []
+    assert [o.loss for o in progress(iter([TrainEvent("step", 1, 0, math.nan)]), trainer)] != []

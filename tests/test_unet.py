@@ -5,22 +5,22 @@ import torch
 import torch.nn.functional as F
 from iddm.modules import ResBlock
 import pytest
-from iddm.unet import DEFAULT_WIDTHS, DownStage, Middle, UNet, UpStage, _row, check_shape, cost, default_attention, default_groups, default_widths, diffusers_config, unet_forward
+from iddm.unet import DEFAULT_WIDTHS, DownBlock, MidBlock, UNet, UpBlock, _row, check_shape, count_params_and_flops, default_attention, default_groups, default_widths, diffusers_config, unet_forward
 
 # %% ../nbs/11_unet.ipynb #3a81a248
 def test_a_stage_down_halves_the_size_and_remembers_each_result():
-    stage = DownStage(32, 64, 2, attend=True, halve=True, head_dim=32, emb=16, groups=32)
+    stage = DownBlock(32, 64, 2, attend=True, halve=True, head_dim=32, emb=16, groups=32)
     x, out = stage(torch.randn(2, 32, 8, 8), torch.randn(2, 16))
     assert [tuple(o.shape[1:]) for o in out] == [(64, 8, 8), (64, 8, 8), (64, 4, 4)]
     assert x is out[-1]
 
 # %% ../nbs/11_unet.ipynb #a21d960d
 def test_a_stage_up_uses_its_bridges_from_the_last_to_the_first():
-    stage = UpStage(64, 32, [64, 32], attend=False, double=True, head_dim=32, emb=16, groups=32)
+    stage = UpBlock(64, 32, [64, 32], attend=False, double=True, head_dim=32, emb=16, groups=32)
     pile = [torch.randn(2, c, 4, 4) for c in (7, 32, 64)]
     assert stage(torch.randn(2, 64, 4, 4), pile, torch.randn(2, 16)).shape == (2, 32, 8, 8)
     assert len(pile) == 1
-    assert Middle(32, 32, emb=16, groups=32)(torch.randn(2, 32, 4, 4), torch.randn(2, 16)).shape == (2, 32, 4, 4)
+    assert MidBlock(32, 32, emb=16, groups=32)(torch.randn(2, 32, 4, 4), torch.randn(2, 16)).shape == (2, 32, 4, 4)
 
 # %% ../nbs/11_unet.ipynb #ba7c8f43
 def test_sizes_that_cannot_be_halved_are_refused_by_name():
@@ -174,7 +174,7 @@ def default_unet(size: int, patch: int = 1) -> UNet:
 # %% ../nbs/11_unet.ipynb #6ecebebd
 def test_the_cost_of_a_known_layer_is_counted():
     net = UNet(16, 1, (32,), (), layers=1)
-    params, flops = cost(net, 16)
+    params, flops = count_params_and_flops(net, 16)
     assert params == sum(p.numel() for p in net.parameters())
     one = 2 * 32 * 32 * 9 * 16**2  # a 3x3 convolution of 32 to 32 channels on 16x16 pixels
     assert 8 * one < flops < 16 * one
@@ -182,7 +182,7 @@ def test_the_cost_of_a_known_layer_is_counted():
 # %% ../nbs/11_unet.ipynb #61e1c1d8
 def work(size):
     "Operations of the default network for one image."
-    return cost(default_unet(size), size, "meta")[1]
+    return count_params_and_flops(default_unet(size), size, "meta")[1]
 
 def test_the_cost_of_the_default_networks_grows_with_the_image_and_without_a_leap():
     each = [work(size) / size**2 for size in sizes() if 2 <= size <= 256]  # operations a pixel

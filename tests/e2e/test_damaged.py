@@ -12,7 +12,7 @@ import iddm.generate
 import iddm.train
 from iddm.checkpoints import read_weights, write_weights
 from iddm.generate import load
-from iddm.trainer import TrainConfig, Trainer, record, run_config
+from iddm.trainer import TrainConfig, Trainer, load_run_config, record
 
 LAST = "checkpoints/epoch_002"
 BINARY = bytes(range(256)) * 40
@@ -86,9 +86,9 @@ def refused(door, run):
         return command(iddm.train.main, *line.split(), "--result_path", run.parent)
     try:
         if door == "load": load(run)
-        elif door == "run_config": run_config(run)
+        elif door == "run_config": load_run_config(run)
         else:
-            events = Trainer(run_config(run, epochs=3)).fit()
+            events = Trainer(load_run_config(run, epochs=3)).fit()
             next(events)
             events.close()
     except ValueError as e: return f"{e}\n"
@@ -219,7 +219,7 @@ def test_numbers_of_an_optimizer_come_from_the_settings_whatever_its_file_says(r
     optim = torch.load(run / LAST / "optim.pt", weights_only=True)
     optim["optim"]["param_groups"][0].update(group)
     torch.save(optim, run / LAST / "optim.pt")
-    trainer = Trainer(run_config(run, epochs=3))
+    trainer = Trainer(load_run_config(run, epochs=3))
     c, kept = trainer.config, trainer.optim.param_groups[0]
     fresh = torch.optim.AdamW(trainer.net.parameters(), lr=c.lr, weight_decay=c.weight_decay, fused=True)
     assert kept | dict(params=0) == fresh.param_groups[0] | dict(params=0)
@@ -236,7 +236,7 @@ def test_what_people_keep_in_a_run_survives_resuming_and_is_named_before_overwri
     (saved / "step_00000099").symlink_to("/nowhere")
     (saved / "notes.txt").write_text("which is best")
     before = {o.name for o in saved.iterdir()}
-    for _ in Trainer(run_config(run, epochs=4)).fit(): pass
+    for _ in Trainer(load_run_config(run, epochs=4)).fit(): pass
     assert {o.name for o in saved.iterdir()} == before | {"epoch_003_1", "epoch_004_1"}
     assert (saved / "epoch_004_1").is_symlink()
     assert json.loads((saved / "epoch_003_1/state.json").read_text())["epoch"] == 2
@@ -262,7 +262,7 @@ def test_a_run_is_overwritten_with_all_that_is_its_own(run):
     for name in (".DS_Store", "vis/Thumbs.db", ".config.yaml.tmp", "metrics.part", "checkpoints/.last.tmp"):
         (run / name).write_text("")
     shutil.copytree(run / LAST, run / "checkpoints/.epoch_003.new")
-    for _ in Trainer(run_config(run, epochs=2, start_epoch=1)).fit(): pass  # makes superseded/
+    for _ in Trainer(load_run_config(run, epochs=2, start_epoch=1)).fit(): pass  # makes superseded/
     assert refused("overwrite", run) == ""
     assert sorted(o.name for o in (run / "checkpoints").iterdir()) == ["epoch_001", "last"]
 
@@ -270,5 +270,5 @@ def test_a_run_is_overwritten_with_all_that_is_its_own(run):
 def test_settings_with_values_of_before_are_read(run):
     text = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(text | dict(dataset_path="", data_root="", grad_clip=float("inf"))))
-    assert run_config(run).dataset_path == "."
-    assert run_config(run).grad_clip == float("inf")
+    assert load_run_config(run).dataset_path == "."
+    assert load_run_config(run).grad_clip == float("inf")

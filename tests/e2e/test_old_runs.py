@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from iddm.generate import load, sample
-from iddm.train import settings
-from iddm.trainer import Trainer, run_config
+from iddm.train import parse_command_line
+from iddm.trainer import Trainer, load_run_config
 
 OLD = Path(__file__).with_name("old_run")
 RUNS = "widths_32", "widths_32_64"
@@ -68,20 +68,20 @@ def losses(trainer: Trainer) -> list[float]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_an_old_run_resumes_from_python_with_the_same_losses(tmp_path, name):
-    trainer = Trainer(run_config(make_run(tmp_path, name)))
+    trainer = Trainer(load_run_config(make_run(tmp_path, name)))
     assert losses(trainer) == pytest.approx(expected(name)["losses"], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_an_old_run_resumes_from_the_command_line_with_the_same_losses(tmp_path, name):
     make_run(tmp_path, name)
-    config = settings(["--resume", "True", "--run_name", name, "--result_path", str(tmp_path)])
+    config = parse_command_line(["--resume", "True", "--run_name", name, "--result_path", str(tmp_path)])
     assert losses(Trainer(config)) == pytest.approx(expected(name)["losses"], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_new_run_that_begins_from_an_old_one_has_its_losses_and_loads(tmp_path, name):
     make_run(tmp_path, name)
-    config = settings(["--resume", "True", "--load_model_dir", name, "--run_name", "new", "--result_path", str(tmp_path)])
+    config = parse_command_line(["--resume", "True", "--load_model_dir", name, "--run_name", "new", "--result_path", str(tmp_path)])
     assert losses(Trainer(config)) == pytest.approx(expected(name)["losses"], rel=1e-5)
     assert sample(load(tmp_path / "new", device="cpu"), num_images=1, steps=1, device="cpu").isfinite().all()

@@ -17,7 +17,7 @@ import iddm.bench
 import iddm.generate
 import iddm.train
 from iddm import TrainConfig, Trainer, load, run_config, sample
-from iddm.data import Data
+from iddm.data import ImageDataset
 from iddm.generate import GenerateConfig
 
 SMALL = dict(image_size=8, widths=(32,), attention=(), epochs=1, batch_size=600, sample_steps=2, precision="fp32", device="cpu")
@@ -301,7 +301,7 @@ def python(what, call, say, error=ValueError): return pytest.param(call, say, er
 def flat(n=8, classes=("a", "b"), labels=None, images=None):
     "Eight images of two classes, or something that only looks like it."
     x = torch.zeros(n, 1, 8, 8, dtype=torch.uint8) if images is None else images
-    return Data(x, torch.arange(n) % 2 if labels is None else labels, classes)
+    return ImageDataset(x, torch.arange(n) % 2 if labels is None else labels, classes)
 
 
 CONFIGS = [
