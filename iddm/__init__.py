@@ -10,8 +10,17 @@ __all__ = ['DOORS']
 from importlib import import_module
 
 # %% ../nbs/31_python.ipynb #4f7cbd5e
-DOORS = dict(TrainConfig="trainer", Trainer="trainer", progress="trainer", record="trainer", run_config="trainer", load="generate", sample="generate")
+DOORS = dict(  # name -> module, and the name that it has there
+    TrainConfig=("trainer", "TrainConfig"),
+    Trainer=("trainer", "Trainer"),
+    load=("generate", "load"),
+    progress=("trainer", "progress"),
+    record=("trainer", "record"),
+    run_config=("trainer", "load_run_config"),
+    sample=("generate", "sample"))
 
 def __getattr__(name: str) -> object:
-    if name not in DOORS: raise AttributeError(f"module 'iddm' has no attribute {name!r}; it has {', '.join(DOORS)}, and its modules")
-    return getattr(import_module(f"iddm.{DOORS[name]}"), name)
+    if name not in DOORS:
+        raise AttributeError(f"module 'iddm' has no attribute {name!r}; it has {', '.join(DOORS)}, and its modules")
+    module, attribute = DOORS[name]
+    return getattr(import_module(f"iddm.{module}"), attribute)

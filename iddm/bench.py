@@ -29,8 +29,17 @@ from torchvision.datasets import ImageFolder
 from tqdm.auto import tqdm
 
 from .console import steady_output
-from .data import Batch, ImageDataset, load_cached, folder_source, sample_uniforms, epoch_permutation, sample_noise, augment
-from .flags import convert_fields, parse_args, option, exit_with_error
+from iddm.data import (
+    Batch,
+    ImageDataset,
+    augment,
+    epoch_permutation,
+    folder_source,
+    load_cached,
+    sample_noise,
+    sample_uniforms,
+)
+from .flags import convert_fields, exit_with_error, option, parse_args
 from .trainer import TrainConfig, Trainer, check_memory, enough_memory, has_bf16, resolve_device, train_step
 from .unet import diffusers_config
 
@@ -72,7 +81,8 @@ def in_turns(
     try:
         for i in tqdm(range(rounds + 1), what, leave=False):
             pair = speed(ours), speed(theirs)
-            if i > 0: pairs.append(pair)
+            if i > 0:
+                pairs.append(pair)
     except KeyboardInterrupt:
         so_far = [ratio(f"{what}, {len(pairs)} of {rounds} rounds")] if pairs else []
         raise KeyboardInterrupt(*so_far) from None
@@ -109,7 +119,8 @@ def their_step(trainer: Trainer) -> Callable[[Batch], None]:
         loss = torch.nn.functional.mse_loss(out.float(), b.eps.float())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.)
-        for o in (optim, rate): o.step()
+        for o in (optim, rate):
+            o.step()
         optim.zero_grad()
         ema.step(net.parameters())
         loss.item()
@@ -147,13 +158,15 @@ def some_jpegs(root: Path, n: int = 3000) -> None:
 def bench_data(root: str | Path, cache: Path, size: int = 64, rounds: int = 5) -> Iterator[Ratio | str]:
     "Our images against ImageFolder's, and how fast files are decoded for the cache; first, how long that will take. Raises `ValueError` for a folder that doesn't do."
     source = folder_source(root)
-    if not source.classes: raise ValueError(f"--dataset_path {root}: no class folders in it, and torchvision's ImageFolder needs them; sort the images into one folder per class")
+    if not source.classes:
+        raise ValueError(f"--dataset_path {root}: no class folders in it, and torchvision's ImageFolder needs them; sort the images into one folder per class")
     look = transforms.Compose([transforms.Resize(32), transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize([.5] * 3, [.5] * 3)])
     loader = DataLoader(ImageFolder(str(root), look), size, shuffle=True, num_workers=2, drop_last=True)
     start = time.perf_counter()
     data = load_cached(source, 32, 3, cache)
     made, n, k = len(data) / (time.perf_counter() - start), len(data) // size, 0
-    if not n: raise ValueError(f"--dataset_path {root}: {len(data)} images in it; give a folder of at least {size}")
+    if not n:
+        raise ValueError(f"--dataset_path {root}: {len(data)} images in it; give a folder of at least {size}")
     def theirs() -> int:
         it = iter(loader)
         return size * len([next(it) for _ in range(min(n, 100))])
@@ -172,10 +185,10 @@ def bench_data(root: str | Path, cache: Path, size: int = 64, rounds: int = 5) -
 # %% ../nbs/32_bench.ipynb #2736c324
 PROGRAM = """
 import resource, sys, torch
-from iddm.data import Data
+from iddm.data import ImageDataset
 from iddm.trainer import TrainConfig, Trainer, train_step
 size, attention = int(sys.argv[1]), tuple(map(int, sys.argv[2:])) or None
-data = Data(torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
+data = ImageDataset(torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
 trainer = Trainer(TrainConfig(image_size=size, batch_size=1, precision="fp32", device="cpu", attention=attention, run_name="bench, not written"), data)
 def most():
     if sys.platform != "linux": return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -187,9 +200,11 @@ print(start, most())
 
 def bench_memory(size: int = 256, *attention: int) -> tuple[float, float]:  # before the first step, at the most; GB
     "What training with one picture takes, in a process of its own. Raises `ValueError` where that can't be measured."
-    if not find_spec("resource"): raise ValueError("--part memory: this system doesn't say how much a process takes; Linux and macOS do")
+    if not find_spec("resource"):
+        raise ValueError("--part memory: this system doesn't say how much a process takes; Linux and macOS do")
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(size), *map(str, attention)], capture_output=True, text=True)
-    if done.returncode: raise ValueError(f"--part memory: the process that was measured ended with status {done.returncode} ({(done.stderr.strip().splitlines() or ['no message'])[-1]})")
+    if done.returncode:
+        raise ValueError(f"--part memory: the process that was measured ended with status {done.returncode} ({(done.stderr.strip().splitlines() or ['no message'])[-1]})")
     return tuple(int(o) / 1e9 for o in done.stdout.split())
 
 # %% ../nbs/32_bench.ipynb #a0ec90dc
@@ -208,7 +223,8 @@ class BenchConfig:
         convert_fields(self)
         for name, high in (("rounds", 1000), ("batch_size", 65_536)):
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= high: raise ValueError(f"--{name} {value}: give a whole number from 1 to {high}")
+            if value is not None and not 1 <= value <= high:
+                raise ValueError(f"--{name} {value}: give a whole number from 1 to {high}")
 
 # %% ../nbs/32_bench.ipynb #3a606392
 def chosen(c: BenchConfig) -> BenchConfig:
@@ -221,9 +237,12 @@ MISSING = "its peer is not installed, pip install diffusers"
 
 def missing_peer() -> str:  # empty: it's there
     "Why there is no diffusers to compare with."
-    if not find_spec("diffusers"): return MISSING
-    try: import_module("diffusers.training_utils")
-    except Exception as e: return f"its peer can't be imported ({' '.join(str(e).split())[:200]})"
+    if not find_spec("diffusers"):
+        return MISSING
+    try:
+        import_module("diffusers.training_utils")
+    except Exception as e:
+        return f"its peer can't be imported ({' '.join(str(e).split())[:200]})"
     return ""
 
 def train_ratios(c: BenchConfig, device: torch.device) -> Iterator[Ratio | str]:
@@ -232,24 +251,30 @@ def train_ratios(c: BenchConfig, device: torch.device) -> Iterator[Ratio | str]:
         yield f"training step: not measured, {why}"
         return
     for precision in ["fp32", "bf16"][:1 + has_bf16(device)]:
-        for compiled in (False, True)[:1 + c.compile]: yield from bench_train(precision, c.batch_size, rounds=c.rounds, device=c.device, compile=compiled)
+        for compiled in (False, True)[:1 + c.compile]:
+            yield from bench_train(precision, c.batch_size, rounds=c.rounds, device=c.device, compile=compiled)
 
 # %% ../nbs/32_bench.ipynb #66eeaaf4
 def data_ratios(c: BenchConfig) -> Iterator[Ratio | str]:
     "The part that reads a folder. Raises `ValueError` where there is none."
     with TemporaryDirectory() as d, TemporaryDirectory() as cache:
-        if c.dataset_path is None: some_jpegs(Path(d), 640 if c.quick else 3000)
+        if c.dataset_path is None:
+            some_jpegs(Path(d), 640 if c.quick else 3000)
         yield from bench_data(d if c.dataset_path is None else c.dataset_path, Path(cache), rounds=c.rounds)
 
 # %% ../nbs/32_bench.ipynb #6ea15dff
 def measured(c: BenchConfig) -> Iterator[Ratio | str]:
     "All that was asked for, as it is measured, and before each part how long it will take. Raises `ValueError`."
     c, device = chosen(c), resolve_device(c.device)
-    if c.part == "train" and (why := missing_peer()): raise ValueError(f"--part train: {why}")
+    if c.part == "train" and (why := missing_peer()):
+        raise ValueError(f"--part train: {why}")
     yield f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}; {c.rounds} rounds" + "; --quick True is shorter" * (not c.quick)
-    if c.part in ("all", "train"): yield from train_ratios(c, device)
-    if c.part in ("all", "data"): yield from data_ratios(c)
-    if c.part not in ("all", "memory"): return
+    if c.part in ("all", "train"):
+        yield from train_ratios(c, device)
+    if c.part in ("all", "data"):
+        yield from data_ratios(c)
+    if c.part not in ("all", "memory"):
+        return
     size = 64 if c.quick else 256
     before, most = bench_memory(size)
     yield f"memory, one picture of {size}x{size}, the default network:  {most:.2f} GB at the most, {before:.2f} GB before the first step"
@@ -257,18 +282,23 @@ def measured(c: BenchConfig) -> Iterator[Ratio | str]:
 # %% ../nbs/32_bench.ipynb #b016c4bb
 def main(argv: list[str] | None = None) -> None:
     "Measure, as the command `iddm-bench`."
-    with steady_output(): _run_command(argv)
+    with steady_output():
+        _run_command(argv)
 
 def _run_command(argv: list[str] | None) -> None:
     "What `main` does, while no print fails."
     c = parse_args(BenchConfig, "iddm-bench", argv)
     try:
-        for o in measured(c): print(o, flush=True)
-    except (ValueError, OSError) as e: exit_with_error("iddm-bench", (str(e).strip().splitlines() or [type(e).__name__])[-1])
+        for o in measured(c):
+            print(o, flush=True)
+    except (ValueError, OSError) as e:
+        exit_with_error("iddm-bench", (str(e).strip().splitlines() or [type(e).__name__])[-1])
     except KeyboardInterrupt as e:
-        for o in e.args: print(o, flush=True)
+        for o in e.args:
+            print(o, flush=True)
         print("stopped; what was measured stands above", file=sys.stderr)
         raise SystemExit(130) from None
 
 # %% ../nbs/32_bench.ipynb #08b43101
-if __name__ == "__main__" and "__file__" in globals(): main()  # a notebook has no file: there, running this cell measures nothing
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # a notebook has no file: there, running this cell measures nothing

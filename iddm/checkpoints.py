@@ -43,7 +43,8 @@ def flush(
     "Wait until the disk holds every file of a folder, and, where the system can, the list of them."
     for path in folder.iterdir():
         if path.is_file():
-            with open(path, "rb+") as f: os.fsync(f.fileno())
+            with open(path, "rb+") as f:
+                os.fsync(f.fileno())
     if hasattr(os, "O_DIRECTORY"):  # not on Windows
         fd = os.open(folder, os.O_DIRECTORY)
         os.fsync(fd)
@@ -71,10 +72,13 @@ def own_state(
     folder: Path,
 ) -> dict | None:  # what its state.json says
     "The state of a checkpoint that we named and wrote; None for anything else."
-    if not is_our_name(folder.name) or folder.is_symlink() or not folder.is_dir(): return None
+    if not is_our_name(folder.name) or folder.is_symlink() or not folder.is_dir():
+        return None
     kind, number = folder.name.split("_")
-    try: state = json.loads(read_small(folder / "state.json", LARGEST))
-    except (ValueError, RecursionError): return None
+    try:
+        state = json.loads(read_small(folder / "state.json", LARGEST))
+    except (ValueError, RecursionError):
+        return None
     is_ours = isinstance(state, dict) and type(state.get(kind)) is int and state[kind] == int(number)
     return state if is_ours else None
 
@@ -91,7 +95,8 @@ def _clear(folder: Path) -> None:
     "Delete what a killed process left behind beside a checkpoint, under names of ours."
     for o in folder.parent.glob(".*"):
         is_ours = o.suffix in (".new", ".old") and is_our_name(o.stem.removeprefix("."))
-        if is_ours and not o.is_symlink(): shutil.rmtree(o, ignore_errors=True)
+        if is_ours and not o.is_symlink():
+            shutil.rmtree(o, ignore_errors=True)
 
 def free_path(path: Path) -> Path:
     "A path beside another one that isn't there yet: `name_1`, `name_2`, ..."
@@ -100,8 +105,10 @@ def free_path(path: Path) -> Path:
 
 def _make_room(folder: Path) -> Path | None:  # what to delete once the new one is there
     "Rename what stands in the place of a checkpoint: ours, to be deleted; another's, to a free name beside it."
-    if not os.path.lexists(folder): return None
-    if own_state(folder) is not None: return folder.rename(folder.with_name(f".{folder.name}.old"))
+    if not os.path.lexists(folder):
+        return None
+    if own_state(folder) is not None:
+        return folder.rename(folder.with_name(f".{folder.name}.old"))
     folder.rename(free_path(folder))
     return None
 
@@ -132,7 +139,8 @@ def save_checkpoint(
     old = _make_room(folder)
     tmp.rename(folder)
     set_latest(folder)
-    if old: shutil.rmtree(old, ignore_errors=True)
+    if old:
+        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 # %% ../nbs/21_checkpoints.ipynb #89f560cc
@@ -169,10 +177,12 @@ def full_disk(
 def _pointed(path: Path) -> Path:
     "Follow `last`, where a path is that file, or has one. Raises `ValueError` where it can't be read."
     for last in (path, path / "last", path / "checkpoints" / "last"):
-        if last.name != "last" or not last.is_file(): continue
+        if last.name != "last" or not last.is_file():
+            continue
         name = read_small(last, 4096).strip()
         is_name = bool(name) and name.isprintable() and Path(name).name == name != ".."
-        if is_name and (last.with_name(name)).is_dir(): return last.with_name(name)
+        if is_name and (last.with_name(name)).is_dir():
+            return last.with_name(name)
         there = sorted(o.name for o in last.parent.iterdir() if is_our_name(o.name))
         hint = f"write the name of one into it: {', '.join(there[-4:])}" if there else "there is none beside it"
         raise ValueError(f"{last}: it names no checkpoint, but {shown(name)}; {hint}")
@@ -181,8 +191,10 @@ def _pointed(path: Path) -> Path:
 def _given(path: str | Path) -> Path:
     "A path of weights as a user gives it. Raises `ValueError` for what can't be one."
     path = Path(convert(path, str, "weight_path"))
-    try: path.exists()
-    except OSError as e: raise ValueError(f"weight_path {shown(str(path))}: can't be opened ({e.strerror})") from None
+    try:
+        path.exists()
+    except OSError as e:
+        raise ValueError(f"weight_path {shown(str(path))}: can't be opened ({e.strerror})") from None
     return path
 
 def resolve_checkpoint(
@@ -191,17 +203,23 @@ def resolve_checkpoint(
     "Which checkpoint a path means. Raises `ValueError` where there is none."
     path = _given(path)
     told = f"weight_path {str(path)!r}"
-    if path.name in ("model.safetensors", "ema_model.safetensors") and path.is_file(): return path.parent
+    if path.name in ("model.safetensors", "ema_model.safetensors") and path.is_file():
+        return path.parent
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
         raise ValueError(f"{told}: a pickle, which may run any code when opened, so it is not; "
                          "give a run or a checkpoint of iddm")
     given = path
-    try: path = _pointed(path)
-    except OSError as e: raise ValueError(f"{told}: it can't be opened ({e.strerror})") from None
-    if (path / "model.safetensors").is_file(): return path
+    try:
+        path = _pointed(path)
+    except OSError as e:
+        raise ValueError(f"{told}: it can't be opened ({e.strerror})") from None
+    if (path / "model.safetensors").is_file():
+        return path
     kind = "no checkpoint in it" if path.is_dir() else "not a checkpoint of iddm"
-    if path != given or is_our_name(path.name): kind = f"{path.name} has no model.safetensors"
-    if not path.exists(): kind = "no such file or folder"
+    if path != given or is_our_name(path.name):
+        kind = f"{path.name} has no model.safetensors"
+    if not path.exists():
+        kind = "no such file or folder"
     raise ValueError(f"{told}: {kind}; give a run (results/df), a checkpoint in it "
                      "(results/df/checkpoints/epoch_030), or a weights file (.safetensors)")
 
@@ -220,8 +238,10 @@ def weights_file(
     folder = path if is_alone else resolve_checkpoint(path)
     there = sorted(o.name for o in folder.glob("*.safetensors"))
     want = average if ema else raw
-    if want in there: return folder / want
-    if is_alone and there[0] not in (raw, average): return folder / there[0]
+    if want in there:
+        return folder / want
+    if is_alone and there[0] not in (raw, average):
+        return folder / there[0]
     raise ValueError(f"weight_path {str(path)!r}: it has no {want}, but {', '.join(there)}; use --ema {not ema}")
 
 # %% ../nbs/21_checkpoints.ipynb #13f927c2
@@ -242,28 +262,36 @@ class CheckpointMeta:
     replaceable: bool = False  # by the next one
 
     def __post_init__(self):
-        if self.format != 2: raise ValueError(f"format {shown(self.format)}: made by another version of iddm")
+        if self.format != 2:
+            raise ValueError(f"format {shown(self.format)}: made by another version of iddm")
         convert_fields(self)
         check_ranges(self,
             dict.fromkeys(("step", "epoch", "skipped", "in_a_row"), (0, 2**53)) | dict(pictures=(1, 2**53)))
-        if len(self.classes) > 100_000: raise ValueError(f"classes: {len(self.classes)} of them; at most 100000 can be")
+        if len(self.classes) > 100_000:
+            raise ValueError(f"classes: {len(self.classes)} of them; at most 100000 can be")
 
 # %% ../nbs/21_checkpoints.ipynb #444bfd73
 def _description(path: Path, raw: dict[str, str] | None) -> dict:
     "What a weights file says of itself, as it stands there."
     text, told = (raw or {}).get("iddm"), f"weight_path {str(path)!r}"
-    if text is None: raise ValueError(f"{told}: not a weights file of iddm: it says nothing of itself")
-    if len(text) > LARGEST: raise ValueError(f"{told}: what it says of itself is too long to be true")
-    try: return convert(json.loads(text), dict)
+    if text is None:
+        raise ValueError(f"{told}: not a weights file of iddm: it says nothing of itself")
+    if len(text) > LARGEST:
+        raise ValueError(f"{told}: what it says of itself is too long to be true")
+    try:
+        return convert(json.loads(text), dict)
     except (ValueError,
-        RecursionError): raise ValueError(f"weight_path {str(path)!r}: what it says of itself is damaged") from None
+        RecursionError):
+        raise ValueError(f"weight_path {str(path)!r}: what it says of itself is damaged") from None
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     "A weights file, open. Raises `ValueError` where it's damaged."
-    if not path.is_file(): raise ValueError(f"weight_path {str(path)!r}: no such file")
+    if not path.is_file():
+        raise ValueError(f"weight_path {str(path)!r}: no such file")
     try:
-        with safe_open(path, "pt") as f: yield f
+        with safe_open(path, "pt") as f:
+            yield f
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, RuntimeError) as e:
         why = " ".join(str(e).split())[:200]
         raise ValueError(f"weight_path {str(path)!r}: not a weights file of iddm, or damaged ({why})") from None
@@ -286,7 +314,8 @@ def read_weights(
 ) -> tuple[dict[str, Tensor], dict]:  # weights, what they are
     "Read a weights file. Raises `ValueError` where it is damaged, not ours, or not of floats."
     _, meta = read_header(path)
-    with _opened(path) as f: return {k: f.get_tensor(k) for k in f.keys()}, meta
+    with _opened(path) as f:
+        return {k: f.get_tensor(k) for k in f.keys()}, meta
 
 # %% ../nbs/21_checkpoints.ipynb #9cfc8930
 def load_checkpoint(
@@ -328,12 +357,16 @@ def load_optim(
 
     Raises `ValueError` where it is damaged, packed, or holds anything but tensors and plain values."""
     path = resolve_checkpoint(path) / "optim.pt"
-    if not path.is_file(): raise ValueError(f"{path}: no such file; without it this can be sampled, but not resumed")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; without it this can be sampled, but not resumed")
     try:
-        with ZipFile(path) as f: is_packed = any(o.compress_type != ZIP_STORED for o in f.infolist())
-        if is_packed: raise ValueError("it is compressed, which ours are not")
+        with ZipFile(path) as f:
+            is_packed = any(o.compress_type != ZIP_STORED for o in f.infolist())
+        if is_packed:
+            raise ValueError("it is compressed, which ours are not")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (MemoryError, KeyboardInterrupt): raise
+    except (MemoryError, KeyboardInterrupt):
+        raise
     except Exception as e:  # whatever a damaged file leads to
         why = (str(e).splitlines() or [type(e).__name__])[0][:200]
         raise ValueError(f"{path}: damaged, or not made by iddm ({why}); {_ELSE}") from None
@@ -341,10 +374,12 @@ def load_optim(
 # %% ../nbs/21_checkpoints.ipynb #c8007e4c
 def _wrong_moment(x: Any, like: Tensor) -> str:  # empty: it's right
     "What is wrong with a moment of a weight, or with its count of steps, which has no shape."
-    if type(x) is not Tensor: return f"{shown(type(x).__name__)} and no tensor"
+    if type(x) is not Tensor:
+        return f"{shown(type(x).__name__)} and no tensor"
     plain = x.device.type == "cpu" and x.layout == torch.strided and not x.requires_grad
     own = plain and (x.is_contiguous() or x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
-    if x.dtype != torch.float32 or not own: return f"of type {x.dtype}, or laid out in another way than ours"
+    if x.dtype != torch.float32 or not own:
+        return f"of type {x.dtype}, or laid out in another way than ours"
     return "" if x.shape == like.shape else f"{tuple(x.shape)} and not {tuple(like.shape)}"
 
 def check_optim(
@@ -356,20 +391,26 @@ def check_optim(
     n = len(params)
     try:
         file = from_mapping(_OptimFile, state, where)
-        if file.scaler: from_mapping(_Scaler, file.scaler, where)
+        if file.scaler:
+            from_mapping(_Scaler, file.scaler, where)
         adam, count = from_mapping(_Adam, file.optim, where), torch.zeros(())
         group = adam.param_groups[0] if isinstance(adam.param_groups, list) and len(adam.param_groups) == 1 else None
         listed = group.get("params") if isinstance(group, dict) else None
-        if listed != list(range(n)): raise ValueError(f"{where}: param_groups: not one group of {n} weights")
+        if listed != list(range(n)):
+            raise ValueError(f"{where}: param_groups: not one group of {n} weights")
         for i, own in adam.state.items():
-            if type(i) is not int or not 0 <= i < n: raise ValueError(f"{where}: state of weight {shown(i)} of {n}")
+            if type(i) is not int or not 0 <= i < n:
+                raise ValueError(f"{where}: state of weight {shown(i)} of {n}")
             names = set(own) if isinstance(own, dict) else set()
             if names != {"step", "exp_avg",
-                "exp_avg_sq"}: raise ValueError(f"{where}: weight {i} has {shown(own)}, not Adam's moments")
+                "exp_avg_sq"}:
+                raise ValueError(f"{where}: weight {i} has {shown(own)}, not Adam's moments")
             for name, like in (("step", count), ("exp_avg", params[i]), ("exp_avg_sq", params[i])):
                 if wrong := _wrong_moment(own[name],
-                    like): raise ValueError(f"{where}: {name} of weight {i} is {wrong}")
-    except ValueError as e: raise ValueError(f"{e}; {_ELSE}") from None
+                    like):
+                    raise ValueError(f"{where}: {name} of weight {i} is {wrong}")
+    except ValueError as e:
+        raise ValueError(f"{e}; {_ELSE}") from None
 
 # %% ../nbs/21_checkpoints.ipynb #8b1fb5e1
 def epochs(
@@ -386,7 +427,8 @@ def epoch_folder(
 ) -> Path:
     "The checkpoint of one epoch. Raises `ValueError` that lists those that are there."
     there = epochs(run)
-    if epoch in there: return there[epoch]
+    if epoch in there:
+        return there[epoch]
     raise ValueError(f"--start_epoch {epoch}: {run} has kept " + (f"the checkpoints of epochs {', '.join(map(str, there))}" if there else "no checkpoint of an epoch") + "; --save_model_interval True keeps all")
 
 # %% ../nbs/21_checkpoints.ipynb #3a86cfa5
@@ -399,7 +441,8 @@ def check_shapes(
     names = sorted(want.keys() | have.keys())
     wrong = [f"{shown(k)} is {have.get(k, 'missing')}, the network has {want.get(k, 'no such tensor')}"
              for k in names if want.get(k) != have.get(k)]
-    if not wrong: return
+    if not wrong:
+        return
     listed = "; ".join([*wrong[:4], *["..."] * (len(wrong) > 4)])
     raise ValueError(f"{what}: {len(wrong)} of {len(want)} tensors don't fit: {listed}")
 
@@ -411,5 +454,6 @@ def load_strict(
     "Load weights, all of them; raise `ValueError` that lists what differs where they don't fit."
     check_shapes(*({k: tuple(v.shape) for k, v in o.items()} for o in (net.state_dict(), weights)), what)
     whole = [k for k, v in weights.items() if not v.is_floating_point() and net.state_dict()[k].is_floating_point()]
-    if whole: raise ValueError(f"{what}: {whole[0]} is of type {weights[whole[0]].dtype}; weights are floats")
+    if whole:
+        raise ValueError(f"{what}: {whole[0]} is of type {weights[whole[0]].dtype}; weights are floats")
     net.load_state_dict(weights)

@@ -70,8 +70,8 @@ def load_digits(
     image_size: int = 16,
 ) -> ImageDataset:
     "scikit-learn's handwritten digits, (1797, 1, image_size, image_size), classes 0 to 9."
-    from sklearn.datasets import load_digits
-    raw = load_digits()
+    from sklearn import datasets
+    raw = datasets.load_digits()
     x = torch.tensor(raw.images, dtype=torch.float32)[:, None] / 16  # (1797, 1, 8, 8) in [0, 1]
     x = F.interpolate(x, size=image_size, mode="bicubic", antialias=True).clamp(0, 1)  # (1797, 1, image_size, image_size)
     return ImageDataset((x * 255).round().byte(), torch.tensor(raw.target, dtype=torch.int64), tuple(map(str, raw.target_names)), key="digits")
@@ -154,17 +154,22 @@ def center_crop_resize(
     size: int,
 ) -> Image.Image:  # mode L or RGB, size x size
     "One picture: upright, transparency on white, 16 bits as 8, cropped in the middle, resized. Raises `ValueError` for numbers of 32 bits, whose white is not known."
-    if im.mode == "F": raise ValueError("32-bit floats, of which nobody knows what is white; save it with 8 or 16 bits")
-    if im.format == "JPEG": im.draft(None, (2 * size, 2 * size))
+    if im.mode == "F":
+        raise ValueError("32-bit floats, of which nobody knows what is white; save it with 8 or 16 bits")
+    if im.format == "JPEG":
+        im.draft(None, (2 * size, 2 * size))
     im = ImageOps.exif_transpose(im) if im.getexif().get(0x112, 1) != 1 else im
-    if im.mode.startswith("I") and im.getextrema()[1] > 65535: raise ValueError("32-bit numbers above 65535; save it with 8 or 16 bits")
-    if im.mode.startswith("I"): im = Image.fromarray((np.asarray(im, dtype=np.float32) / 257).clip(0, 255).round().astype(np.uint8))
+    if im.mode.startswith("I") and im.getextrema()[1] > 65535:
+        raise ValueError("32-bit numbers above 65535; save it with 8 or 16 bits")
+    if im.mode.startswith("I"):
+        im = Image.fromarray((np.asarray(im, dtype=np.float32) / 257).clip(0, 255).round().astype(np.uint8))
     if im.has_transparency_data:
         im = im.convert("RGBA")
         im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im)
     mode, side = "L" if im.mode in ("1", "L", "LA") else "RGB", min(im.size)
     im = im if im.mode == mode else im.convert(mode)
-    if im.size == (size, size): return im
+    if im.size == (size, size):
+        return im
     left, top = (im.width - side) // 2, (im.height - side) // 2
     return im.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
 
@@ -174,7 +179,8 @@ def load_image(
     size: int,
 ) -> Image.Image:  # mode L or RGB, size x size
     "Read one file and make it a square."
-    with open_image(path) as im: return center_crop_resize(im, size).copy()
+    with open_image(path) as im:
+        return center_crop_resize(im, size).copy()
 
 # %% ../nbs/20_data.ipynb #bdedcfd7
 @dataclass(frozen=True, eq=False)
@@ -198,8 +204,10 @@ def content_key(
     for path in files:
         try:
             check_file(path)
-            with open(path, "rb", 0) as f: data = f.read()
-        except (OSError, ValueError): data = b""
+            with open(path, "rb", 0) as f:
+                data = f.read()
+        except (OSError, ValueError):
+            data = b""
         name = str(path)[n:].replace(os.sep, "/")
         h.update(f"{name} {len(data)} ".encode("utf-8", "surrogatepass") + data)
     return h.hexdigest()
@@ -211,8 +219,10 @@ def date_stamp(
     "A hash of the paths, sizes and both dates of files."
     h = hashlib.sha256()
     for path in files:
-        try: info = os.stat(path)
-        except OSError: continue
+        try:
+            info = os.stat(path)
+        except OSError:
+            continue
         h.update(f"{path} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}\n".encode("utf-8", "surrogatepass"))
     return h.hexdigest()
 
@@ -221,7 +231,8 @@ def existing_folder(root: str | Path) -> Path:
     "The folder that a path means. Raises `ValueError` that says what to give instead."
     text = str(root)
     is_utf8 = text.encode(errors="ignore") == text.encode(errors="surrogatepass")
-    if is_utf8 and os.path.isdir(text): return Path(root)
+    if is_utf8 and os.path.isdir(text):
+        return Path(root)
     home, bare = os.path.expanduser(text), text.strip()
     known = f"give {', '.join(DATASETS)}, or a folder with one folder of pictures per class, or with pictures"
     why = f"no such folder; {known}"
@@ -267,7 +278,8 @@ def folder_source(
     root = existing_folder(root)
     found = find(root)
     files = [o for paths in found.values() for o in paths]
-    if not files: raise ValueError(f"dataset_path {str(root)!r}: no picture in it; files that end in {' '.join(SUFFIXES)} are read")
+    if not files:
+        raise ValueError(f"dataset_path {str(root)!r}: no picture in it; files that end in {' '.join(SUFFIXES)} are read")
     labels = np.repeat(np.arange(len(found)), [len(o) for o in found.values()])  # (N,)
     classes = tuple(o for o in found if o)
     key, stamp = partial(content_key, root, files), partial(date_stamp, files)
@@ -374,7 +386,8 @@ def idx_files(
     for place in (root, root / name, root / NAMED.get(name, name) / "raw"):
         pair = [[place / o.removesuffix(".gz"), place / o] for o in MNIST_FILES]  # unpacked or not
         files = [next(filter(os.path.isfile, either), None) for either in pair]
-        if None not in files: return files
+        if None not in files:
+            return files
     return []
 
 # %% ../nbs/20_data.ipynb #d1711406
@@ -411,7 +424,8 @@ def known_set(
     "A known data set: from its files where they are there, else by torchvision, which downloads it."
     own_reader = name in ("mnist", "fashion_mnist")
     files = idx_files(Path(root), name) if own_reader else []
-    if files: return from_idx(name, files)
+    if files:
+        return from_idx(name, files)
     source = torchvision_source(name, root)
     files = idx_files(Path(root), name) if own_reader else []  # now they are there: read as they will be the next time
     return from_idx(name, files) if files else source
@@ -473,8 +487,10 @@ def ahead(
     try:
         for item in items:
             waiting.append(pool.submit(do, item))
-            if len(waiting) > 2 * workers: yield waiting.popleft().result()
-        while waiting: yield waiting.popleft().result()
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, Ctrl-C, or a loop that was left
 
@@ -488,7 +504,8 @@ def chunks(
     "Decode all pictures, in order, with a bar."
     n, step = len(source.labels), 16  # Ctrl-C waits for as many as are in work
     parts = [range(i, min(i + step, n)) for i in range(0, n, step)]
-    if workers is None: workers = min(8, os.cpu_count() or 1)
+    if workers is None:
+        workers = min(8, os.cpu_count() or 1)
     with tqdm(total=n, desc="decoding", unit="img", unit_scale=True, disable=n < 500) as bar:
         for chunk in ahead(partial(decode_chunk, source, size, mode), parts, workers):
             yield chunk
@@ -516,7 +533,8 @@ def build(
         f.flush()
         os.fsync(f.fileno())  # before the folder gets its name
     check_classes(source, good, skipped[len(source.notes):])
-    if channels == "auto" and grey: drop_colour(out / "images.bin", size**2)
+    if channels == "auto" and grey:
+        drop_colour(out / "images.bin", size**2)
     one_channel = channels == 1 or channels == "auto" and grey
     about = dict(
         shape=(len(good), 1 if one_channel else 3, size, size), labels=source.labels[good].tolist(),
@@ -543,7 +561,8 @@ def checksum(path: Path) -> int:
     "The CRC-32 of a file, a megabyte at a time."
     crc = 0
     with open(path, "rb") as f:
-        while block := f.read(2**20): crc = zlib.crc32(block, crc)
+        while block := f.read(2**20):
+            crc = zlib.crc32(block, crc)
     return crc
 
 # %% ../nbs/20_data.ipynb #837b3219
@@ -551,20 +570,23 @@ def drop_colour(path: Path, plane: int) -> None:
     "Of a file of pictures, red, green and blue planes of `plane` bytes each, keep the green ones."
     part = path.with_suffix(".grey")
     with open(path, "rb") as f, open(part, "wb") as g:
-        while rgb := f.read(3 * plane): g.write(rgb[plane:2 * plane])
+        while rgb := f.read(3 * plane):
+            g.write(rgb[plane:2 * plane])
     part.replace(path)
 
 # %% ../nbs/20_data.ipynb #a6cdf747
 def whole_numbers(value: object, *shape: int) -> np.ndarray:
     "A list from a JSON file as an array of whole numbers. Raises `ValueError` if it's something else."
     a = np.array(value) if isinstance(value, list) else np.array(None)
-    if a.dtype.kind != "i" or a.shape != shape: raise ValueError(f"not whole numbers of shape {shape}")
+    if a.dtype.kind != "i" or a.shape != shape:
+        raise ValueError(f"not whole numbers of shape {shape}")
     return a
 
 def names(value: object) -> tuple[str, ...]:
     "A list from a JSON file as texts. Raises `ValueError` where it is something else, or can't be printed."
     good = isinstance(value, list) and all(isinstance(o, str) and printable(o) == o for o in value)
-    if not good: raise ValueError("not a list of names")
+    if not good:
+        raise ValueError("not a list of names")
     return tuple(value)
 
 # %% ../nbs/20_data.ipynb #ec5a038e
@@ -573,20 +595,28 @@ def described(out: Path) -> dict:
     check_file(out / "images.bin", most=np.inf)
     size = os.path.getsize(out / "images.bin")
     check_file(out / "data.json", most=2**24 + 64 * size)
-    try: about = json.loads((out / "data.json").read_text(encoding="utf-8"))
-    except RecursionError: about = None
-    if not isinstance(about, dict): raise ValueError("not a description")
+    try:
+        about = json.loads((out / "data.json").read_text(encoding="utf-8"))
+    except RecursionError:
+        about = None
+    if not isinstance(about, dict):
+        raise ValueError("not a description")
     shape = tuple(whole_numbers(about.get("shape"), 4).tolist())
     n, channels, height, width = shape
     square_images = min(shape) > 0 and channels in (1, 3) and height == width
-    if not square_images or prod(shape) != size: raise ValueError("another shape")
+    if not square_images or prod(shape) != size:
+        raise ValueError("another shape")
     classes, skipped = names(about.get("classes")), names(about.get("skipped"))
     key, crc32 = about.get("key"), about.get("crc32")
     labels, sizes = whole_numbers(about.get("labels"), n), whole_numbers(about.get("sizes"), n, 2)
-    if len(set(classes)) < len(classes): raise ValueError("a class twice")
-    if labels.min() < 0 or labels.max() >= max(1, len(classes)): raise ValueError("a label out of range")
-    if sizes.min() < 1: raise ValueError("a size out of range")
-    if not isinstance(key, str) or type(crc32) not in (int, type(None)): raise ValueError("no key or no checksum")
+    if len(set(classes)) < len(classes):
+        raise ValueError("a class twice")
+    if labels.min() < 0 or labels.max() >= max(1, len(classes)):
+        raise ValueError("a label out of range")
+    if sizes.min() < 1:
+        raise ValueError("a size out of range")
+    if not isinstance(key, str) or type(crc32) not in (int, type(None)):
+        raise ValueError("no key or no checksum")
     return dict(shape=shape, labels=labels, classes=classes, sizes=sizes, skipped=skipped, key=key, crc32=crc32)
 
 # %% ../nbs/20_data.ipynb #28c12a54
@@ -599,10 +629,12 @@ def open_built(
     "Decoded pictures from their folder. Raises `ValueError` or `OSError` where they can't be trusted."
     about, path = described(out), out / "images.bin"
     shape, state = about["shape"], os.stat(path)
-    if in_memory is None: in_memory = prod(shape) <= IN_MEMORY
+    if in_memory is None:
+        in_memory = prod(shape) <= IN_MEMORY
     raw = np.fromfile(path, np.uint8) if in_memory else mapped(path)
     changed = in_memory and about["crc32"] not in (None, zlib.crc32(raw))  # caches of before have none
-    if changed or raw.size != prod(shape): raise ValueError("not the bytes that were written")
+    if changed or raw.size != prod(shape):
+        raise ValueError("not the bytes that were written")
     labels, sizes = torch.from_numpy(about["labels"]).long(), torch.from_numpy(about["sizes"])
     file = None if in_memory else (path, state)
     images = torch.from_numpy(raw.reshape(shape))
@@ -611,16 +643,21 @@ def open_built(
 # %% ../nbs/20_data.ipynb #0dcae27e
 def mapped(path: Path) -> np.ndarray:
     "Map a file into memory: writable for torch, but never to the file. Read it if the file system can't map."
-    try: return np.memmap(path, np.uint8, "c")
-    except OSError: return np.fromfile(path, np.uint8)
+    try:
+        return np.memmap(path, np.uint8, "c")
+    except OSError:
+        return np.fromfile(path, np.uint8)
 
 # %% ../nbs/20_data.ipynb #e75e47e9
 def check_mapped(data: ImageDataset) -> None:
     "Raise `ValueError` if the file that images are mapped from was cut or written to."
-    if data.file is None: return
+    if data.file is None:
+        return
     path, then = data.file
-    try: now = os.stat(path)
-    except OSError: return  # deleted: what is mapped stays
+    try:
+        now = os.stat(path)
+    except OSError:
+        return  # deleted: what is mapped stays
     same_file = os.path.samestat(now, then)  # another in its place does no harm
     if same_file and (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
         todo = f"delete {str(path.parent)!r} and resume, then it's decoded anew"
@@ -653,8 +690,10 @@ def load_cached(
 # %% ../nbs/20_data.ipynb #08761467
 def find_built(out: Path, source: Source, size: int, channels: str | int, key: str) -> ImageDataset | None:
     "Decoded images of a source; None where they aren't there, can't be trusted, or are of something else."
-    try: data = open_built(out)
-    except (OSError, ValueError): return None
+    try:
+        data = open_built(out)
+    except (OSError, ValueError):
+        return None
     n, made = len(source.classes), data.images.shape[1:]
     same_source = (data.key, data.classes) == (key, source.classes)
     same_labels = (data.labels.bincount(minlength=n).numpy() <= np.bincount(source.labels, minlength=n or 1)).all()
@@ -672,16 +711,20 @@ def make_anew(
     new = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.new")
     with one_at_a_time(out.with_name(f".{out.name}.lock")) as alone:
         data = find_it()
-        if data is not None: return data
+        if data is not None:
+            return data
         if alone:  # what is half made is of a process that was killed
-            for left in out.parent.glob(f".{glob.escape(out.name)}*.new"): remove(left)
+            for left in out.parent.glob(f".{glob.escape(out.name)}*.new"):
+                remove(left)
         free = shutil.disk_usage(out.parent).free
-        if free < need: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if free < need:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         new.mkdir()
         try:
             make(out=new)
             data = open_built(new)
-            if find_it() is None: remove(out)
+            if find_it() is None:
+                remove(out)
             put_in_place(new, out, find_it)
         finally:
             remove(new)
@@ -691,32 +734,41 @@ def make_anew(
 # %% ../nbs/20_data.ipynb #6aaa92a1
 def remove(path: Path) -> None:
     "Remove a folder, a file or a link, if it's there."
-    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
-    else: path.unlink(missing_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 # %% ../nbs/20_data.ipynb #7245d916
 def put_in_place(new: Path, out: Path, find_it: Callable[[], ImageDataset | None]) -> None:
     "Give a folder its name. Where another process was first, as without locks it may be, its folder stays."
-    try: new.rename(out)
+    try:
+        new.rename(out)
     except OSError:
-        if find_it() is None: raise
+        if find_it() is None:
+            raise
 
 # %% ../nbs/20_data.ipynb #f98e6420
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[bool]:  # whether it's sure that we are alone
     "Wait until no other process works under this lock. Where the file system has none, go on without."
     lock, held = FileLock(path, fallback_to_soft=False), True
-    try: lock.acquire()
-    except (NotImplementedError, OSError): held = False
-    try: yield held
+    try:
+        lock.acquire()
+    except (NotImplementedError, OSError):
+        held = False
+    try:
+        yield held
     finally:
-        if held: lock.release()
+        if held:
+            lock.release()
 
 # %% ../nbs/20_data.ipynb #73e93799
 @contextmanager
 def keeping(cache: Path, need: int, by: str = "--result_path") -> Iterator[None]:
     "Say in a line if decoded images can't be written."
-    try: yield
+    try:
+        yield
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
         todo = f"{need / 2**20:,.0f} MB are needed, make room" if full else "make it writable"
@@ -729,18 +781,22 @@ def known_key(
     cache: Path,
 ) -> str:
     "The key of a source, remembered from the last time if its stamp is the same."
-    if source.stamp is None: return source.key()
+    if source.stamp is None:
+        return source.key()
     note = cache / f".{source.stamp()[:16]}.key"
     try:
         check_file(note, most=64)
         key = note.read_text(encoding="ascii")
-    except (OSError, ValueError): key = ""
-    if len(key) == 64 and set(key) <= set("0123456789abcdef"): return key
+    except (OSError, ValueError):
+        key = ""
+    if len(key) == 64 and set(key) <= set("0123456789abcdef"):
+        return key
     key, part = source.key(), note.with_name(f"{note.name}.{uuid.uuid4().hex[:8]}")
     try:
         part.write_text(key)
         part.replace(note)
-    except OSError: part.unlink(missing_ok=True)  # only a note: the next time it's hashed again
+    except OSError:
+        part.unlink(missing_ok=True)  # only a note: the next time it's hashed again
     return key
 
 # %% ../nbs/20_data.ipynb #f3e2b18d
@@ -763,7 +819,8 @@ def source_of(
     data_root: str | Path = "datasets",
 ) -> Source:
     "The images that a name means, not decoded. Raises `ValueError` where they aren't there."
-    if name in NAMED: return known_set(name, data_root)
+    if name in NAMED:
+        return known_set(name, data_root)
     root = existing_folder(name)
     files = idx_files(root)
     return from_idx(str(name), files) if files else folder_source(root)
@@ -839,7 +896,8 @@ def augment(
     if room := images.shape[-1] - image_size:
         top, left = ((u[:, k] * (room + 1)).long()[:, None] + torch.arange(image_size) for k in (3, 4))  # (B, H), (B, W)
         images = images[torch.arange(len(images))[:, None, None], :, top[:, :, None], left[:, None]].permute(0, 3, 1, 2)  # (B, C, H, W)
-    if hflip: images = torch.cat([images, images.flip(-1)]).index_select(0, torch.arange(len(images)) + len(images) * (u[:, 2] < .5))  # twice as fast as `where`
+    if hflip:
+        images = torch.cat([images, images.flip(-1)]).index_select(0, torch.arange(len(images)) + len(images) * (u[:, 2] < .5))  # twice as fast as `where`
     return to_float(images)
 
 # %% ../nbs/20_data.ipynb #fc8758d2

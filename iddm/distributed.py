@@ -54,8 +54,10 @@ def check_world(
 ) -> None:
     "Raise `ValueError` where there are GPUs, but not one for each process, or none though they were asked for."
     n = torch.cuda.device_count()
-    if device == "cuda" and not n: raise ValueError("--device cuda: this machine has none; choose auto or cpu")
-    if n and device in ("auto", "cuda") and n < world_size: raise ValueError(f"--world_size {world_size}: this machine has {n} GPU{'s' * (n > 1)}; choose {n} or fewer, or --device cpu")
+    if device == "cuda" and not n:
+        raise ValueError("--device cuda: this machine has none; choose auto or cpu")
+    if n and device in ("auto", "cuda") and n < world_size:
+        raise ValueError(f"--world_size {world_size}: this machine has {n} GPU{'s' * (n > 1)}; choose {n} or fewer, or --device cpu")
 
 # %% ../nbs/23_distributed.ipynb #b9638e4a
 @contextmanager
@@ -73,14 +75,16 @@ def process_group(
         return
     check_world(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
     gpu = torch.cuda.is_available() and device in ("auto", "cuda")
-    if gpu: torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     announce_wait(come)
     try:
         store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=come)))
         name = meet(store, rank, world, come)
         connect("nccl" if gpu else "gloo", dist.PrefixStore(name, store), rank, world, timedelta(seconds=come), timedelta(minutes=wait))
         store.set_timeout(timedelta(minutes=wait))
-    except (RuntimeError, ValueError) as e: raise ValueError(not_met(e, come)) from None
+    except (RuntimeError, ValueError) as e:
+        raise ValueError(not_met(e, come)) from None
     HERE["meeting"] = HERE["meeting"] or name
     yield
     dist.destroy_process_group()  # not after an error: the others would fail before it's told
@@ -90,7 +94,8 @@ def announce_wait(come: float) -> None:
     "Tell who waits for whom, and how to train alone, if it wasn't torch's launcher that started this process."
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     world = os.environ["WORLD_SIZE"]
-    if by_torchrun or world == "1" or os.environ.get("LOCAL_RANK", "0") != "0": return
+    if by_torchrun or world == "1" or os.environ.get("LOCAL_RANK", "0") != "0":
+        return
     where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
     print(f"process {os.environ['RANK']} of {world} waits up to {come:g} seconds for the others at {where}; "
           "to train alone: unset RANK WORLD_SIZE", file=sys.stderr, flush=True)
@@ -103,14 +108,16 @@ def connect(backend: str, store: dist.Store, rank: int, world: int, come: timede
     later = getattr(dist.distributed_c10d, "set_timeout", None)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=come if later else wait)
     dist.barrier(**dict(device_ids=[torch.cuda.current_device()]) if backend == "nccl" else {})  # NCCL connects when it's used
-    if later: later(wait)
+    if later:
+        later(wait)
 
 # %% ../nbs/23_distributed.ipynb #59f7630e
 def meet(store: dist.Store, rank: int, world: int, come: float) -> str:  # a name of this meeting
     "Find the others that were started together with this process. Raises `ValueError` where one doesn't come."
     me, deadline = uuid4().hex, time.monotonic() + come
     def said(key: str) -> str: return store.get(f"iddm/{key}").decode() if store.check([f"iddm/{key}"]) else ""
-    if rank: store.set(f"iddm/hello/{rank}", me)
+    if rank:
+        store.set(f"iddm/hello/{rank}", me)
     while time.monotonic() < deadline:
         if rank:
             if me in (names := said("welcome").split()):
@@ -119,7 +126,8 @@ def meet(store: dist.Store, rank: int, world: int, come: float) -> str:  # a nam
         else:
             store.set("iddm/welcome", " ".join([me, *(said(f"hello/{r}") for r in range(1, world))]))
             missing = [r for r in range(1, world) if said(f"met/{r}") != me]
-            if not missing: return me
+            if not missing:
+                return me
         time.sleep(.02)
     raise ValueError(f"process {', '.join(map(str, missing))} didn't come" if rank == 0 else "process 0 didn't come")
 
@@ -128,7 +136,8 @@ def not_met(e: Exception, come: float) -> str:
     "Why processes didn't find each other, in a line."
     env = {k: os.environ.get(k, "nothing") for k in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
     who, where = f"process {env['RANK']} of {env['WORLD_SIZE']}", f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}"
-    if "EADDRINUSE" in str(e): return f"{who}: {where} is taken by another program; choose another port (MASTER_PORT, torchrun's --rdzv-endpoint or --master-port)"
+    if "EADDRINUSE" in str(e):
+        return f"{who}: {where} is taken by another program; choose another port (MASTER_PORT, torchrun's --rdzv-endpoint or --master-port)"
     return f"{who}: not all met at {where} within {come:g} seconds; are all {env['WORLD_SIZE']} started, and does a firewall let them through? ({(str(e).splitlines() or [type(e).__name__])[0][:150]})"
 
 # %% ../nbs/23_distributed.ipynb #f1872c2f
@@ -137,19 +146,24 @@ def raise_on_any_rank(
     facts: dict | None = None,  # what must be the same everywhere
 ) -> None:
     "Raise `ValueError` in all processes where something went wrong in one of them, or where their facts differ."
-    if error is not None and not dist.is_initialized(): raise error
-    if not dist.is_initialized(): return
+    if error is not None and not dist.is_initialized():
+        raise error
+    if not dist.is_initialized():
+        return
     own = dict(rank=dist.get_rank(), host=socket.gethostname(), error=error and f"{error}", facts=facts)
     dist.all_gather_object(told := [None] * dist.get_world_size(), own)
     for o in told:
-        if o["error"]: raise ValueError(f"process {o['rank']} on {o['host']}: {o['error']}") from error
+        if o["error"]:
+            raise ValueError(f"process {o['rank']} on {o['host']}: {o['error']}") from error
         for k, v in (told[0]["facts"] or {}).items():
-            if o["facts"][k] != v: raise ValueError(f"process {o['rank']} on {o['host']} has {k} {o['facts'][k]}, process 0 on {told[0]['host']} has {v}: give all the same")
+            if o["facts"][k] != v:
+                raise ValueError(f"process {o['rank']} on {o['host']} has {k} {o['facts'][k]}, process 0 on {told[0]['host']} has {v}: give all the same")
 
 # %% ../nbs/23_distributed.ipynb #d2c7a70b
 def all_gather_cat(x: Tensor) -> Tensor:  # (n, ...) -> (world n, ...)
     "The parts of all processes, in order."
-    if not dist.is_initialized(): return x
+    if not dist.is_initialized():
+        return x
     dist.all_gather(parts := [torch.empty_like(x) for _ in range(dist.get_world_size())], x.contiguous())
     return torch.cat(parts)
 
@@ -158,28 +172,34 @@ def broadcast_from(make: Callable[[], object], source: int) -> object:
     "What one process makes, or reads from its disk, in all processes. Raises `ValueError` in all where it can't."
     made, error = [None], None
     try:
-        if not dist.is_initialized() or dist.get_rank() == source: made = [make()]
-    except (ValueError, OSError) as e: error = e
+        if not dist.is_initialized() or dist.get_rank() == source:
+            made = [make()]
+    except (ValueError, OSError) as e:
+        error = e
     raise_on_any_rank(error)
-    if dist.is_initialized(): dist.broadcast_object_list(made, source)
+    if dist.is_initialized():
+        dist.broadcast_object_list(made, source)
     return made[0]
 
 # %% ../nbs/23_distributed.ipynb #f0baa1c3
 def job_store() -> dist.Store | None:  # None: there is no launcher, or it keeps none
     "What the launcher remembers while it starts processes anew."
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True": return None
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
     return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=10))
 
 # %% ../nbs/23_distributed.ipynb #c7508f2e
 def note(of: str, what: str) -> None:
     "Note of something how far it is, in the memory of the job, where there is one."
-    if store := job_store(): store.set(f"iddm/{of}", f"{HERE['meeting']}|{what}")
+    if store := job_store():
+        store.set(f"iddm/{of}", f"{HERE['meeting']}|{what}")
 
 # %% ../nbs/23_distributed.ipynb #871f8b7b
 def noted(of: str) -> str:  # empty: nothing
     "What was noted of it last, if processes did that before these were started anew."
     store = job_store()
-    if store is None or not store.check([f"iddm/{of}"]): return ""
+    if store is None or not store.check([f"iddm/{of}"]):
+        return ""
     who, what = store.get(f"iddm/{of}").decode().split("|", 1)
     return "" if who == HERE["meeting"] else what
 
@@ -208,26 +228,34 @@ def put(wire: Connection, kind: str, what: object) -> None:
     WAITING.append(pickle.dumps((kind, what)))
     while WAITING:
         with SENDING, suppress(OSError):
-            if SENDER: return
+            if SENDER:
+                return
             SENDER.append(wire)
             try:
-                while WAITING: wire.send_bytes(WAITING.popleft())
-            finally: SENDER.clear()
+                while WAITING:
+                    wire.send_bytes(WAITING.popleft())
+            finally:
+                SENDER.clear()
 
 # %% ../nbs/23_distributed.ipynb #3d59b5fa
 def worker(address: tuple, key: bytes, silent: bool, main: Callable, args: tuple) -> None:
     "What runs in each process: `main(*args)`, with a wire to whoever launched it."
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is heard by whoever launched us, who asks us to end
-    if hasattr(signal, "pthread_sigmask"): signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     wire = Client(address, authkey=key)
     put(wire, "pid", os.getpid())
-    if pickle.loads(wire.recv_bytes()) == "stop": return
+    if pickle.loads(wire.recv_bytes()) == "stop":
+        return
     threading.Thread(target=follow, args=(wire,), daemon=True).start()
-    if "OMP_NUM_THREADS" not in os.environ: torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))  # they share the processors
-    if silent: sys.stdout, sys.stderr = Lines(wire, "stdout"), Lines(wire, "stderr")
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))  # they share the processors
+    if silent:
+        sys.stdout, sys.stderr = Lines(wire, "stdout"), Lines(wire, "stderr")
     try:
         out = main(*args)
-        for o in out if inspect.isgenerator(out) else [] if out is None else [out]: put(wire, "made", o)
+        for o in out if inspect.isgenerator(out) else [] if out is None else [out]:
+            put(wire, "made", o)
     except Exception as e:
         put(wire, "error", (int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), int(os.environ["RANK"]), f"{type(e).__name__}: {e}", traceback.format_exc()))
         os._exit(1)  # at once: the others wait for us
@@ -235,7 +263,8 @@ def worker(address: tuple, key: bytes, silent: bool, main: Callable, args: tuple
 # %% ../nbs/23_distributed.ipynb #a222c76e
 def follow(wire: Connection) -> None:
     "End as if asked to when the other end of the wire is gone, for example with the notebook's kernel."
-    with suppress(EOFError, OSError): wire.recv_bytes()
+    with suppress(EOFError, OSError):
+        wire.recv_bytes()
     os.kill(os.getpid(), signal.SIGTERM)
 
 # %% ../nbs/23_distributed.ipynb #176718a9
@@ -260,18 +289,22 @@ def supervise(group: Group) -> None:
     if hasattr(signal, "pthread_sigmask"):
         resource_tracker.ensure_running()  # now, since it unblocks signals
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # in this thread, and in processes until they begin
-    try: group.run()
-    except BaseException as e: group.failure = e
+    try:
+        group.run()
+    except BaseException as e:
+        group.failure = e
     finally:
         logger.level = level
-        for o in list(group.readers): o.join()  # what was sent last is read, as fast as it's looked at
+        for o in list(group.readers):
+            o.join()  # what was sent last is read, as fast as it's looked at
         group.came.put(("end", None))
 
 # %% ../nbs/23_distributed.ipynb #46592586
 def take_wires(group: Group) -> None:
     "Accept a wire from each process, those that are started anew too."
     with suppress(OSError):  # closed
-        while True: threading.Thread(target=read_wire, args=(group, group.listener.accept()), daemon=True).start()
+        while True:
+            threading.Thread(target=read_wire, args=(group, group.listener.accept()), daemon=True).start()
 
 def read_wire(group: Group, wire: Connection) -> None:
     "Put what comes on a wire where it is waited for. Whoever doesn't know the key isn't listened to."
@@ -281,15 +314,20 @@ def read_wire(group: Group, wire: Connection) -> None:
         group.readers.append(threading.current_thread())
         group.pids.add(pid := pickle.loads(wire.recv_bytes())[1])
         wire.send_bytes(pickle.dumps("stop" if group.stopping else "go"))
-        while True: group.came.put(unpacked(wire.recv_bytes()))
-    except (OSError, EOFError, AuthenticationError): group.pids.discard(pid)  # it's gone, and another may get its number
-    finally: wire.close()
+        while True:
+            group.came.put(unpacked(wire.recv_bytes()))
+    except (OSError, EOFError, AuthenticationError):
+        group.pids.discard(pid)  # it's gone, and another may get its number
+    finally:
+        wire.close()
 
 # %% ../nbs/23_distributed.ipynb #0bc4a21a
 def unpacked(message: bytes) -> tuple[str, object]:
     "What came on a wire; or why it can't be read, as an error of its process."
-    try: return pickle.loads(message)
-    except Exception as e: return "unread", f"something that was yielded can't be read here, {type(e).__name__}: {e}"
+    try:
+        return pickle.loads(message)
+    except Exception as e:
+        return "unread", f"something that was yielded can't be read here, {type(e).__name__}: {e}"
 
 # %% ../nbs/23_distributed.ipynb #98951edd
 class ProcessFailed(RuntimeError):  # noqa: N818 (it's told as a fact)
@@ -311,23 +349,31 @@ def launch_iter(
     try:
         while (item := group.came.get())[0] != "end":
             kind, what = item
-            if kind == "made": yield what
-            elif kind == "error": errors.append(what)
-            elif kind == "unread": raise ProcessFailed(what, None)
-            else: said(kind, what)
-    finally: close(group)
-    if group.failure: raise ProcessFailed(*reason(group.failure, errors)) from None
+            if kind == "made":
+                yield what
+            elif kind == "error":
+                errors.append(what)
+            elif kind == "unread":
+                raise ProcessFailed(what, None)
+            else:
+                said(kind, what)
+    finally:
+        close(group)
+    if group.failure:
+        raise ProcessFailed(*reason(group.failure, errors)) from None
 
 # %% ../nbs/23_distributed.ipynb #2ec2ad8f
 def said(kind: str, what: object) -> None:
     "Print what a process printed."
-    if kind in ("stdout", "stderr"): print(what, end="", file=getattr(sys, kind), flush=True)
+    if kind in ("stdout", "stderr"):
+        print(what, end="", file=getattr(sys, kind), flush=True)
 
 # %% ../nbs/23_distributed.ipynb #85f634a9
 def check_launch(main: Callable, world_size: int, max_restarts: int) -> None:
     "Raise `ValueError` for what can't be started."
     for name, value, low in (("world_size", world_size, 1), ("max_restarts", max_restarts, 0)):
-        if not isinstance(value, int) or value < low: raise ValueError(f"{name} {value!r}: give a whole number of at least {low}")
+        if not isinstance(value, int) or value < low:
+            raise ValueError(f"{name} {value!r}: give a whole number of at least {low}")
     home, name = getattr(main, "__module__", None), getattr(main, "__qualname__", repr(main))
     if "<" in name or home == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
         raise ValueError(f"{name}: other processes can't import it from here; write it to a file, for example mine.py, and import it from there")
@@ -337,23 +383,30 @@ def close(group: Group, seconds: float = 120) -> None:
     "Ask what still runs to end, see to it that it does, and print what it says at the end."
     group.stopping = True
     for number, patience in ((signal.SIGTERM, seconds), (getattr(signal, "SIGKILL", signal.SIGTERM), 10)):
-        if not group.thread.is_alive(): break
+        if not group.thread.is_alive():
+            break
         for pid in list(group.pids):
-            with suppress(OSError): os.kill(pid, number)
+            with suppress(OSError):
+                os.kill(pid, number)
         deadline = time.monotonic() + patience
-        while group.thread.is_alive() and time.monotonic() < deadline: hear(group)
-    while not group.came.empty(): hear(group)
+        while group.thread.is_alive() and time.monotonic() < deadline:
+            hear(group)
+    while not group.came.empty():
+        hear(group)
     group.listener.close()
 
 def hear(group: Group) -> None:
     "Print what came next, if it is to be printed."
-    with suppress(Empty): said(*group.came.get(timeout=.1))
+    with suppress(Empty):
+        said(*group.came.get(timeout=.1))
 
 # %% ../nbs/23_distributed.ipynb #a347f6b3
 def reason(failure: BaseException, errors: list) -> tuple[str, int | None]:  # in words; exit status, None where there is a traceback
     "Why a group of processes failed: the first of its last attempt."
-    if errors: return "process {1} failed: {2}\n\n{3}".format(*next(o for o in errors if o[0] == errors[-1][0])), None
-    if not isinstance(failure, ChildFailedError): return f"{failure}", None
+    if errors:
+        return "process {1} failed: {2}\n\n{3}".format(*next(o for o in errors if o[0] == errors[-1][0])), None
+    if not isinstance(failure, ChildFailedError):
+        return f"{failure}", None
     rank, first = failure.get_first_failure()
     code = first.exitcode
     return f"process {rank} " + (f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"), code
@@ -362,20 +415,23 @@ def reason(failure: BaseException, errors: list) -> tuple[str, int | None]:  # i
 def launch(main: Callable, *args, **kw) -> object:
     "Run `main(*args)` in several processes, as `launch_iter` does, and wait; gives the last of what they yielded or returned."
     last = None
-    for last in launch_iter(main, *args, **kw): pass  # noqa: B007
+    for last in launch_iter(main, *args, **kw):  # noqa: B007
+        pass
     return last
 
 # %% ../nbs/23_distributed.ipynb #a6d79063
 def flatten_grads(net: nn.Module) -> Tensor:  # (P,)
     "All gradients of a network in a row; they are cleared."
     row = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in net.parameters()])
-    for p in net.parameters(): p.grad = None
+    for p in net.parameters():
+        p.grad = None
     return row
 
 # %% ../nbs/23_distributed.ipynb #ab1f480a
 def set_gradient(net: nn.Module, row: Tensor) -> None:
     "Put a row of numbers back as gradients."
-    for p, part in zip(net.parameters(), row.split([p.numel() for p in net.parameters()]), strict=True): p.grad = part.view_as(p)
+    for p, part in zip(net.parameters(), row.split([p.numel() for p in net.parameters()]), strict=True):
+        p.grad = part.view_as(p)
 
 # %% ../nbs/23_distributed.ipynb #af2424bf
 def ordered_sum(
@@ -383,14 +439,16 @@ def ordered_sum(
 ) -> Tensor:  # (P,)
     "The sum over the shards of all processes, from the first to the last."
     total, *rest = all_gather_cat(own)  # (V, P)
-    for row in rest: total = total + row
+    for row in rest:
+        total = total + row
     return total
 
 # %% ../nbs/23_distributed.ipynb #57e693dc
 def apply_fsdp(net: nn.Module, device: str) -> nn.Module:
     "Spread the weights of a network over all processes, block by block."
     mesh = dist.init_device_mesh(device, (dist.get_world_size(),))
-    for block in [o for o in net.modules() if isinstance(o, (ResBlock, Attention))]: fully_shard(block, mesh=mesh)
+    for block in [o for o in net.modules() if isinstance(o, (ResBlock, Attention))]:
+        fully_shard(block, mesh=mesh)
     return fully_shard(net, mesh=mesh)
 
 # %% ../nbs/23_distributed.ipynb #60ef7049
@@ -401,8 +459,10 @@ def to_local(tensors: Iterator[Tensor]) -> list[Tensor]:
 # %% ../nbs/23_distributed.ipynb #7ddb8289
 def to_full(state: object) -> object:
     "Dictionaries and lists, with sharded tensors made whole. All processes must ask for it."
-    if isinstance(state, dict): return {k: to_full(v) for k, v in state.items()}
-    if isinstance(state, list): return [to_full(o) for o in state]
+    if isinstance(state, dict):
+        return {k: to_full(v) for k, v in state.items()}
+    if isinstance(state, list):
+        return [to_full(o) for o in state]
     return state.full_tensor() if isinstance(state, DTensor) else state
 
 # %% ../nbs/23_distributed.ipynb #4582863c

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .predictions import predicted
-from .samplers import NoiseSource, Step, timestep_pairs, randn, ancestral_split
+from .samplers import NoiseSource, Step, ancestral_split, randn, timestep_pairs
 from .schedules import Schedule, check_alike, check_finite, check_floats, number, whole
 
 # %% ../nbs/05_editing.ipynb #2fc7eefb
@@ -84,8 +84,10 @@ def kept_part(
     x: Tensor,  # (B, C, H, W)
 ) -> Tensor:  # (B, C, H, W) bool
     "Where pictures are known. Raises `ValueError` for a mask that doesn't fit them."
-    if not isinstance(mask, Tensor): raise TypeError(f"mask is {type(mask).__name__}: give a tensor")
-    try: return (mask.to(x.device) > .5).expand(x.shape)
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"mask is {type(mask).__name__}: give a tensor")
+    try:
+        return (mask.to(x.device) > .5).expand(x.shape)
     except RuntimeError:
         raise ValueError(f"a mask of {tuple(mask.shape)} for pictures of {tuple(x.shape)}: "
                          "give (H, W), (B, 1, H, W) or the shape of the pictures") from None
@@ -97,7 +99,8 @@ def fitted(
 ) -> Tensor:  # (B, C, H, W), of the dtype and on the device of x
     "Known images for a batch. Raises `ValueError` where shapes differ."
     check_floats(known=known)
-    try: return known.to(x).expand(x.shape)
+    try:
+        return known.to(x).expand(x.shape)
     except RuntimeError:
         raise ValueError(f"known is {tuple(known.shape)} for pictures of {tuple(x.shape)}: "
                          "give the same shape, or one for all") from None
@@ -135,9 +138,11 @@ def repaint(
         (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)
         tau, kept = ancestral_split((a, s), (a_next, s_next), 1.)
         for k in range(rounds if t_next is not None else 1):
-            if k: x = a / a_next * x + max(s**2 - (a / a_next * s_next)**2, 0.)**.5 * fresh()  # up again
+            if k:
+                x = a / a_next * x + max(s**2 - (a / a_next * s_next)**2, 0.)**.5 * fresh()  # up again
             x0 = predicted(denoise, x, t)
             x = a_next * x0 + kept * ((x - a * x0) / s)
-            if tau: x = x + tau * fresh()
+            if tau:
+                x = x + tau * fresh()
             x = torch.where(keep, a_next * known + (s_next * fresh() if s_next else 0.), x)
         yield Step(i, t, x, x0)

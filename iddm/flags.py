@@ -38,11 +38,16 @@ def allowed(
 ) -> str:
     "Say in words what a setting of this type takes."
     options = [o for o in get_args(kind) if o is not NoneType]
-    if get_origin(kind) is Literal: return "choose from " + ", ".join(map(str, options))
-    if get_origin(kind) is tuple and str in options: return "give a list of texts"
-    if get_origin(kind) is tuple: return "give whole numbers like 32,64,64"
-    if options == [int, str]: return "give a whole number or a name"
-    if options: return allowed(options[0])
+    if get_origin(kind) is Literal:
+        return "choose from " + ", ".join(map(str, options))
+    if get_origin(kind) is tuple and str in options:
+        return "give a list of texts"
+    if get_origin(kind) is tuple:
+        return "give whole numbers like 32,64,64"
+    if options == [int, str]:
+        return "give a whole number or a name"
+    if options:
+        return allowed(options[0])
     words = {bool: "choose True or False", int: "give a whole number", float: "give a number",
         dict: "give names and values"}
     return words.get(kind, "give some text")
@@ -61,25 +66,31 @@ def shown(value: Any) -> str:
 LONGEST = 4096  # characters of a text, as of a path on Linux
 
 def _as_text(value: Any) -> str:
-    if not isinstance(value, (str, os.PathLike, torch.device)): raise ValueError
+    if not isinstance(value, (str, os.PathLike, torch.device)):
+        raise ValueError
     text = str(value)
-    if not text or "\0" in text or len(text) > LONGEST: raise ValueError
+    if not text or "\0" in text or len(text) > LONGEST:
+        raise ValueError
     return text
 
 def _as_bool(value: Any) -> bool:
-    if isinstance(value, (bool, np.bool_)): return bool(value)
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
     raise ValueError
 
 def _as_int(value: Any) -> int:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool): return int(value)
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
     raise ValueError
 
 def _as_float(value: Any) -> float:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value): return float(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value):
+        return float(value)
     raise ValueError
 
 def _as_dict(value: Any) -> dict:
-    if isinstance(value, dict): return value
+    if isinstance(value, dict):
+        return value
     raise ValueError
 
 _SCALARS = {str: _as_text, bool: _as_bool, int: _as_int, float: _as_float, dict: _as_dict}
@@ -88,30 +99,41 @@ _SCALARS = {str: _as_text, bool: _as_bool, int: _as_int, float: _as_float, dict:
 def _member(value: Any, kinds: tuple) -> Any:
     "The value as the first of these types that takes it."
     for kind in kinds:
-        try: return _convert(value, kind)
-        except (ValueError, OverflowError): pass
+        try:
+            return _convert(value, kind)
+        except (ValueError, OverflowError):
+            pass
     raise ValueError
 
 def _choice(value: Any, choices: tuple) -> Any:
     "The choice that a value is; 1 is not True."
-    if isinstance(value, np.generic): value = value.item()
+    if isinstance(value, np.generic):
+        value = value.item()
     same = [o for o in choices if type(o) is type(value) and o == value]
-    if not same: raise ValueError
+    if not same:
+        raise ValueError
     return same[0]
 
 def _items(value: Any, kinds: tuple) -> tuple:
     "A list, tuple or array as a tuple of these types; `...` repeats the first of them."
-    if not isinstance(value, (list, tuple, np.ndarray)) or np.ndim(value[:1]) != 1: raise ValueError
-    if kinds[-1] is ...: kinds = kinds[:1] * len(value)
-    if len(value) != len(kinds): raise ValueError
+    if not isinstance(value, (list, tuple, np.ndarray)) or np.ndim(value[:1]) != 1:
+        raise ValueError
+    if kinds[-1] is ...:
+        kinds = kinds[:1] * len(value)
+    if len(value) != len(kinds):
+        raise ValueError
     return tuple(_convert(o, kind) for o, kind in zip(value, kinds, strict=True))
 
 def _convert(value: Any, kind: Any) -> Any:
     options = get_args(kind)
-    if kind is NoneType and value is None: return None
-    if kind in _SCALARS: return _SCALARS[kind](value)
-    if get_origin(kind) is Literal: return _choice(value, options)
-    if get_origin(kind) is tuple: return _items(value, options)
+    if kind is NoneType and value is None:
+        return None
+    if kind in _SCALARS:
+        return _SCALARS[kind](value)
+    if get_origin(kind) is Literal:
+        return _choice(value, options)
+    if get_origin(kind) is tuple:
+        return _items(value, options)
     return _member(value, options)
 
 # %% ../nbs/19_flags.ipynb #e384650a
@@ -124,7 +146,8 @@ def convert(
 
     Paths and devices become text, numpy's numbers Python's, lists tuples, whole numbers floats. Anything else raises
     `ValueError` that says what is allowed: NaN, `True` for a number, 2.5 or "3" for a whole one."""
-    try: return _convert(value, kind)
+    try:
+        return _convert(value, kind)
     except (ValueError, OverflowError, TypeError):
         is_quoted = isinstance(value, str) and get_origin(kind) is not Literal  # "3" is no number
         text = _short.repr(value) if is_quoted else shown(value)
@@ -145,7 +168,8 @@ def check_ranges(
     for name, (low, high) in ranges.items():
         value = getattr(settings, name)
         limits = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
-        if value is not None and not low <= value <= high: raise ValueError(f"--{name} {value}: give a number {limits}")
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"--{name} {value}: give a number {limits}")
 
 # %% ../nbs/19_flags.ipynb #3a10cc14
 def _unknown(name: str, known: Any) -> str:
@@ -157,7 +181,8 @@ def check_names(cls: type, names: Any) -> None:
     "Raise `ValueError` for the first name that is no field of a settings class."
     known = [f.name for f in dataclasses.fields(cls)]
     for name in names:
-        if name not in known: raise ValueError(_unknown(str(name), known))
+        if name not in known:
+            raise ValueError(_unknown(str(name), known))
 
 def from_mapping(
     cls: type,  # a dataclass that converts its fields
@@ -169,30 +194,39 @@ def from_mapping(
         values = convert(values, dict)
         check_names(cls, values)
         missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
-        if missing: raise ValueError(f"it says no {missing[0]}")
+        if missing:
+            raise ValueError(f"it says no {missing[0]}")
         return cls(**values)
-    except ValueError as e: raise ValueError(f"{where}: {str(e).removeprefix('--')}") from None
+    except ValueError as e:
+        raise ValueError(f"{where}: {str(e).removeprefix('--')}") from None
 
 # %% ../nbs/19_flags.ipynb #50a35741
 _WORDS = dict(true=True, yes=True, on=True, false=False, no=False, off=False)
 
 def _number(text: str, kind: type) -> int | float:
     "A number in plain decimal; infinity as YAML or Python write it."
-    if not text.isascii(): raise ValueError
+    if not text.isascii():
+        raise ValueError
     return int(text) if kind is int else float(text.lower().replace(".inf", "inf"))
 
 def _from_text(text: str, kind: Any) -> Any:
     options = get_args(kind)
-    if options == (int, str) and re.fullmatch("-?(0|[1-9][0-9]*)", text): return int(text)  # which says the same
-    if kind is str or str in options: return _as_text(text)
-    if NoneType in options and text in ("null", "None"): return None
-    if get_origin(kind) is Literal: return {str(o): o for o in options}[text]
+    if options == (int, str) and re.fullmatch("-?(0|[1-9][0-9]*)", text):
+        return int(text)  # which says the same
+    if kind is str or str in options:
+        return _as_text(text)
+    if NoneType in options and text in ("null", "None"):
+        return None
+    if get_origin(kind) is Literal:
+        return {str(o): o for o in options}[text]
     if get_origin(kind) is tuple:
         inside = text.strip().removeprefix("[").removesuffix("]")
         parts = inside.removesuffix(",").split(",") if inside.strip() else []
         return tuple(_number(o, options[0]) for o in parts)
-    if kind is bool: return _WORDS[text.lower()]
-    if kind in (int, float): return _convert(_number(text, kind), kind)
+    if kind is bool:
+        return _WORDS[text.lower()]
+    if kind in (int, float):
+        return _convert(_number(text, kind), kind)
     return _from_text(text, options[0])
 
 # %% ../nbs/19_flags.ipynb #24764390
@@ -202,9 +236,11 @@ def from_text(
 ) -> Any:
     "Read what was typed: text stays as it is, else `null` is None. Raises `ValueError` that says what is allowed."
     try:
-        if not text: raise ValueError
+        if not text:
+            raise ValueError
         return _from_text(text, kind)
-    except (ValueError, KeyError): raise ValueError(f"{shown(text)}: {allowed(kind)}") from None
+    except (ValueError, KeyError):
+        raise ValueError(f"{shown(text)}: {allowed(kind)}") from None
 
 # %% ../nbs/19_flags.ipynb #7eb1810b
 def read_small(
@@ -214,13 +250,19 @@ def read_small(
     "Text of a small file. Raises `ValueError` that names what is missing, too large, not UTF-8, or can't be opened."
     path = Path(path)
     try:
-        if not path.exists(): raise ValueError(f"{path}: no such file")
-        if not path.is_file(): raise ValueError(f"{path}: not a file")
-        with open(path, "rb") as f: raw = f.read(limit + 1)
-        if len(raw) > limit: raise ValueError(f"{path}: larger than {limit // 1024} KB, which no such file is")
+        if not path.exists():
+            raise ValueError(f"{path}: no such file")
+        if not path.is_file():
+            raise ValueError(f"{path}: not a file")
+        with open(path, "rb") as f:
+            raw = f.read(limit + 1)
+        if len(raw) > limit:
+            raise ValueError(f"{path}: larger than {limit // 1024} KB, which no such file is")
         return raw.decode("utf-8")
-    except UnicodeDecodeError: raise ValueError(f"{path}: not a text in UTF-8") from None
-    except OSError as e: raise ValueError(f"{shown(str(path))}: it can't be opened ({e.strerror})") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text in UTF-8") from None
+    except OSError as e:
+        raise ValueError(f"{shown(str(path))}: it can't be opened ({e.strerror})") from None
 
 # %% ../nbs/19_flags.ipynb #13f63a09
 def _from_node(node: yaml.Node, kind: Any) -> Any:
@@ -228,24 +270,32 @@ def _from_node(node: yaml.Node, kind: Any) -> Any:
     lists = [o for o in (kind, *get_args(kind)) if get_origin(o) is tuple]
     is_plain = isinstance(node, yaml.ScalarNode)
     is_list = isinstance(node, yaml.SequenceNode) and all(isinstance(o, yaml.ScalarNode) for o in node.value)
-    if is_list and lists: return convert([from_text(o.value, get_args(lists[0])[0]) for o in node.value], kind)
-    if not is_plain: raise ValueError(f"holds a list, or names and values: {allowed(kind)}")
+    if is_list and lists:
+        return convert([from_text(o.value, get_args(lists[0])[0]) for o in node.value], kind)
+    if not is_plain:
+        raise ValueError(f"holds a list, or names and values: {allowed(kind)}")
     is_name = node.style is not None and str in (kind, *get_args(kind))  # it's quoted
-    if is_name and not node.value: return ""  # which the settings refuse, but for those of before
-    if is_name: return convert(node.value, kind)
+    if is_name and not node.value:
+        return ""  # which the settings refuse, but for those of before
+    if is_name:
+        return convert(node.value, kind)
     is_null = node.style is None and node.tag == "tag:yaml.org,2002:null"
-    if is_null and kind is str: raise ValueError(f"{shown(node.value)}: give some text; quote a name like that: 'null'")
+    if is_null and kind is str:
+        raise ValueError(f"{shown(node.value)}: give some text; quote a name like that: 'null'")
     return convert(None, kind) if is_null else from_text(node.value, kind)
 
 def _pairs(path: str | Path) -> list[tuple[yaml.Node, yaml.Node]]:
     "Names and values of a YAML file, still as text."
-    try: root = yaml.compose(read_small(path), yaml.SafeLoader)
-    except RecursionError: raise ValueError(f"{path}: nested too deep") from None
+    try:
+        root = yaml.compose(read_small(path), yaml.SafeLoader)
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deep") from None
     except yaml.YAMLError as e:
         mark, what = getattr(e, "problem_mark", None), getattr(e, "problem", None) or "a character that YAML forbids"
         line = "" if mark is None else f", line {mark.line + 1}"
         raise ValueError(f"{path}: not YAML{line} ({what})") from None
-    if isinstance(root, yaml.MappingNode): return root.value
+    if isinstance(root, yaml.MappingNode):
+        return root.value
     raise ValueError(f"{path}: no settings; write one name: value on each line")
 
 # %% ../nbs/19_flags.ipynb #ee867fc6
@@ -260,11 +310,16 @@ def read_settings(
         custom = [o.tag for o in (key, node) if not o.tag.startswith("tag:yaml.org,2002:") or "python" in o.tag]
         try:
             check_names(cls, [name])
-            if name in found: raise ValueError(f"{name} is there twice")
-            if custom: raise ValueError(f"{name} {shown(custom[0])}: leave out what begins with !")
-            try: found[name] = _from_node(node, kinds[name])
-            except ValueError as e: raise ValueError(f"{name} {e}") from None
-        except ValueError as e: raise ValueError(f"{path}: {e}") from None
+            if name in found:
+                raise ValueError(f"{name} is there twice")
+            if custom:
+                raise ValueError(f"{name} {shown(custom[0])}: leave out what begins with !")
+            try:
+                found[name] = _from_node(node, kinds[name])
+            except ValueError as e:
+                raise ValueError(f"{name} {e}") from None
+        except ValueError as e:
+            raise ValueError(f"{path}: {e}") from None
     return found
 
 def names_in(path: str | Path) -> set[str]:
@@ -294,7 +349,8 @@ def help_text(
         takes = allowed(f.type) if default is None else f"{allowed(f.type)}; default: {default}"
         rows.append((f.name, " VALUE", f"{f.metadata['help']} ({takes})"))
     lines = [f"usage: {program} [--FLAG VALUE ...]", "", cls.__doc__, ""]
-    for name, value, words in rows: lines += [f"  --{name}{value}", textwrap.indent(textwrap.fill(words, 100), " " * 6)]
+    for name, value, words in rows:
+        lines += [f"  --{name}{value}", textwrap.indent(textwrap.fill(words, 100), " " * 6)]
     return "\n".join(lines)
 
 # %% ../nbs/19_flags.ipynb #f427fb7b
@@ -304,7 +360,8 @@ def _not_a_flag(word: str, names: list[str]) -> str:
     near = get_close_matches(bare, names, 1)
     hint = f"did you mean --{near[0]}? " if near else ""
     flag = shown(word.partition("=")[0])
-    if word.startswith("-") and bare: return f"unknown flag {flag}: {hint}--help lists all flags"
+    if word.startswith("-") and bare:
+        return f"unknown flag {flag}: {hint}--help lists all flags"
     return f"{shown(word)} is no flag: {hint}flags begin with --, and each has one value; --help lists them"
 
 # %% ../nbs/19_flags.ipynb #08868769
@@ -314,8 +371,10 @@ def _needs(kind: Any) -> str:
 
 def _flag(flag: str, text: str, kind: Any) -> Any:
     "The value of a flag. Raises `ValueError` that names it."
-    try: return from_text(text, kind)
-    except ValueError as e: raise ValueError(f"{flag} {e}") from None
+    try:
+        return from_text(text, kind)
+    except ValueError as e:
+        raise ValueError(f"{flag} {e}") from None
 
 # %% ../nbs/19_flags.ipynb #54b6fcb2
 def read(
@@ -335,14 +394,21 @@ def read(
         for word in words:
             flag, has_value, text = word.partition("=")
             name = flag.removeprefix("--")
-            if word == "--print_config": continue
-            if name == flag or name not in [*kinds, "config"]: raise ValueError(_not_a_flag(word, [*kinds, "config"]))
-            if not has_value: text = next(words, "--")
+            if word == "--print_config":
+                continue
+            if name == flag or name not in [*kinds, "config"]:
+                raise ValueError(_not_a_flag(word, [*kinds, "config"]))
+            if not has_value:
+                text = next(words, "--")
             is_missing = not has_value and text.startswith("--")
-            if is_missing: raise ValueError(f"{flag} needs a value: {_needs(kinds.get(name))}")
-            if name == "config": found |= read_settings(cls, _flag(flag, text, str))
-            else: found[name] = _flag(flag, text, kinds[name])
-    except ValueError as e: exit_with_error(program, e)
+            if is_missing:
+                raise ValueError(f"{flag} needs a value: {_needs(kinds.get(name))}")
+            if name == "config":
+                found |= read_settings(cls, _flag(flag, text, str))
+            else:
+                found[name] = _flag(flag, text, kinds[name])
+    except ValueError as e:
+        exit_with_error(program, e)
     return SimpleNamespace(**found)
 
 # %% ../nbs/19_flags.ipynb #c3f412d7
@@ -355,9 +421,12 @@ def parse_args(
     "Read settings from a command line; end the program with one line and status 2 where they are wrong."
     argv = sys.argv[1:] if argv is None else argv
     args = read(cls, program, argv, base)
-    try: settings = cls(**vars(args))
-    except ValueError as e: exit_with_error(program, e)
-    if "--print_config" not in argv: return settings
+    try:
+        settings = cls(**vars(args))
+    except ValueError as e:
+        exit_with_error(program, e)
+    if "--print_config" not in argv:
+        return settings
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(settings).items()}
     print(yaml.safe_dump(plain, sort_keys=False), end="")
     raise SystemExit(0)

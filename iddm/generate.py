@@ -30,8 +30,8 @@ from tqdm.auto import tqdm
 from iddm.checkpoints import (
     CheckpointMeta,
     check_shapes,
-    load_strict,
     full_disk,
+    load_strict,
     read_header,
     read_weights,
     weights_file,
@@ -39,7 +39,7 @@ from iddm.checkpoints import (
 from .console import steady_output
 from .data import load_image
 from .editing import img2img, inpainting_denoiser
-from .flags import check_names, convert, convert_fields, from_mapping, parse_args, option, shown, exit_with_error
+from .flags import check_names, convert, convert_fields, exit_with_error, from_mapping, option, parse_args, shown
 from .images import image_grid, printable, safe_name, to_float, to_pil_image, to_uint8
 from .modules import ACTIVATIONS
 from .samplers import SAMPLERS, Step
@@ -52,13 +52,13 @@ from iddm.trainer import (
     enough_memory,
     memory,
     net_size,
-    resolve_device,
     resolve_defaults,
+    resolve_device,
+    sample_steps,
     shapes_of,
     size_text,
     stored_config,
     usable_cfg_scale,
-    sample_steps,
 )
 from .unet import UNet
 
@@ -100,9 +100,12 @@ def choose_labels(
     if not classes and name != "-1":
         raise ValueError(f"--class_name {shown(name)}: this model was trained without classes")
     is_number = re.fullmatch("0|[1-9][0-9]*", name) and int(name) < len(classes)
-    if name in classes: index = classes.index(name)  # a name wins over a number
-    elif name == "-1": return torch.arange(num_images or len(classes) or 8) % max(1, len(classes))
-    elif is_number: index = int(name)
+    if name in classes:
+        index = classes.index(name)  # a name wins over a number
+    elif name == "-1":
+        return torch.arange(num_images or len(classes) or 8) % max(1, len(classes))
+    elif is_number:
+        index = int(name)
     else:
         names = ", ".join([*map(shown, classes[:20]), *["..."] * (len(classes) > 20)])
         raise ValueError(f"--class_name {shown(name)}: choose -1 for all, 0 to {len(classes) - 1}, or one of {names}")
@@ -139,7 +142,8 @@ class GenerateConfig:
         convert_fields(self)
         for name, low, high in (("num_images", 1, 10**6), ("steps", 1, 1000), ("eta", 0, 1), ("cfg_scale", -100, 100), ("seed", 0, 2**63 - 1), ("strength", 1e-6, 1), ("batch_size", 1, 10**6)):
             value = getattr(self, name)
-            if value is not None and not low <= value <= high: raise ValueError(f"--{name} {value}: give a number from {low} to {high}")
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"--{name} {value}: give a number from {low} to {high}")
         check_drawing(self)
 
 # %% ../nbs/30_generate.ipynb #2987ff1a
@@ -150,15 +154,18 @@ def has_eta(sampler: str) -> bool:
 # %% ../nbs/30_generate.ipynb #05611835
 def _names_a_folder(name: str) -> bool:
     "Whether a folder can have this name here."
-    if os.name == "nt": return safe_name(name) == name
+    if os.name == "nt":
+        return safe_name(name) == name
     plain = Path(name).name == name and name not in ("", ".", "..")
     return plain and printable(name) == name and len(name.encode()) <= 200
 
 def check_drawing(c: GenerateConfig) -> None:
     "Raise `ValueError` for settings that don't go together."
-    if c.eta is not None and not has_eta(c.sample): raise ValueError(f"--eta {c.eta}: {c.sample} has no eta; use --sample " + " or ".join(filter(has_eta, SAMPLERS)))
+    if c.eta is not None and not has_eta(c.sample):
+        raise ValueError(f"--eta {c.eta}: {c.sample} has no eta; use --sample " + " or ".join(filter(has_eta, SAMPLERS)))
     for name in ("mask", "strength"):
-        if getattr(c, name) is not None and c.init_image is None: raise ValueError(f"--{name} {getattr(c, name)}: needs --init_image")
+        if getattr(c, name) is not None and c.init_image is None:
+            raise ValueError(f"--{name} {getattr(c, name)}: needs --init_image")
     if c.generate_name is not None and not _names_a_folder(c.generate_name):
         raise ValueError(f"--generate_name {c.generate_name!r}: give a plain name of at most 200 bytes, it becomes a folder")
 
@@ -174,7 +181,8 @@ def check_model(
         own = getattr(c, name)
         if own not in (None, value) and not (name == "num_classes" and not model.classes and own == 1):
             raise ValueError(f"--{name} {own}: {c.weight_path} was trained with {value}; leave the flag out{hint}")
-    if model.classes: usable_cfg_scale(model.config, c.cfg_scale)
+    if model.classes:
+        usable_cfg_scale(model.config, c.cfg_scale)
 
 # %% ../nbs/30_generate.ipynb #c290df3c
 def check_batch(
@@ -185,10 +193,12 @@ def check_batch(
     "Raise `ValueError` where a batch surely doesn't fit in memory: its largest layer reads and writes more than there is."
     own, device = resolve_defaults(model.config), next(model.net.parameters()).device
     has, size = memory(device), min(images, c.batch_size)
-    if has is None: return
+    if has is None:
+        return
     guided = bool(model.classes) and usable_cfg_scale(own, c.cfg_scale) not in (0, 1)  # with the label and without, in one batch
     each = net_size(own.image_size, model.in_channels, own.widths, own.layers, own.patch)[2] * (8 if guided else 4)  # bytes
-    if size * each <= has[1]: return
+    if size * each <= has[1]:
+        return
     fit = int(has[1] / each)
     advice = f"choose --batch_size {fit} or fewer" if fit else "not even one fits"
     raise ValueError(f"--batch_size {c.batch_size}: {size:,} images of {own.image_size}x{own.image_size} at a time need at least {size_text(size * each)}, {device} has {size_text(has[1])}; {advice}")
@@ -212,12 +222,14 @@ def load_image_tensor(
     channels: int,
 ) -> Tensor:  # (1, C, H, W) in [-1, 1]
     "A picture for the model: upright, cropped, resized, grey or colour as it was trained. Raises `ValueError` where it can't be read."
-    if not Path(path).is_file(): raise ValueError(f"--{flag} {path or repr(path)}: no such file")
+    if not Path(path).is_file():
+        raise ValueError(f"--{flag} {path or repr(path)}: no such file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from twice that size on, it's an error
             a = np.array(load_image(path, size).convert("L" if channels == 1 else "RGB")).reshape(size, size, channels)
-    except Exception as e: raise ValueError(f"--{flag} {path}: not a picture that can be read ({' '.join(str(e).split())})") from None
+    except Exception as e:
+        raise ValueError(f"--{flag} {path}: not a picture that can be read ({' '.join(str(e).split())})") from None
     return to_float(torch.from_numpy(a).permute(2, 0, 1)[None])
 
 # %% ../nbs/30_generate.ipynb #d2a56492
@@ -237,7 +249,8 @@ def read_mask(
     "The mask, for a model of this size. Raises `ValueError` where it doesn't fit its picture, or leaves nothing to do."
     white = load_image_tensor(config.mask, "mask", size, 1)[0, 0] > 0  # (H, W)
     of, own = shown_size(config.init_image), shown_size(config.mask)
-    if own != of: raise ValueError(f"--mask {config.mask}: its size is not that of --init_image {config.init_image}; make a mask of {of[0]}x{of[1]} pixels, as it is shown (this one has {own[0]}x{own[1]})")
+    if own != of:
+        raise ValueError(f"--mask {config.mask}: its size is not that of --init_image {config.init_image}; make a mask of {of[0]}x{of[1]} pixels, as it is shown (this one has {own[0]}x{own[1]})")
     if white.all() or not white.any():
         what = "white everywhere, so nothing of the picture would stay" if white.all() else "nowhere brighter than middle grey, so there is nothing to fill"
         raise ValueError(f"--mask {config.mask}: in the {size}x{size} pixels of the model it is {what}; paint white what is to be filled and black what stays")
@@ -250,14 +263,17 @@ def starting(
 ) -> Callable:  # a sampler
     "The sampler that the settings ask for: from noise, from a picture, or around what is known of one."
     sampler = SAMPLERS[config.sample]
-    if config.init_image is None: return sampler
+    if config.init_image is None:
+        return sampler
     size, device = model.config.image_size, next(model.net.parameters()).device
     x0 = load_image_tensor(config.init_image, "init_image", size, model.in_channels).to(device)  # (1, C, H, W)
     keep = None if config.mask is None else read_mask(config, size).to(device)  # (H, W)
     def start(denoise: Callable, x: Tensor, schedule: object, ts: list[int], **kw) -> Iterator[Step]:
         own = x0.expand(len(x), -1, -1, -1)
-        if keep is not None: denoise = inpainting_denoiser(denoise, own, keep)
-        if strength(config) == 1: return sampler(denoise, x, schedule, ts, **kw)  # all of the way, from noise
+        if keep is not None:
+            denoise = inpainting_denoiser(denoise, own, keep)
+        if strength(config) == 1:
+            return sampler(denoise, x, schedule, ts, **kw)  # all of the way, from noise
         return img2img(sampler, denoise, own, schedule, ts, strength=1., **kw)
     return start
 
@@ -298,14 +314,18 @@ def sample(
 # %% ../nbs/30_generate.ipynb #a82fe539
 def _is_new(folder: Path) -> bool:
     "Make a folder; False where another command, of now or before, has made it."
-    try: folder.mkdir()
-    except FileExistsError: return False
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
     return True
 
 def _trouble(e: OSError, folder: Path) -> str:
     "Why nothing can be written in a folder, in words."
-    if e.errno == errno.ENOSPC: return full_disk(folder / "x") or "the disk is full"
-    if isinstance(e, (FileExistsError, NotADirectoryError)): return "a file is in the way of the folder"
+    if e.errno == errno.ENOSPC:
+        return full_disk(folder / "x") or "the disk is full"
+    if isinstance(e, (FileExistsError, NotADirectoryError)):
+        return "a file is in the way of the folder"
     return f"nothing can be written there ({e.strerror or e})"
 
 def new_folder(
@@ -319,13 +339,15 @@ def new_folder(
     try:
         root.mkdir(parents=True, exist_ok=True)
         return next(root / n for n in names if _is_new(root / n))
-    except OSError as e: raise ValueError(f"--result_path {root}: {_trouble(e, root)}; choose another --result_path") from None
+    except OSError as e:
+        raise ValueError(f"--result_path {root}: {_trouble(e, root)}; choose another --result_path") from None
 
 # %% ../nbs/30_generate.ipynb #b997a546
 def _write_new(path: Path, data: bytes) -> None:
     "Write a file that isn't there yet, wholly or not at all."
     with open(path, "xb") as f:
-        try: f.write(data)
+        try:
+            f.write(data)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -367,17 +389,20 @@ def sample_to_folder(
 ) -> Iterator[int]:  # steps done of all
     "Draw, and write batches as they are done; at the end the grid, and the animation where wanted. Raises `ValueError` for a folder that holds something."
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()): raise ValueError(f"{folder}: it isn't empty; give a new folder")
+    if any(folder.iterdir()):
+        raise ValueError(f"{folder}: it isn't empty; give a new folder")
     _write_new(folder / "settings.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
     names, n, first, frames, cols = [model.classes[i] for i in y] if model.classes else [""] * len(y), 0, [], [], columns(len(model.classes))
     every = max(1, len(times(config)) // 100)
     for done, step, ready in sample_batches(model, y, config) if drawn is None else drawn:
-        if config.save_steps and n == 0 and (step.i % every == 0 or ready): frames.append(image_grid(step.x[:64].cpu(), cols))
+        if config.save_steps and n == 0 and (step.i % every == 0 or ready):
+            frames.append(image_grid(step.x[:64].cpu(), cols))
         if ready:
             write_batch(step.x.cpu(), names[n:n + len(step.x)], folder, n)
             first, n = [*first, step.x[:max(0, 100 - n)].cpu()], n + len(step.x)
         yield done
-    if frames: write_animation(frames, folder / f"steps.{config.save_steps}")
+    if frames:
+        write_animation(frames, folder / f"steps.{config.save_steps}")
     _write_new(folder / "grid.png", _encoded(image_grid(torch.cat(first), cols)))
 
 # %% ../nbs/30_generate.ipynb #90f7da23
@@ -385,7 +410,8 @@ def main(
     argv: list[str] | None = None,  # None: the shell's
 ) -> None:
     "Draw pictures, as the command `iddm-generate`."
-    with steady_output(): _run_command(argv)
+    with steady_output():
+        _run_command(argv)
 
 def _run_command(argv: list[str] | None) -> None:
     "What `main` does, while no print fails."
@@ -397,11 +423,14 @@ def _run_command(argv: list[str] | None) -> None:
         check_batch(model, len(y), config)
         starting(model, config)  # reads the pictures that it is given
         folder = new_folder(config.weight_path, config)
-    except ValueError as e: exit_with_error("iddm-generate", e)
+    except ValueError as e:
+        exit_with_error("iddm-generate", e)
     total = len(times(config)) * -(-len(y) // config.batch_size)
     try:
-        for _ in tqdm(sample_to_folder(model, y, folder, config), f"drawing {len(y)}", total, unit="step"): pass
-    except ValueError as e: exit_with_error("iddm-generate", e)
+        for _ in tqdm(sample_to_folder(model, y, folder, config), f"drawing {len(y)}", total, unit="step"):
+            pass
+    except ValueError as e:
+        exit_with_error("iddm-generate", e)
     except OSError as e:
         done = len(list(folder.glob("[0-9]*.png")))
         exit_with_error("iddm-generate", f"{folder}: {_trouble(e, folder)}; {done} of {len(y)} pictures are there")
@@ -409,9 +438,11 @@ def _run_command(argv: list[str] | None) -> None:
         done = len(list(folder.glob("[0-9]*.png")))
         print(f"\nstopped: {done} of {len(y)} pictures are written" + f" in {folder}" * (done > 0), file=sys.stderr)
         raise SystemExit(130) from None
-    if model.classes and config.cfg_scale is None and cfg_note(model.config): print(cfg_note(model.config))
+    if model.classes and config.cfg_scale is None and cfg_note(model.config):
+        print(cfg_note(model.config))
     what = f" of class {model.classes[y[0]]}" if model.classes and config.class_name != -1 else ""
     print(f"{len(y)} pictures{what} in {folder}\ngrid: {folder / 'grid.png'}" + f"\nsteps: {folder / 'steps'}.{config.save_steps}" * (config.save_steps is not None))
 
 # %% ../nbs/30_generate.ipynb #a29f4d7c
-if __name__ == "__main__" and "__file__" in globals(): main()  # a notebook has no file: there, running this cell draws nothing
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # a notebook has no file: there, running this cell draws nothing

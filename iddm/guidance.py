@@ -17,17 +17,20 @@ from .schedules import check_alike, check_finite, number, whole
 # %% ../nbs/04_guidance.ipynb #6dbb127b
 def check_labels(y: Tensor) -> None:
     "Raise unless these are labels, (B,), and none is negative: on a GPU that would end the process."
-    if not isinstance(y, Tensor): raise TypeError(f"y is {type(y).__name__}: give a tensor of whole numbers, (B,)")
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y is {type(y).__name__}: give a tensor of whole numbers, (B,)")
     if y.ndim != 1 or y.is_floating_point():
         raise ValueError(f"y is {y.dtype} {tuple(y.shape)}: give whole numbers, (B,)")
-    if (y < 0).any(): raise ValueError(f"y holds {y.min()}: give labels from 0")
+    if (y < 0).any():
+        raise ValueError(f"y holds {y.min()}: give labels from 0")
 
 def check_interval(interval: tuple[int, int]) -> None:
     "Raise `ValueError` for anything but two times, the lower first."
     try:
         low, high = interval
         fits = low <= high and low == int(low) and high == int(high)
-    except (TypeError, ValueError, OverflowError): fits = False
+    except (TypeError, ValueError, OverflowError):
+        fits = False
     if not fits:
         raise ValueError(f"interval={interval!r:.60}: give two times, whole numbers, the lower first; "
                          "`time_of` tells the time of a noise level")
@@ -44,14 +47,18 @@ def cfg_denoiser(
 ) -> Callable:  # denoise(x, t) -> x0
     "Classifier-free guidance (Ho & Salimans 2022, eq. 6, with s = w + 1): a denoiser with labels in, one without out. Raises `ValueError` for settings that can't be."
     check_labels(y)
-    if not 0 <= number("rescale", rescale) <= 1: raise ValueError(f"rescale={rescale}: give a share from 0 to 1")
+    if not 0 <= number("rescale", rescale) <= 1:
+        raise ValueError(f"rescale={rescale}: give a share from 0 to 1")
     check_finite(cfg_scale=cfg_scale)
-    if interval is not None: check_interval(interval)
+    if interval is not None:
+        check_interval(interval)
     none = torch.full_like(y, whole("null", null, 0))
     def guide(x: Tensor, t: int) -> Tensor:
-        if len(x) != len(y): raise ValueError(f"{len(y)} labels for {len(x)} pictures: give one for each")
+        if len(x) != len(y):
+            raise ValueError(f"{len(y)} labels for {len(x)} pictures: give one for each")
         scale = cfg_scale if interval is None or interval[0] <= t <= interval[1] else 1.
-        if scale in (0, 1): return predicted(denoise, x, t, y if scale else none)
+        if scale in (0, 1):
+            return predicted(denoise, x, t, y if scale else none)
         uncond, cond = predicted(denoise, torch.cat([x, x]), t, torch.cat([none, y])).chunk(2)  # (B, C, H, W) each
         x0 = uncond + scale * (cond - uncond)
         return x0.lerp(rescale_cfg(x0, cond), rescale) if rescale else x0

@@ -21,9 +21,12 @@ def to_uint8(
     x: Tensor,  # floats, nominally in [-1, 1], any shape
 ) -> Tensor:  # uint8, same shape
     "Clamp and round floats to bytes. Raises `ValueError` unless they are floats, and for NaN, which has no colour."
-    if not isinstance(x, Tensor): raise TypeError(f"x is {type(x).__name__}: give a tensor of floats in [-1, 1]")
-    if not x.is_floating_point(): raise ValueError(f"x is {x.dtype}: give floats in [-1, 1]")
-    if x.isnan().any(): raise ValueError(f"a picture holds {int(x.isnan().sum())} NaN of {x.numel()} values: the model diverged")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is {type(x).__name__}: give a tensor of floats in [-1, 1]")
+    if not x.is_floating_point():
+        raise ValueError(f"x is {x.dtype}: give floats in [-1, 1]")
+    if x.isnan().any():
+        raise ValueError(f"a picture holds {int(x.isnan().sum())} NaN of {x.numel()} values: the model diverged")
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 # %% ../nbs/00_images.ipynb #ce809122
@@ -31,8 +34,10 @@ def to_float(
     u: Tensor,  # uint8, any shape
 ) -> Tensor:  # float32 in [-1, 1], same shape
     "Bytes to floats: 0 becomes -1, 255 becomes 1. Raises `ValueError` for other numbers than bytes."
-    if not isinstance(u, Tensor): raise TypeError(f"u is {type(u).__name__}: give a tensor of bytes")
-    if u.dtype != torch.uint8: raise ValueError(f"u is {u.dtype}: give bytes, torch.uint8")
+    if not isinstance(u, Tensor):
+        raise TypeError(f"u is {type(u).__name__}: give a tensor of bytes")
+    if u.dtype != torch.uint8:
+        raise ValueError(f"u is {u.dtype}: give bytes, torch.uint8")
     return u.float() / 127.5 - 1
 
 # %% ../nbs/00_images.ipynb #5cce8f98
@@ -45,7 +50,8 @@ def image_grid(
     u = x if isinstance(x, Tensor) and x.dtype == torch.uint8 else to_uint8(x)
     if u.ndim != 4 or u.shape[1] not in (1, 3) or not u.numel():
         raise ValueError(f"x is {tuple(u.shape)}: give at least one image, (B, C, H, W), of 1 or 3 channels")
-    if cols < 1: raise ValueError(f"cols={cols}: give 1 or more")
+    if cols < 1:
+        raise ValueError(f"cols={cols}: give 1 or more")
     zoom = max(1, math.ceil(tile / max(u.shape[-2:])))
     u = u.repeat_interleave(zoom, -2).repeat_interleave(zoom, -1)  # (B, C, H*zoom, W*zoom)
     return to_pil_image(make_grid(u.cpu(), nrow=cols, padding=2, pad_value=255))

@@ -39,7 +39,8 @@ class TimeEmbedding(nn.Module):
 # %% ../nbs/10_modules.ipynb #5a658c7c
 def zero_module(layer: nn.Module) -> nn.Module:
     "Start a layer at zero: what it is added to passes through unchanged."
-    for p in layer.parameters(): nn.init.zeros_(p)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
     return layer
 
 # %% ../nbs/10_modules.ipynb #0c0c0131
@@ -62,7 +63,8 @@ class ResBlock(nn.Module):
 # %% ../nbs/10_modules.ipynb #a087c686
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, heads, L, head_dim) each -> the same
     "Attend from every pixel to every other; in float32 where bfloat16 on a CPU would make the backward pass slower."
-    if q.dtype != torch.bfloat16 or q.device.type != "cpu": return F.scaled_dot_product_attention(q, k, v)
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v)
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 

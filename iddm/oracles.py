@@ -39,7 +39,8 @@ def check_gaussian(schedule: Schedule, mean: float | Tensor, std: float | Tensor
     check_schedule(schedule)
     check_finite(mean=mean)
     check_finite(0, std=std)
-    if basis is None: return
+    if basis is None:
+        return
     check_floats(basis=basis)
     d = len(basis)
     if basis.shape != (d, d):
@@ -67,16 +68,20 @@ def gaussian_denoiser(
 def check_mixture(schedule: Schedule, means: Tensor, stds: float | Tensor, weights: Tensor | None) -> None:
     "Raise `TypeError` or `ValueError` for what doesn't describe a mixture."
     check_schedule(schedule)
-    if not isinstance(means, Tensor): raise TypeError(f"means is {type(means).__name__}: give a tensor, (K, ...)")
+    if not isinstance(means, Tensor):
+        raise TypeError(f"means is {type(means).__name__}: give a tensor, (K, ...)")
     if means.dtype == torch.uint8:
         raise ValueError("means is torch.uint8: give floats, as `to_float` makes them of bytes")
-    if not means.numel(): raise ValueError(f"means is {tuple(means.shape)}: give at least one")
+    if not means.numel():
+        raise ValueError(f"means is {tuple(means.shape)}: give at least one")
     check_finite(means=means)
     check_finite(0, stds=stds)
     if torch.as_tensor(stds).numel() not in (1, len(means)):
         raise ValueError(f"stds has {len(stds)} numbers for {len(means)} means: give one, or one for each")
-    if weights is None: return
-    if not isinstance(weights, Tensor): raise TypeError(f"weights is {type(weights).__name__}: give a tensor, (K,)")
+    if weights is None:
+        return
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"weights is {type(weights).__name__}: give a tensor, (K,)")
     check_finite(0, weights=weights)
     if weights.shape != means.shape[:1] or not weights.any():
         raise ValueError(f"weights is {weights.tolist()}: "
@@ -93,7 +98,8 @@ def log_joint(
 ) -> Tensor:  # (B, K)
     "`log p(x, cluster)` of a noised mixture. Raises `ValueError` where sizes differ."
     x, means = x.reshape(len(x), -1), means.to(x).reshape(len(means), -1)  # (B, D), (K, D)
-    if x.shape[1] != means.shape[1]: raise ValueError(f"x has {x.shape[1]} values, the data {means.shape[1]}: give noised pictures of the data's size")
+    if x.shape[1] != means.shape[1]:
+        raise ValueError(f"x has {x.shape[1]} values, the data {means.shape[1]}: give noised pictures of the data's size")
     _, var = variance(alpha, sigma, stds, x)  # (K,) or ()
     share = (torch.ones(len(means)) if weights is None else weights).to(x)  # (K,)
     distance = torch.cdist(x, alpha * means, compute_mode="donot_use_mm_for_euclid_dist")  # (B, K); the faster way cancels digits
@@ -190,7 +196,8 @@ def quantile_map(
     "Where the probability flow of a mixture in one dimension carries `x`: the quantile map. Raises as `check_mixture`."
     check_floats(x=x)
     check_mixture(schedule, means, stds, weights)
-    if x.shape != (len(x), 1): raise ValueError(f"x is {tuple(x.shape)}: give (B, 1), the map is of one dimension")
+    if x.shape != (len(x), 1):
+        raise ValueError(f"x is {tuple(x.shape)}: give (B, 1), the map is of one dimension")
     y, (alpha, sigma) = x.double(), schedule.at(end)
     side = torch.where(mixture_cdf(y, *schedule.at(start), means, stds, weights) < .5, 1., -1.)  # the smaller tail has more digits
     share = mixture_cdf(y, *schedule.at(start), means, stds, weights, side)

@@ -71,7 +71,8 @@ def shown_name(
 ) -> str:
     "A name as menus and captions show it: never empty, the middle left out where it is long."
     name = sendable(name)
-    if not name.strip(): return "(no name)"
+    if not name.strip():
+        return "(no name)"
     return name if len(name) <= most else name[:most - 16] + "…" + name[-15:]
 
 # %% ../nbs/39_parts.ipynb #8e9cc2c1
@@ -90,7 +91,8 @@ def to_png(
     cols: int = 8,  # tiles in a row
 ) -> bytes:
     "A picture, or a batch of them tiled, as a PNG file of its own size."
-    if isinstance(x, Tensor): x = image_grid(x.cpu(), cols, tile=1) if x.ndim == 4 else to_pil_image(x if x.dtype == torch.uint8 else to_uint8(x).cpu())
+    if isinstance(x, Tensor):
+        x = image_grid(x.cpu(), cols, tile=1) if x.ndim == 4 else to_pil_image(x if x.dtype == torch.uint8 else to_uint8(x).cpu())
     x.save(out := io.BytesIO(), "PNG", compress_level=1)
     return out.getvalue()
 
@@ -173,7 +175,8 @@ def uploads(
     button = control(Upload, name, text=text, width=None)
 
     def chosen(change: dict) -> None:
-        if not change["new"]: return
+        if not change["new"]:
+            return
         button.value = []
         take(change["new"][-1])
 
@@ -210,7 +213,8 @@ def svg_chart(
     every = [p for c in curves.values() for p in c] or [(0., 0.), (1., 1.)]
     x0, x1 = x or (min(p[0] for p in every), max(p[0] for p in every))
     y0, y1 = map(scale, y) if y else (min(p[1] for p in every), max(p[1] for p in every))
-    if y1 - y0 < 1e-9: y0, y1 = y0 - .5, y1 + .5
+    if y1 - y0 < 1e-9:
+        y0, y1 = y0 - .5, y1 + .5
     return svg(curves, bars, mark, (x0, x1 if x1 > x0 else x0 + 1), (y0, y1), log, size, label, title, color)
 
 # %% ../nbs/39_parts.ipynb #3abd4a11
@@ -252,7 +256,8 @@ def svg(curves, bars, mark, xs, ys, log, size, label, title, color) -> Markup:
     for v in ticks(*ys):
         out.append(markup('<path d="M{} {:.1f}H{}" stroke="#e4e4e4"/>', left, py(v), W - 8))
         out.append(svg_text(left - 3, py(v) + 4, f"{10**v:.2g}" if log else f"{v:g}", "end"))
-    if bars: out += [svg_bar(px(a), px(b), py(min(h, ys[1])), bottom) for a, b, h in zip(bars[0], bars[0][1:], bars[1])]
+    if bars:
+        out += [svg_bar(px(a), px(b), py(min(h, ys[1])), bottom) for a, b, h in zip(bars[0], bars[0][1:], bars[1])]
     shown = [k for k in curves if not k.startswith("_")]
     for i, (name, points) in enumerate(curves.items(), color):
         inside = [(min(max(a, xs[0]), xs[1]), min(max(b, ys[0]), ys[1])) for a, b in points]
@@ -262,8 +267,10 @@ def svg(curves, bars, mark, xs, ys, log, size, label, title, color) -> Markup:
     if mark is not None:
         line = markup('<path class="mark" d="M{:.1f} {}V{}" stroke="#000" stroke-width="1.5"/>', px(mark), top, bottom)
         out.append(line)
-    if title: out.append(svg_text(left, 13, title, "start"))
-    if label: out.append(svg_text((left + W) / 2, H - 4, label, "middle"))
+    if title:
+        out.append(svg_text(left, 13, title, "start"))
+    if label:
+        out.append(svg_text((left + W) / 2, H - 4, label, "middle"))
     return joined([*out, markup("</svg>")])
 
 # %% ../nbs/39_parts.ipynb #86c481b8
@@ -295,7 +302,8 @@ class Job:
     def start(self, work: Callable | None = None) -> bool:  # whether it began
         "Start, unless it runs already."
         with self.lock:
-            if self.running: return False
+            if self.running:
+                return False
             self.stopping, self.error = threading.Event(), None
             self.go.disabled, self.halt.disabled, self.bar.value, self.bar.bar_style = True, False, 0, ""
             self.problem.value, self.status.value = "", "starting"
@@ -305,7 +313,8 @@ class Job:
 
     def stop(self) -> None:
         "Ask it to stop."
-        if self.running: self.status.value = "stopping"
+        if self.running:
+            self.status.value = "stopping"
         self.stopping.set()
 
     @property
@@ -313,7 +322,8 @@ class Job:
 
     def wait(self, timeout: float | None = None) -> bool:  # whether it ended
         "Wait for its end; for cells and tests."
-        if self.thread: self.thread.join(timeout)
+        if self.thread:
+            self.thread.join(timeout)
         return not self.running
 
 # %% ../nbs/39_parts.ipynb #f2ceb632
@@ -331,13 +341,18 @@ def run_job(job: Job, work: Callable) -> None:
         steps = work(job.stopping)
         try:
             for state in steps:
-                if time.monotonic() - last < job.every: continue
+                if time.monotonic() - last < job.every:
+                    continue
                 update(job, state)
                 shown, last = state, time.monotonic()
-        except Stopped: pass
-        finally: steps.close()  # now, and in this thread: it may hold a lock
-        if state is not shown: update(job, state)
-        if job.stopping.is_set(): end = "stopped"
+        except Stopped:
+            pass
+        finally:
+            steps.close()  # now, and in this thread: it may hold a lock
+        if state is not shown:
+            update(job, state)
+        if job.stopping.is_set():
+            end = "stopped"
     except Exception as e:
         job.error, end, job.problem.value = e, "error", error_html(e)
     finally:
@@ -350,7 +365,8 @@ def run_job(job: Job, work: Callable) -> None:
 def error_html(e: BaseException) -> Markup:
     "An error as HTML."
     words = re.sub(r"(?<!\S)--(?=[a-z])", "", str(e).replace("--resume True", "Resume"))
-    if isinstance(e, (ValueError, OSError, FloatingPointError)): return markup("<b>{}</b>", words)
+    if isinstance(e, (ValueError, OSError, FloatingPointError)):
+        return markup("<b>{}</b>", words)
     if lacks_memory(e):
         where = "on the GPU" if isinstance(e, torch.OutOfMemoryError) else "on this machine"
         return markup("<b>Out of memory {}.</b> Make fewer or smaller images at a time.", where)
@@ -364,8 +380,10 @@ def telling(
 ) -> Iterator[None]:
     "Show what is wrong in place of raising it."
     place.value = ""
-    try: yield
-    except Exception as e: place.value = error_html(e)
+    try:
+        yield
+    except Exception as e:
+        place.value = error_html(e)
 
 # %% ../nbs/39_parts.ipynb #4aea58fb
 class Panel(w.VBox):

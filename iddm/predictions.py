@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
-from .schedules import Choices, Schedule, add_noise, check_alike, check_floats, check_schedule, number, extract
+from .schedules import Choices, Schedule, add_noise, check_alike, check_floats, check_schedule, extract, number
 
 # %% ../nbs/01_predictions.ipynb #02812f6f
 def eps_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -41,7 +41,8 @@ def safe_divide(
     den: Tensor | float,
 ) -> Tensor:
     "`num / den`, and 0 where `den` is 0: what can't be known is taken for its mean."
-    if isinstance(den, Tensor): return num / den.where(den != 0, 1) * (den != 0)
+    if isinstance(den, Tensor):
+        return num / den.where(den != 0, 1) * (den != 0)
     return num / den if den else torch.zeros_like(num)
 
 # %% ../nbs/01_predictions.ipynb #ae744361
@@ -92,7 +93,8 @@ def check_prediction(
 ) -> None:
     "Raise `ValueError` for a prediction that isn't there, or that can't tell the picture at some step of the schedule."
     needs_signal = TARGETS[prediction] is eps_target
-    if schedule is None: return
+    if schedule is None:
+        return
     check_schedule(schedule)
     if needs_signal and schedule.alpha.min() == 0:
         raise ValueError("prediction='eps': this schedule ends without any picture (SNR 0), "
@@ -110,7 +112,8 @@ def convert_prediction(
     "From any prediction to any other; finite at any SNR, 0 and infinity too. Raises as `check_alike`."
     to_x0, to_eps, to_target = TO_X0[source], TO_EPS[source], TARGETS[target]
     check_alike(out=out, x=x)
-    if source == target: return out
+    if source == target:
+        return out
     return to_target(to_x0(out, x, alpha, sigma), to_eps(out, x, alpha, sigma), alpha, sigma)
 
 # %% ../nbs/01_predictions.ipynb #36531145
@@ -129,7 +132,8 @@ def min_snr_weight(
     gamma: float = 5.,  # where the weight on the picture's error stops to grow
 ) -> Tensor:  # (B,)
     "`min(snr, gamma)` on the error of the picture, whatever is predicted (Hang et al. 2023, arXiv 2303.09556)."
-    if not number("gamma", gamma) > 0: raise ValueError(f"gamma={gamma}: give a number above 0")
+    if not number("gamma", gamma) > 0:
+        raise ValueError(f"gamma={gamma}: give a number above 0")
     snr = snr.clamp(min=1e-20)  # eps: the limit, instead of 0 / 0
     return snr.clamp(max=gamma) / IMPLIED[prediction](snr)
 
@@ -139,7 +143,8 @@ WEIGHTS = Choices("loss_weight", uniform=uniform_weight, min_snr=min_snr_weight)
 # %% ../nbs/01_predictions.ipynb #4cbba994
 def scale_input(x: Tensor, spread: Tensor | float) -> Tensor:
     "What the network is shown: `x`, at unit spread or less (Karras et al. 2022, table 1, c_in)."
-    if isinstance(spread, Tensor): return x / spread.clamp(min=1)
+    if isinstance(spread, Tensor):
+        return x / spread.clamp(min=1)
     return x / spread if spread > 1 + 1e-6 else x
 
 # %% ../nbs/01_predictions.ipynb #25075dd4
@@ -155,7 +160,8 @@ def predicted(
     "What a model answers. Raises `TypeError` for an answer that is no tensor, `ValueError` for one of another shape."
     check_floats(x=x)
     out = model(x, *args, **kw)
-    if not isinstance(out, Tensor): raise TypeError(f"the model answers {type(out).__name__}: let it return a tensor")
+    if not isinstance(out, Tensor):
+        raise TypeError(f"the model answers {type(out).__name__}: let it return a tensor")
     if out.shape != x.shape:
         raise ValueError(f"the model answers {tuple(out.shape)} for pictures of {tuple(x.shape)}")
     return out
@@ -178,7 +184,8 @@ def diffusion_loss(
     if x0.ndim != 4 or t.shape != x0.shape[:1]:
         raise ValueError(f"x0 is {tuple(x0.shape)} and t {tuple(t.shape)}: "
                          "give images (B, C, H, W) and a time for each, (B,)")
-    if y is not None and len(y) != len(x0): raise ValueError(f"{len(y)} labels for {len(x0)} images: give one for each")
+    if y is not None and len(y) != len(x0):
+        raise ValueError(f"{len(y)} labels for {len(x0)} images: give one for each")
     times = t.cpu()  # once, for a GPU is waited for
     alpha, sigma, spread = (extract(table, times, x0) for table in (schedule.alpha, schedule.sigma, schedule.spread))
     out = predicted(model, scale_input(x, spread), t, y)

@@ -35,8 +35,10 @@ def final_sample(
 ) -> Tensor:  # (B, C, H, W)
     "Run a sampler to its end and keep the pictures. Raises `ValueError` for one that has ended before."
     x = None
-    for step in steps: x = step.x
-    if x is None: raise ValueError("the sampler makes no step: it has run to its end before; start a new one")
+    for step in steps:
+        x = step.x
+    if x is None:
+        raise ValueError("the sampler makes no step: it has run to its end before; start a new one")
     return x
 
 # %% ../nbs/03_samplers.ipynb #797d1f87
@@ -60,9 +62,12 @@ def randn(
     device: torch.device | str = "cpu",
 ) -> Tensor:  # (B, C, H, W) standard normal, float32
     "Draw noise, on the CPU, and bring it to the device. Raises `ValueError` unless there is one generator, or one for each picture."
-    if isinstance(generator, (list, tuple)) and len(generator) != shape[0]: raise ValueError(f"{len(generator)} generators for {shape[0]} pictures: give one for each")
-    if isinstance(generator, (list, tuple)): return torch.stack([torch.randn(shape[1:], generator=g) for g in generator]).to(device)
-    if callable(generator): return generator(shape).to(device)
+    if isinstance(generator, (list, tuple)) and len(generator) != shape[0]:
+        raise ValueError(f"{len(generator)} generators for {shape[0]} pictures: give one for each")
+    if isinstance(generator, (list, tuple)):
+        return torch.stack([torch.randn(shape[1:], generator=g) for g in generator]).to(device)
+    if callable(generator):
+        return generator(shape).to(device)
     if not isinstance(generator, Generator | None):
         raise TypeError(f"generator={generator!r:.60}: give a torch.Generator, a list of them (`per_sample_generators`), or None")
     return torch.randn(shape, generator=generator).to(device)
@@ -74,9 +79,12 @@ def timestep_pairs(
 ) -> list[tuple[int, int | None]]:
     "From where to where a sampler goes. Raises `ValueError` for times that don't fall, or that the schedule doesn't have."
     check_schedule(schedule)
-    try: ts = [operator.index(t) for t in steps] if hasattr(steps, "__len__") and getattr(steps, "shape", None) != () else timesteps(schedule.T, operator.index(steps))
-    except TypeError: raise ValueError(f"steps={steps!r}: give a whole number, or times that fall") from None
-    if not ts or ts[0] >= schedule.T or ts[-1] < 0 or any(a <= b for a, b in zip(ts, ts[1:])): raise ValueError(f"steps={ts}: give times that fall, from {schedule.T - 1} at most to 0 at least")
+    try:
+        ts = [operator.index(t) for t in steps] if hasattr(steps, "__len__") and getattr(steps, "shape", None) != () else timesteps(schedule.T, operator.index(steps))
+    except TypeError:
+        raise ValueError(f"steps={steps!r}: give a whole number, or times that fall") from None
+    if not ts or ts[0] >= schedule.T or ts[-1] < 0 or any(a <= b for a, b in zip(ts, ts[1:])):
+        raise ValueError(f"steps={ts}: give times that fall, from {schedule.T - 1} at most to 0 at least")
     return [*zip(ts, [*ts[1:], None])]
 
 # %% ../nbs/03_samplers.ipynb #a7cfb25b
@@ -97,7 +105,8 @@ def ancestral_split(
     eta: float,
 ) -> tuple[float, float]:
     "How much of the noise at the next level is fresh and how much is kept: tau and `sqrt(sigma'² - tau²)` (Song et al. 2021, eq. 16). Raises `ValueError` for an eta outside [0, 1]."
-    if not 0 <= number("eta", eta) <= 1: raise ValueError(f"eta={eta}: give a share from 0 to 1")
+    if not 0 <= number("eta", eta) <= 1:
+        raise ValueError(f"eta={eta}: give a share from 0 to 1")
     (a, s), (a_next, s_next) = here, there
     tau = eta * s_next / s * max(s**2 - (a * s_next / a_next)**2, 0.)**.5
     return tau, max(s_next**2 - tau**2, 0.)**.5
@@ -119,7 +128,8 @@ def ddim(
         tau, kept = ancestral_split((a, s), (a_next, s_next), eta)
         x0 = predicted(denoise, x, t)
         x = a_next * x0 + kept * ((x - a * x0) / s)
-        if tau: x = x + tau * randn(x.shape, generator, x.device).to(x)
+        if tau:
+            x = x + tau * randn(x.shape, generator, x.device).to(x)
         yield Step(i, t, x, x0)
 
 # %% ../nbs/03_samplers.ipynb #713b8cbc
@@ -170,7 +180,8 @@ def heun(
     generator: NoiseSource = None,
 ) -> Iterator[Step]:
     "Heun's method on the probability flow, with churn (Karras et al. 2022, arXiv 2206.00364, algorithms 1 and 2). Raises `ValueError` for a churn below 0."
-    if not number("s_churn", s_churn) >= 0: raise ValueError(f"s_churn={s_churn}: give 0 for none, or more")
+    if not number("s_churn", s_churn) >= 0:
+        raise ValueError(f"s_churn={s_churn}: give 0 for none, or more")
     for i, (t, t_next) in enumerate(pairs := timestep_pairs(schedule, steps)):
         if s_churn and s_tmin * schedule.at(t)[0] <= schedule.at(t)[1] <= s_tmax * schedule.at(t)[0]:
             x, t = add_churn(x, schedule, t, min(s_churn / len(pairs), 2**.5 - 1), s_noise, generator)
@@ -202,7 +213,8 @@ def euler_ancestral(
         up, down = ancestral_split((a, s), (a_next, s_next), eta)
         x0 = predicted(denoise, x, t)
         x = x + (a_next - a) * x0 + (down - s) * ((x - a * x0) / s)
-        if up: x = x + up * randn(x.shape, generator, x.device).to(x)
+        if up:
+            x = x + up * randn(x.shape, generator, x.device).to(x)
         yield Step(i, t, x, x0)
 
 # %% ../nbs/03_samplers.ipynb #fa03c833
@@ -217,13 +229,15 @@ def ddpm(
     generator: NoiseSource = None,
 ) -> Iterator[Step]:
     "Denoising diffusion probabilistic models, ancestral sampling (Ho et al. 2020, eq. 7 and algorithm 2)."
-    if variance not in ("large", "small"): raise ValueError(f"variance={variance!r}: choose 'large' or 'small'")
+    if variance not in ("large", "small"):
+        raise ValueError(f"variance={variance!r}: choose 'large' or 'small'")
     for i, (t, t_next) in enumerate(timestep_pairs(schedule, schedule.T if steps is None else steps)):
         (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)
         beta, shrink = s**2 - (a * s_next / a_next)**2, (s_next / s)**2
         x0 = predicted(denoise, x, t)
         x = a_next * beta / s**2 * x0 + a / a_next * shrink * x
-        if t_next is not None: x = x + (beta if variance == "large" else beta * shrink)**.5 * randn(x.shape, generator, x.device).to(x)
+        if t_next is not None:
+            x = x + (beta if variance == "large" else beta * shrink)**.5 * randn(x.shape, generator, x.device).to(x)
         yield Step(i, t, x, x0)
 
 # %% ../nbs/03_samplers.ipynb #b82c3855
@@ -248,7 +262,8 @@ def plms(
         if i and t_next is not None and a > 1e-3 * s:
             eps = sum(w * eps for w, eps in zip(ADAMS_BASHFORTH[len(past) - 1], past))
             x = a_next / a * x + (s_next - a_next / a * s) * eps
-        else: x = a_next * x0 + s_next * past[0]
+        else:
+            x = a_next * x0 + s_next * past[0]
         yield Step(i, t, x, x0)
 
 # %% ../nbs/03_samplers.ipynb #1c03896f
@@ -271,7 +286,8 @@ def dpmpp_2m(
         x0 = predicted(denoise, x, t)
         ahead = x0 if before is None or t_next is None else x0 + h / (2 * h_before) * (x0 - before)
         x = a_next * ahead + kept * ((x - a * ahead) / s)
-        if tau: x = x + tau * randn(x.shape, generator, x.device).to(x)
+        if tau:
+            x = x + tau * randn(x.shape, generator, x.device).to(x)
         before, h_before = x0, h
         yield Step(i, t, x, x0)
 

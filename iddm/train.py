@@ -23,9 +23,19 @@ from pathlib import Path
 from .checkpoints import full_disk
 from .console import steady_output
 from .data import summary_table
-from .distributed import ProcessFailed, check_world, process_group, launch, is_distributed_launch, noted, speaks
-from .flags import parse_args, read, exit_with_error
-from .trainer import TrainEvent, TrainConfig, Trainer, build_model, cfg_note, own_device, progress, record, run_settings
+from .distributed import ProcessFailed, check_world, is_distributed_launch, launch, noted, process_group, speaks
+from .flags import exit_with_error, parse_args, read
+from iddm.trainer import (
+    TrainConfig,
+    Trainer,
+    TrainEvent,
+    build_model,
+    cfg_note,
+    own_device,
+    progress,
+    record,
+    run_settings,
+)
 from .unet import count_params_and_flops
 
 # %% ../nbs/24_train.ipynb #7fee34ae
@@ -37,19 +47,23 @@ def parse_command_line(
     args, base = read(TrainConfig, "iddm-train", argv), {}
     known = Path(args.result_path) / (args.load_model_dir or args.run_name)
     if args.resume and os.path.lexists(known / "config.yaml"):
-        try: base = vars(run_settings(known)) | dict(run_name=args.run_name, result_path=args.result_path)
-        except ValueError as e: exit_with_error("iddm-train", f"{e}; mend it, or move it away and give the settings as flags")
+        try:
+            base = vars(run_settings(known)) | dict(run_name=args.run_name, result_path=args.result_path)
+        except ValueError as e:
+            exit_with_error("iddm-train", f"{e}; mend it, or move it away and give the settings as flags")
         base |= alone(base, argv)
     config = parse_args(TrainConfig, "iddm-train", argv, base)
     is_told = any(o.split("=")[0] == "--world_size" for o in argv)
     why = f"--world_size {config.world_size}: needs --distributed True; torchrun has --nproc-per-node for it"
-    if is_told and not config.distributed: exit_with_error("iddm-train", why)
+    if is_told and not config.distributed:
+        exit_with_error("iddm-train", why)
     return config
 
 # %% ../nbs/24_train.ipynb #9fd3dba9
 def alone(base: dict[str, object], argv: list[str]) -> dict[str, object]:
     "Settings that undo how a run was shared, where it is shared otherwise now."
-    if not is_distributed_launch() and read(TrainConfig, "iddm-train", argv, base).distributed: return {}
+    if not is_distributed_launch() and read(TrainConfig, "iddm-train", argv, base).distributed:
+        return {}
     undone = dict(distributed=False, world_size=2, main_gpu=0)
     return undone if is_distributed_launch() else undone | dict(shard=False)
 
@@ -111,14 +125,18 @@ def handle_signals(
     def ask(number: int, frame: object) -> None:
         nonlocal since
         echo = is_distributed_launch() and time.monotonic() - since < 1  # torchrun hears Ctrl-C too, and passes it on
-        if came and number == signal.SIGINT and not echo: raise KeyboardInterrupt
-        if not came and trainer.main: print("\nfinishing this step and saving; Ctrl-C once more stops at once", file=sys.stderr)
+        if came and number == signal.SIGINT and not echo:
+            raise KeyboardInterrupt
+        if not came and trainer.main:
+            print("\nfinishing this step and saving; Ctrl-C once more stops at once", file=sys.stderr)
         came.append(number)
         since, trainer.stopping = time.monotonic(), True
     old = {o: signal.signal(o, ask) for o in _stop_signals()}
-    try: yield came
+    try:
+        yield came
     finally:
-        for o, handler in old.items(): signal.signal(o, handler)
+        for o, handler in old.items():
+            signal.signal(o, handler)
 
 # %% ../nbs/24_train.ipynb #4e5766a2
 def stopped(
@@ -127,7 +145,8 @@ def stopped(
 ) -> None:
     "Say what a run that was stopped has saved and how to go on; end with status 128 + signal, as the shell expects."
     last = trainer.run / "checkpoints" / "last"
-    if trainer.main: print(f"\nstopped after step {trainer.step} of {trainer.total}. " + (f"Saved: {last.with_name(last.read_text(encoding='utf-8'))}; go on with\n    {resume_command(trainer)}" if last.is_file() else
+    if trainer.main:
+        print(f"\nstopped after step {trainer.step} of {trainer.total}. " + (f"Saved: {last.with_name(last.read_text(encoding='utf-8'))}; go on with\n    {resume_command(trainer)}" if last.is_file() else
                            f"No checkpoint yet; begin again with\n    {resume_command(trainer)}"), file=sys.stderr)
     raise SystemExit(128 + number)
 
@@ -142,7 +161,8 @@ def error_message(
 # %% ../nbs/24_train.ipynb #e4715265
 def fail(why: object) -> None:
     "End with one line and status 2; of several processes only the first that fails says it."
-    if speaks(): exit_with_error("iddm-train", why)
+    if speaks():
+        exit_with_error("iddm-train", why)
     raise SystemExit(2)
 
 # %% ../nbs/24_train.ipynb #d024b708
@@ -162,27 +182,38 @@ def train(
 ) -> None:
     "Train, show a bar, write everything down, stop when asked; with others where there are several processes."
     with process_group(config.device):
-        if done(config): return
-        try: trainer = Trainer(going_on(config))
-        except (ValueError, OSError) as e: fail(error_message(e, Path(config.result_path)))
-        if trainer.main: print(run_summary(trainer), flush=True)
+        if done(config):
+            return
+        try:
+            trainer = Trainer(going_on(config))
+        except (ValueError, OSError) as e:
+            fail(error_message(e, Path(config.result_path)))
+        if trainer.main:
+            print(run_summary(trainer), flush=True)
         try:
             with handle_signals(trainer) as came:
-                for _ in progress(record(trainer.fit(), trainer), trainer) if trainer.main else trainer.fit(): pass
-        except (OSError, ValueError, FloatingPointError) as e: fail(error_message(e, trainer.run))
-        except KeyboardInterrupt: stopped(trainer)
-        if trainer.step < trainer.total or trainer.owed: stopped(trainer, came[0] if came else signal.SIGINT)
-        if trainer.main: print(closing_message(trainer))
+                for _ in progress(record(trainer.fit(), trainer), trainer) if trainer.main else trainer.fit():
+                    pass
+        except (OSError, ValueError, FloatingPointError) as e:
+            fail(error_message(e, trainer.run))
+        except KeyboardInterrupt:
+            stopped(trainer)
+        if trainer.step < trainer.total or trainer.owed:
+            stopped(trainer, came[0] if came else signal.SIGINT)
+        if trainer.main:
+            print(closing_message(trainer))
 
 # %% ../nbs/24_train.ipynb #09f46175
 def events(config: TrainConfig) -> Iterator[TrainEvent]:  # of the main process; the others yield none
     "Train as one of several processes, and write everything down."
     with process_group(config.device):
-        if done(config): return
+        if done(config):
+            return
         trainer = Trainer(going_on(config))
         with handle_signals(trainer):
             for e in record(trainer.fit(), trainer) if trainer.main else trainer.fit():
-                if trainer.main: yield e
+                if trainer.main:
+                    yield e
 
 # %% ../nbs/24_train.ipynb #1c56a4fa
 EARLY = "\nstopped before the training began; nothing of the run is written"
@@ -196,15 +227,19 @@ def start_all(config: TrainConfig, argv: list[str]) -> None:
     def end(number: int, frame: object) -> None: raise SystemExit(128 + number)
     before = size()
     old = {o: signal.signal(o, end) for o in _stop_signals() if o != signal.SIGINT}  # they are to end with us
-    try: launch(main, [*argv, "--distributed", "True", "--world_size", f"{config.processes}", "--main_gpu", f"{config.main_gpu}"], world_size=config.processes)
+    try:
+        launch(main, [*argv, "--distributed", "True", "--world_size", f"{config.processes}", "--main_gpu", f"{config.main_gpu}"], world_size=config.processes)
     except ProcessFailed as e:
-        if e.status is None or e.status < 0: exit_with_error("iddm-train", e)
+        if e.status is None or e.status < 0:
+            exit_with_error("iddm-train", e)
         raise SystemExit(e.status) from None  # it said why
     except KeyboardInterrupt:
-        if size() == before: print(EARLY, file=sys.stderr)  # else they said it
+        if size() == before:
+            print(EARLY, file=sys.stderr)  # else they said it
         raise SystemExit(130) from None
     finally:
-        for o, handler in old.items(): signal.signal(o, handler)
+        for o, handler in old.items():
+            signal.signal(o, handler)
 
 # %% ../nbs/24_train.ipynb #1b70bac5
 def lost(e: Exception) -> str:  # empty: it's something else
@@ -217,23 +252,32 @@ def main(
     argv: list[str] | None = None,  # None: the shell's
 ) -> None:
     "Train, as the command `iddm-train`."
-    with steady_output(): _run_command(argv)
+    with steady_output():
+        _run_command(argv)
 
 def _run_command(argv: list[str] | None) -> None:
     "What `main` does, while no print fails."
     argv = sys.argv[1:] if argv is None else argv
-    with redirect_stderr(io.StringIO()) if is_distributed_launch() and os.environ.get("LOCAL_RANK") != "0" else nullcontext(): config = parse_command_line(argv)  # what is wrong is said once
+    with redirect_stderr(io.StringIO()) if is_distributed_launch() and os.environ.get("LOCAL_RANK") != "0" else nullcontext():
+        config = parse_command_line(argv)  # what is wrong is said once
     try:
-        if config.distributed and not is_distributed_launch(): start_all(config, argv)
-        else: train(config)
-    except (ValueError, OSError) as e: fail(error_message(e, Path(config.result_path)))
+        if config.distributed and not is_distributed_launch():
+            start_all(config, argv)
+        else:
+            train(config)
+    except (ValueError, OSError) as e:
+        fail(error_message(e, Path(config.result_path)))
     except KeyboardInterrupt:
-        if speaks(): print(EARLY, file=sys.stderr)
+        if speaks():
+            print(EARLY, file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as e:
-        if not is_distributed_launch(): raise
-        if speaks(): print(f"iddm-train: {lost(e)}" if lost(e) else traceback.format_exc(), file=sys.stderr, flush=True)
+        if not is_distributed_launch():
+            raise
+        if speaks():
+            print(f"iddm-train: {lost(e)}" if lost(e) else traceback.format_exc(), file=sys.stderr, flush=True)
         os._exit(1)  # at once: the others wait for us
 
 # %% ../nbs/24_train.ipynb #a071b080
-if __name__ == "__main__" and "__file__" in globals(): main()  # a notebook has no file: there, running this cell trains nothing
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # a notebook has no file: there, running this cell trains nothing

@@ -51,39 +51,49 @@ from tqdm.auto import tqdm
 # %% ../nbs/22_trainer.ipynb #59f8dfbc
 from iddm.checkpoints import (
     CheckpointMeta,
+    atomic_write_text,
     check_optim,
     check_shapes,
-    remove_checkpoint,
     epoch_folder,
     epochs,
-    resolve_checkpoint,
-    load_strict,
     free_path,
     is_our_name,
     load_optim,
+    load_strict,
     own_checkpoints,
     own_state,
     read_header,
     read_weights,
+    remove_checkpoint,
+    resolve_checkpoint,
     save_checkpoint,
     set_latest,
-    atomic_write_text,
 )
-from .data import DATASETS, Batch, ImageDataset, make_batch, batch_loader, kept_size, load_data, summary_table, show_classes
+from iddm.data import (
+    DATASETS,
+    Batch,
+    ImageDataset,
+    batch_loader,
+    kept_size,
+    load_data,
+    make_batch,
+    show_classes,
+    summary_table,
+)
 from iddm.distributed import (
-    raise_on_any_rank,
-    flatten_grads,
     all_gather_cat,
-    to_local,
-    note,
-    broadcast_from,
-    set_gradient,
     apply_fsdp,
-    split_state,
+    broadcast_from,
+    flatten_grads,
+    note,
     ordered_sum,
+    raise_on_any_rank,
+    set_gradient,
+    split_state,
     to_full,
+    to_local,
 )
-from .flags import check_names, convert, convert_fields, from_mapping, names_in, read_settings, option, shown
+from .flags import check_names, convert, convert_fields, from_mapping, names_in, option, read_settings, shown
 from .guidance import cfg_denoiser
 from .images import image_grid, safe_name
 from .modules import ACTIVATIONS
@@ -186,25 +196,31 @@ def validate(config: TrainConfig) -> None:
     "Raise `ValueError`, one line, for the first setting that can't be."
     for name, (low, high) in RANGES.items():
         value = getattr(config, name)
-        if value is not None and not low <= value <= high: raise ValueError(f"--{name} {value}: give a number " + (f"from {low} to {high}" if high < math.inf else f"of at least {low}"))
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"--{name} {value}: give a number " + (f"from {low} to {high}" if high < math.inf else f"of at least {low}"))
     for name in ("run_name", "load_model_dir"):
         value = getattr(config, name)
         if value is not None and (Path(value).name != value or value in (".", "..", "cache") or not value and name == "run_name"):
             raise ValueError(f"--{name} {value!r}: give a plain name, of a folder in --result_path" + (" (cache is taken, for decoded data)" if value == "cache" else ""))
     check_together(config)
     widths = default_widths(config.image_size, config.patch) if config.widths is None else config.widths
-    if widths and max(widths) > 8192: raise ValueError(f"--widths {max(widths)}: give widths of at most 8192")
+    if widths and max(widths) > 8192:
+        raise ValueError(f"--widths {max(widths)}: give widths of at most 8192")
     check_shape(config.image_size, widths, config.patch, config.groups)
     maps = [config.image_size // config.patch // 2**i for i in range(len(widths))]
-    if lost := set(config.attention or ()) - set(maps): raise ValueError(f"--attention {','.join(map(str, config.attention))}: no feature map has {min(lost)} pixels a side; choose of {', '.join(map(str, maps))}, or [] for none")
-    try: check_prediction(config.prediction, SCHEDULES[config.noise_schedule]())
-    except ValueError as e: raise ValueError(f"--prediction {config.prediction} with --noise_schedule {config.noise_schedule}: {e}") from None
+    if lost := set(config.attention or ()) - set(maps):
+        raise ValueError(f"--attention {','.join(map(str, config.attention))}: no feature map has {min(lost)} pixels a side; choose of {', '.join(map(str, maps))}, or [] for none")
+    try:
+        check_prediction(config.prediction, SCHEDULES[config.noise_schedule]())
+    except ValueError as e:
+        raise ValueError(f"--prediction {config.prediction} with --noise_schedule {config.noise_schedule}: {e}") from None
 
 # %% ../nbs/22_trainer.ipynb #593a7ee1
 def check_together(c: TrainConfig) -> None:
     "Raise `ValueError` for the first pair of settings that contradict each other."
     first = c.start_epoch not in (None, -1)
-    if 0 < c.ema_decay < 1: raise ValueError(f"--ema_decay {c.ema_decay}: give its half-life in pictures; {c.ema_decay} a step is a half-life of {math.log(.5) / math.log(c.ema_decay) * c.batch_size * c.grad_accum:,.0f}")
+    if 0 < c.ema_decay < 1:
+        raise ValueError(f"--ema_decay {c.ema_decay}: give its half-life in pictures; {c.ema_decay} a step is a half-life of {math.log(.5) / math.log(c.ema_decay) * c.batch_size * c.grad_accum:,.0f}")
     for wrong, what in ((c.resume and c.overwrite, "--resume and --overwrite: choose one"),
                         (c.num_vis == 0, "--num_vis 0: give how many; no grids at all is --sample_interval 0"),
                         (first and not c.resume, f"--start_epoch {c.start_epoch}: needs --resume True"),
@@ -216,7 +232,8 @@ def check_together(c: TrainConfig) -> None:
                         (c.exact_shards and c.batch_size % c.exact_shards, f"--exact_shards {c.exact_shards}: choose a divisor of --batch_size {c.batch_size}"),
                         (c.shard and c.exact_shards, "--shard and --exact_shards: choose one"), (c.shard and c.compile, "--shard and --compile: choose one"),
                         (c.shard and (c.fp16 or c.precision == "fp16"), "--shard True with fp16: choose --precision bf16 or fp32")):
-        if wrong: raise ValueError(what)
+        if wrong:
+            raise ValueError(what)
 
 # %% ../nbs/22_trainer.ipynb #db70c75b
 RARE = 1e-4  # a share of samples that is too small to learn from
@@ -225,8 +242,10 @@ def only_cfg_scale(
     config: TrainConfig,
 ) -> float | None:  # None: every scale has a meaning
     "The one scale of guidance that a training without the other half leaves."
-    if config.conditional is False: return None
-    if config.label_drop < RARE: return 1.
+    if config.conditional is False:
+        return None
+    if config.label_drop < RARE:
+        return 1.
     return 0. if config.label_drop > 1 - RARE else None
 
 # %% ../nbs/22_trainer.ipynb #792416ae
@@ -290,7 +309,8 @@ def run_settings(
 ) -> TrainConfig:
     "The settings of a run as its config.yaml has them. Raises `ValueError` where there is none, or it's damaged."
     path = run / "config.yaml"
-    if not path.exists(): raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
+    if not path.exists():
+        raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
     return stored_config(read_settings(TrainConfig, path), path)
 
 def load_run_config(
@@ -302,7 +322,8 @@ def load_run_config(
     Raises `ValueError` where there is no run, or for a change that can't be."""
     check_names(TrainConfig, changes)
     run = Path(convert(run, str, "run"))
-    if run.name in ("", ".."): run = run.resolve()
+    if run.name in ("", ".."):
+        run = run.resolve()
     alone = dict(distributed=False, world_size=2, main_gpu=0, shard=False)  # what resumes it here is this process
     named = dict(run_name=run.name, result_path=str(run.parent), resume=True)
     return replace(run_settings(run), **alone | named | changes)
@@ -318,12 +339,15 @@ def resolve_device(
 ) -> torch.device:
     "The device of that name, or for `auto` the best there is. Raises `ValueError` where it isn't there."
     name = str(name)
-    if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     why, odd = "not on this machine", name.strip(": ") != name or not name
-    try: device = torch.empty(0, device=name).device
+    try:
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         device = None
-        if name in devices(): why = f"it can't be used ({str(e).splitlines()[0]})"
+        if name in devices():
+            why = f"it can't be used ({str(e).splitlines()[0]})"
     if device is None or device.type == "meta":
         raise ValueError(f"--device {repr(name) if odd else name}: {why}; choose auto (here {resolve_device()}) or one of {', '.join(devices())}")
     return device
@@ -331,7 +355,8 @@ def resolve_device(
 # %% ../nbs/22_trainer.ipynb #354b1610
 def has_bf16(device: torch.device) -> bool:
     "Whether a device computes bf16 in hardware."
-    if device.type == "cuda": return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     cpu = getattr(torch.cpu, "_is_amx_tile_supported", bool), getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
     return device.type == "cpu" and any(has() for has in cpu)
 
@@ -341,16 +366,20 @@ def resolve_dtype(
     device: torch.device,
 ) -> torch.dtype | None:  # to compute in; None: float32 throughout
     "What the network computes in. Raises `ValueError` where the device can't, or would take forever."
-    if name == "bf16" and not has_bf16(device): raise ValueError(f"--precision bf16: {device.type} here has no instructions for it; choose fp32 or auto")
+    if name == "bf16" and not has_bf16(device):
+        raise ValueError(f"--precision bf16: {device.type} here has no instructions for it; choose fp32 or auto")
     return dict(fp32=None, auto=torch.bfloat16 if has_bf16(device) else None, bf16=torch.bfloat16, fp16=torch.float16)[name]
 
 # %% ../nbs/22_trainer.ipynb #52cacd76
 def keep_memory() -> bool:  # whether it could be told
     "Let the C library keep freed memory for the next step, where it is glibc."
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-    if sys.platform != "linux": return False
-    try: return bool(ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 2**30) and ctypes.CDLL("libc.so.6").mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
-    except (OSError, AttributeError): return False  # another C library
+    if sys.platform != "linux":
+        return False
+    try:
+        return bool(ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 2**30) and ctypes.CDLL("libc.so.6").mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    except (OSError, AttributeError):
+        return False  # another C library
 
 # %% ../nbs/22_trainer.ipynb #c0f5a8a7
 def size_text(n: float) -> str:  # bytes
@@ -360,21 +389,27 @@ def size_text(n: float) -> str:  # bytes
 # %% ../nbs/22_trainer.ipynb #49451a1e
 def _first_number(path: str, key: str = "") -> float:  # infinite: not there
     "The number after `key` in a file of the system, in bytes."
-    try: words = Path(path).read_text().split(key, 1)[1].split() if key else Path(path).read_text().split()
-    except (OSError, IndexError): return math.inf
-    if not words or not words[0].isdigit(): return math.inf
+    try:
+        words = Path(path).read_text().split(key, 1)[1].split() if key else Path(path).read_text().split()
+    except (OSError, IndexError):
+        return math.inf
+    if not words or not words[0].isdigit():
+        return math.inf
     return int(words[0]) * (1024 if words[1:2] == ["kB"] else 1)
 
 def memory(
     device: torch.device,
 ) -> tuple[float, float] | None:  # bytes that are free, and in all; None: not known
     "How much memory a device has."
-    if device.type == "cuda": return torch.cuda.mem_get_info(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
     if device.type == "mps":
         most = torch.mps.recommended_max_memory()
         return most - torch.mps.driver_allocated_memory(), most
-    try: total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError): return None  # Windows
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None  # Windows
     total = min(total, _first_number("/sys/fs/cgroup/memory.max"))  # of a container
     return min(total, _first_number("/proc/meminfo", "MemAvailable:")), total
 
@@ -383,7 +418,8 @@ NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "Invalid b
 
 def lacks_memory(e: BaseException) -> bool:
     "Whether an error says that memory can't be had: on a CPU, CUDA and MPS these are different ones."
-    if isinstance(e, (MemoryError, torch.OutOfMemoryError)): return True
+    if isinstance(e, (MemoryError, torch.OutOfMemoryError)):
+        return True
     return isinstance(e, RuntimeError) and any(o in str(e) for o in NO_MEMORY)
 
 # %% ../nbs/22_trainer.ipynb #9e5305ad
@@ -393,9 +429,11 @@ def enough_memory(
     advice: str,  # what to make smaller
 ) -> Iterator[None]:
     "Turn the errors for memory that can't be had into a `ValueError` of one line: what was asked for, what is free, what to do."
-    try: yield
+    try:
+        yield
     except (RuntimeError, MemoryError) as e:
-        if not lacks_memory(e): raise
+        if not lacks_memory(e):
+            raise
         asked, has = re.search(r"allocate ([\d.]+) ([KMGT]i?B|bytes)", str(e)), memory(device)
         units = dict(bytes=1, KiB=2**10, MiB=2**20, GiB=2**30, TiB=2**40, KB=1e3, MB=1e6, GB=1e9, TB=1e12)
         want = f"{size_text(float(asked[1]) * units[asked[2]])} more were asked for" if asked else ""
@@ -456,8 +494,10 @@ def shapes_of(
     "Names and shapes of the weights of the network that the settings describe, without taking memory for it."
     config = resolve_defaults(config)
     try:
-        with torch.device("meta"): net = _network(config, in_channels, n_classes)
-    except RuntimeError as e: raise ValueError(f"a network of widths {config.widths}: it can't be built ({e})") from None
+        with torch.device("meta"):
+            net = _network(config, in_channels, n_classes)
+    except RuntimeError as e:
+        raise ValueError(f"a network of widths {config.widths}: it can't be built ({e})") from None
     return {k: tuple(v.shape) for k, v in net.state_dict().items()}
 
 # %% ../nbs/22_trainer.ipynb #389a3ec3
@@ -470,11 +510,14 @@ def net_size(
     def see(layer: nn.Module, inputs: tuple[Tensor], out: Tensor) -> None:
         kept.append(inputs[0].numel())
         moved.append(inputs[0].numel() + out.numel())
-    with torch.device("meta"): net = UNet(image_size, in_channels, widths, (), layers, groups=1, patch=patch)
+    with torch.device("meta"):
+        net = UNet(image_size, in_channels, widths, (), layers, groups=1, patch=patch)
     net.mid_block.attentions[0] = nn.Identity()  # autocast doesn't know the meta device
     for layer in net.modules():
-        if isinstance(layer, nn.Conv2d): layer.register_forward_hook(see)
-    with torch.no_grad(): net(torch.zeros(1, in_channels, image_size, image_size, device="meta"), torch.zeros(1, device="meta"))
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(see)
+    with torch.no_grad():
+        net(torch.zeros(1, in_channels, image_size, image_size, device="meta"), torch.zeros(1, device="meta"))
     return sum(p.numel() for p in net.parameters()), sum(kept), max(moved)
 
 # %% ../nbs/22_trainer.ipynb #626c32a8
@@ -489,16 +532,19 @@ def check_memory(
 ) -> None:
     "Raise `ValueError` where weights, or a step, surely don't fit in the memory of a device."
     c, has = resolve_defaults(config), memory(device)
-    if has is None: return
+    if has is None:
+        return
     total, here = has[1], f"{device} has {size_text(has[1])}"
     weights, kept, _ = net_size(c.image_size, in_channels, c.widths, c.layers, c.patch)
     need, each = 4 * copies * weights, kept * (2 if half else 4)
     if need > total:
         raise ValueError(f"--widths {','.join(map(str, c.widths))}: a network with {weights:,} weights needs at least "
                          f"{size_text(need)}, {here}; choose smaller --widths")
-    if c.compile or need + each * images <= total: return  # compiled, a network may keep less
+    if c.compile or need + each * images <= total:
+        return  # compiled, a network may keep less
     fit = int((total - need) / each)
-    if not fit: raise ValueError(f"--image_size {c.image_size}: a step with one image needs at least {size_text(need + each)}, {here}; choose a smaller --image_size or --widths")
+    if not fit:
+        raise ValueError(f"--image_size {c.image_size}: a step with one image needs at least {size_text(need + each)}, {here}; choose a smaller --image_size or --widths")
     raise ValueError(f"--batch_size {c.batch_size}: a step with {images:,} images of {c.image_size}x{c.image_size} needs at least {size_text(need + each * images)}, {here}; "
                      f"{fit:,} or fewer fit: choose a smaller --batch_size (--grad_accum makes up for it), --image_size or --widths")
 
@@ -520,9 +566,11 @@ def sample_steps(
     "Draw one picture for each entry of `y`, step by step. Raises `ValueError` for a scale of guidance that was never trained."
     device, schedule = next(net.parameters()).device, SCHEDULES[config.noise_schedule]()
     denoise = denoiser(net, schedule, config.prediction)
-    if n_classes: denoise = cfg_denoiser(denoise, y.to(device), n_classes, usable_cfg_scale(config, cfg_scale))
+    if n_classes:
+        denoise = cfg_denoiser(denoise, y.to(device), n_classes, usable_cfg_scale(config, cfg_scale))
     own = per_sample_generators(seed, len(y), start)
-    if steps is None: steps = schedule.T
+    if steps is None:
+        steps = schedule.T
     x = initial_x(schedule, randn((len(y), in_channels, config.image_size, config.image_size), own, device), steps)
     sampler = SAMPLERS[sample] if isinstance(sample, str) else sample
     return sampler(clip_denoised(denoise), x, schedule, steps, generator=own, **kw)
@@ -546,8 +594,10 @@ class Trainer:
     def __init__(self, config: TrainConfig, data: ImageDataset | None = None):
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.config, error = config, None
-        try: prepare(self, data)
-        except (ValueError, OSError) as e: error = e
+        try:
+            prepare(self, data)
+        except (ValueError, OSError) as e:
+            error = e
         raise_on_any_rank(error, error or facts(self))
         self.schedule, self.step = SCHEDULES[config.noise_schedule](), 0
         self.stopping = self.ended = self.late = self.due = self.opened = False  # asked to stop, or to save; agreed by all processes; has its folder
@@ -557,7 +607,8 @@ class Trainer:
         with enough_memory(self.device, "choose smaller --widths"):
             networks(self)
             self.source, state, self.owed = broadcast_from(lambda: found(self), config.main_gpu)
-            if state: load_state(self, self.source, state)
+            if state:
+                load_state(self, self.source, state)
             optimizer(self, state)
 
     @property
@@ -579,26 +630,38 @@ def fit_in_memory(trainer: Trainer) -> Iterator[TrainEvent]:
     copies, images = 5 / (world if c.shard else 1), c.batch_size // max(world, c.exact_shards)
     check_memory(c, trainer.in_channels, trainer.device, copies=copies, images=images, half=trainer.dtype is not None)
     advice = f"take half the batch twice, --batch_size {max(1, c.batch_size // 2)} --grad_accum {c.grad_accum * 2}, or smaller images or widths"
-    with enough_memory(trainer.device, advice): yield from fit(trainer)
+    with enough_memory(trainer.device, advice):
+        yield from fit(trainer)
 
 # %% ../nbs/22_trainer.ipynb #a6c3459c
 def prepare(trainer: Trainer, data: ImageDataset | None) -> None:
     "Everything of a trainer that can be wrong on this machine. Raises `ValueError`."
     c, world = trainer.config, trainer.world
-    if not isinstance(c, TrainConfig): raise ValueError(f"Trainer({shown(c)}): give settings, Trainer(TrainConfig(...))")
-    if c.distributed and world == 1 < c.processes: raise ValueError("--distributed True: this process is alone; start several by iddm-train, or by launch(train, config, world_size=2)")
-    if c.distributed and world != c.processes: raise ValueError(f"--world_size {c.processes}: there are {world} processes; leave out --distributed and --world_size where torchrun starts them")
-    if not c.distributed and c.world_size not in (2, world): raise ValueError(f"--world_size {c.world_size}: needs --distributed True")  # 2 is the default
-    if c.main_gpu >= world: raise ValueError(f"--main_gpu {c.main_gpu}: with {world} process{'es' * (world > 1)} choose " + (f"0 to {world - 1}" if world > 1 else "0"))
+    if not isinstance(c, TrainConfig):
+        raise ValueError(f"Trainer({shown(c)}): give settings, Trainer(TrainConfig(...))")
+    if c.distributed and world == 1 < c.processes:
+        raise ValueError("--distributed True: this process is alone; start several by iddm-train, or by launch(train, config, world_size=2)")
+    if c.distributed and world != c.processes:
+        raise ValueError(f"--world_size {c.processes}: there are {world} processes; leave out --distributed and --world_size where torchrun starts them")
+    if not c.distributed and c.world_size not in (2, world):
+        raise ValueError(f"--world_size {c.world_size}: needs --distributed True")  # 2 is the default
+    if c.main_gpu >= world:
+        raise ValueError(f"--main_gpu {c.main_gpu}: with {world} process{'es' * (world > 1)} choose " + (f"0 to {world - 1}" if world > 1 else "0"))
     trainer.device = resolve_device(own_device(c.device, world))
-    if c.tensorboard and not find_spec("tensorboard"): raise ValueError("--tensorboard True: needs one package more, pip install tensorboard")
-    if c.batch_size % world: raise ValueError(f"--batch_size {c.batch_size}: with {world} processes choose a multiple of {world}")
-    if c.exact_shards % world: raise ValueError(f"--exact_shards {c.exact_shards}: with {world} processes choose a multiple of {world}")
-    if c.shard and not dist.is_initialized(): raise ValueError("--shard True: needs several processes, by --distributed True or torchrun")
-    if c.shard and trainer.device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"): raise ValueError(f"--shard True: torch {torch.__version__} does that on GPUs only; use a newer torch, or leave it out")
+    if c.tensorboard and not find_spec("tensorboard"):
+        raise ValueError("--tensorboard True: needs one package more, pip install tensorboard")
+    if c.batch_size % world:
+        raise ValueError(f"--batch_size {c.batch_size}: with {world} processes choose a multiple of {world}")
+    if c.exact_shards % world:
+        raise ValueError(f"--exact_shards {c.exact_shards}: with {world} processes choose a multiple of {world}")
+    if c.shard and not dist.is_initialized():
+        raise ValueError("--shard True: needs several processes, by --distributed True or torchrun")
+    if c.shard and trainer.device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise ValueError(f"--shard True: torch {torch.__version__} does that on GPUs only; use a newer torch, or leave it out")
     trainer.dtype, trainer.run = resolve_dtype(resolve_defaults(c).precision, trainer.device), Path(c.result_path) / c.run_name
     trainer.source = check_run(trainer.run, c) if trainer.main else None  # checkpoint to go on from
-    if not c.resume: usable_cfg_scale(c, c.cfg_scale)  # a run of before may have stored one that it can't use
+    if not c.resume:
+        usable_cfg_scale(c, c.cfg_scale)  # a run of before may have stored one that it can't use
     check_memory(c, 3 if c.channels == 3 else 1, trainer.device, half=trainer.dtype is not None)
     if data is None:
         with enough_memory(torch.device("cpu"), f"choose a smaller --image_size than {c.image_size}"):
@@ -606,13 +669,16 @@ def prepare(trainer: Trainer, data: ImageDataset | None) -> None:
     check_tensors(data)
     trainer.data, trainer.config = data, resolve_defaults(replace(c, conditional=bool(data.classes) if c.conditional is None else c.conditional))
     check_data(data, trainer.config)
-    if trainer.main and trainer.source is None: check_groups(trainer.config)
+    if trainer.main and trainer.source is None:
+        check_groups(trainer.config)
     trainer.n_classes, trainer.in_channels = len(data.classes) * trainer.config.conditional, data.images.shape[1]
     trainer.size = c.batch_size * c.grad_accum  # pictures in a step
     trainer.per_epoch = len(data) // trainer.size
     trainer.total = trainer.per_epoch * c.epochs
-    if c.save_interval is None: trainer.config = replace(trainer.config, save_interval=default_save_interval(c, trainer.per_epoch))
-    if trainer.source: check_source(trainer, trainer.source)
+    if c.save_interval is None:
+        trainer.config = replace(trainer.config, save_interval=default_save_interval(c, trainer.per_epoch))
+    if trainer.source:
+        check_source(trainer, trainer.source)
 
 # %% ../nbs/22_trainer.ipynb #9c4ff9c9
 LOCAL = ("dataset_path", "result_path", "run_name", "data_root", "num_workers", "vis", "device", "tensorboard", "distributed", "world_size")
@@ -627,9 +693,12 @@ def own_device(
     world: int,
 ) -> str:
     "The device of one of several processes: a GPU of its own, where there are any. Raises `ValueError` where they would have to share one."
-    if world == 1: return name
-    if name not in ("auto", "cpu", "cuda"): raise ValueError(f"--device {name}: several processes can't share it; choose auto, cuda for a GPU each, or cpu")
-    if name == "auto" and not torch.cuda.is_available(): return "cpu"  # Apple's GPU is one, and has no way to exchange gradients
+    if world == 1:
+        return name
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {name}: several processes can't share it; choose auto, cuda for a GPU each, or cpu")
+    if name == "auto" and not torch.cuda.is_available():
+        return "cpu"  # Apple's GPU is one, and has no way to exchange gradients
     return name if name == "cpu" else f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
 
 # %% ../nbs/22_trainer.ipynb #4575e35e
@@ -647,25 +716,33 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def networks(trainer: Trainer) -> None:
     "Make network and average of a trainer."
     c, device = trainer.config, trainer.device
-    if device.type == "cpu": keep_memory()
-    if c.compile and device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))): raise ValueError("--compile True: on a CPU it needs a C++ compiler, for example g++")
-    with seeded(c.seed, device): trainer.net = build_model(c, trainer.in_channels, trainer.n_classes).to(device)
-    if device.type == "cuda" and trainer.dtype is not None: trainer.net.to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        keep_memory()
+    if c.compile and device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        raise ValueError("--compile True: on a CPU it needs a C++ compiler, for example g++")
+    with seeded(c.seed, device):
+        trainer.net = build_model(c, trainer.in_channels, trainer.n_classes).to(device)
+    if device.type == "cuda" and trainer.dtype is not None:
+        trainer.net.to(memory_format=torch.channels_last)
     trainer.ema = deepcopy(trainer.net).eval().requires_grad_(False)
 
 # %% ../nbs/22_trainer.ipynb #5d2369f3
 def optimizer(trainer: Trainer, state: dict | None) -> None:
     "Wrap the network where there are several processes; make optimizer and scaler, as a checkpoint left them where there is one."
     c, device = trainer.config, trainer.device
-    if c.shard: trainer.net, trainer.ema = (apply_fsdp(o, device.type) for o in (trainer.net, trainer.ema))
+    if c.shard:
+        trainer.net, trainer.ema = (apply_fsdp(o, device.type) for o in (trainer.net, trainer.ema))
     trainer.model = torch.compile(trainer.net) if c.compile else trainer.net
-    if trainer.world > 1 and not c.shard and not c.exact_shards: trainer.model = DistributedDataParallel(trainer.model, gradient_as_bucket_view=True)
+    if trainer.world > 1 and not c.shard and not c.exact_shards:
+        trainer.model = DistributedDataParallel(trainer.model, gradient_as_bucket_view=True)
     trainer.optim = OPTIMIZERS[c.optim](trainer.net.parameters(), lr=c.lr, weight_decay=c.weight_decay, fused=device.type != "mps" and not c.shard)
     trainer.scaler = torch.amp.GradScaler(device.type, enabled=trainer.dtype is torch.float16)
-    if not state: return
+    if not state:
+        return
     moments = split_state(state["optim"], trainer.optim)["state"]
     trainer.optim.load_state_dict(dict(state=moments, param_groups=trainer.optim.state_dict()["param_groups"]))
-    if trainer.scaler.is_enabled() and state["scaler"]: trainer.scaler.load_state_dict(state["scaler"])
+    if trainer.scaler.is_enabled() and state["scaler"]:
+        trainer.scaler.load_state_dict(state["scaler"])
 
 # %% ../nbs/22_trainer.ipynb #e7b6a321
 def check_run(
@@ -681,30 +758,38 @@ def check_run(
     if there and not config.overwrite and not (config.resume and source == run):
         raise ValueError(f"{run} already holds a run: "
                          "resume it by --resume True, keep it and choose another --run_name, or delete it by --overwrite True")
-    if not config.resume or source == run and run.is_dir() and not there: return None  # killed before its first file
+    if not config.resume or source == run and run.is_dir() and not there:
+        return None  # killed before its first file
     check_kinds(run)
-    if config.start_epoch not in (None, -1): return epoch_folder(source, config.start_epoch)
+    if config.start_epoch not in (None, -1):
+        return epoch_folder(source, config.start_epoch)
     if (source / "checkpoints" / "last").exists() or not (source / "config.yaml").is_file() or source != run:
-        try: return resolve_checkpoint(source)
-        except ValueError as e: raise ValueError(f"--resume True: {e}") from None
+        try:
+            return resolve_checkpoint(source)
+        except ValueError as e:
+            raise ValueError(f"--resume True: {e}") from None
     return newest(run)
 
 def newest(run: Path) -> Path | None:
     "The newest checkpoint of a run that was killed before `final_sample` named one; None where there is none yet."
     steps = {o: state.get("step") for o, state in own_checkpoints(run).items()}
     whole = [o for o, step in steps.items() if type(step) is int]
-    if whole: return max(whole, key=steps.get)
+    if whole:
+        return max(whole, key=steps.get)
     left = sorted(o for o in run.glob("checkpoints/*") if is_our_name(o.name) and o.is_dir() and not o.is_symlink())
-    if not left: return None
+    if not left:
+        return None
     raise ValueError(f"--resume True: {left[-1]}: its state.json can't be read, and no `final_sample` names a checkpoint; "
                      f"write {left[-1].name} into {left[-1].with_name('last')} to resume from it")
 
 def check_kinds(run: Path) -> None:
     "Raise `ValueError` where a folder stands in the place of a run's file, or the other way round."
     for path in (run / "config.yaml", run / "train.log", run / "metrics.jsonl"):
-        if path.exists() and not path.is_file(): raise ValueError(f"{path}: not a file; move it away")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path}: not a file; move it away")
     for path in (run / "checkpoints", run / "vis", run / "superseded"):
-        if path.exists() and not path.is_dir(): raise ValueError(f"{path}: not a folder; move it away")
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path}: not a folder; move it away")
 
 # %% ../nbs/22_trainer.ipynb #4a79e7ff
 OURS = re.compile("|".join((  # what a run has in its folder
@@ -723,17 +808,22 @@ def foreign(
     run: Path,
 ) -> list[str]:
     "What lies in a folder and is not of a run; a run without settings of ours is foreign altogether."
-    if run.is_symlink(): return ["what a link leads to"]
+    if run.is_symlink():
+        return ["what a link leads to"]
     other = []
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
         is_checkpoint = path.parent == run / "checkpoints" and own_state(path) is not None
         is_drawing = path.parent == run / "generated" and path.is_dir()
         is_ours = is_checkpoint or is_drawing or OURS.fullmatch(name)
-        if path.is_symlink() or not is_ours: other.append(name)
-    if other: return other
-    try: return [] if {"dataset_path", "noise_schedule"} <= names_in(run / "config.yaml") else ["no settings of ours"]
-    except ValueError: return ["no settings of ours"]
+        if path.is_symlink() or not is_ours:
+            other.append(name)
+    if other:
+        return other
+    try:
+        return [] if {"dataset_path", "noise_schedule"} <= names_in(run / "config.yaml") else ["no settings of ours"]
+    except ValueError:
+        return ["no settings of ours"]
 
 # %% ../nbs/22_trainer.ipynb #1cbf6a16
 def _is_tensor(x: object, dtype: torch.dtype, ndim: int) -> bool:
@@ -745,9 +835,12 @@ def _kind(x: object) -> str:
 
 def check_tensors(data: ImageDataset) -> None:
     "Raise `ValueError` for data whose tensors aren't what `ImageDataset` says of them."
-    if not isinstance(data, ImageDataset): raise ValueError(f"data {type(data).__name__}: give a Data(images, labels, classes)")
-    try: n = max(1, len(convert(data.classes, tuple[str, ...])))
-    except ValueError: raise ValueError(f"data.classes {shown(data.classes)}: give the names, or ()") from None
+    if not isinstance(data, ImageDataset):
+        raise ValueError(f"data {type(data).__name__}: give a Data(images, labels, classes)")
+    try:
+        n = max(1, len(convert(data.classes, tuple[str, ...])))
+    except ValueError:
+        raise ValueError(f"data.classes {shown(data.classes)}: give the names, or ()") from None
     images, labels = data.images, data.labels
     is_images = _is_tensor(images, torch.uint8, 4) and images.shape[1] in (1, 3)
     if not is_images:
@@ -766,11 +859,14 @@ def check_data(
 ) -> None:
     "Raise `ValueError` where data and settings don't fit each other."
     size, want, n = tuple(data.images.shape[2:]), kept_size(config.image_size, config.crop), len(data.classes)
-    if size != (want, want): raise ValueError(f"--image_size {config.image_size}: the data has pictures of {size[0]}x{size[1]}" + f", and --crop random needs {want}x{want}" * (config.crop == "random"))
+    if size != (want, want):
+        raise ValueError(f"--image_size {config.image_size}: the data has pictures of {size[0]}x{size[1]}" + f", and --crop random needs {want}x{want}" * (config.crop == "random"))
     if config.batch_size * config.grad_accum > len(data):
         raise ValueError(f"--batch_size {config.batch_size}" + f" --grad_accum {config.grad_accum}" * (config.grad_accum > 1) + f": {config.dataset_path} has {len(data)} pictures; choose {len(data)} or fewer for a step")
-    if config.conditional and not n: raise ValueError(f"--conditional True: {config.dataset_path} has no class folders; sort its pictures into one folder per class, or use --conditional False")
-    if config.num_classes not in (None, n) and (n or config.num_classes > 1): raise ValueError(f"--num_classes {config.num_classes}: {config.dataset_path} has {n} class folders" + f" ({', '.join(data.classes[:12])})" * (n > 0) + "; leave the flag out, or mend the folders")
+    if config.conditional and not n:
+        raise ValueError(f"--conditional True: {config.dataset_path} has no class folders; sort its pictures into one folder per class, or use --conditional False")
+    if config.num_classes not in (None, n) and (n or config.num_classes > 1):
+        raise ValueError(f"--num_classes {config.num_classes}: {config.dataset_path} has {n} class folders" + f" ({', '.join(data.classes[:12])})" * (n > 0) + "; leave the flag out, or mend the folders")
 
 # %% ../nbs/22_trainer.ipynb #5a117e7b
 def check_groups(config: TrainConfig) -> None:
@@ -791,7 +887,8 @@ def metadata(trainer: Trainer) -> dict:
 def save(trainer: Trainer) -> Path | None:  # None: another process writes it
     "Write `checkpoints/epoch_NNN`, or `step_NNNNNNNN` in mid-epoch; what isn't to be kept goes once this is safe. All processes call it."
     states = to_full([o.state_dict() for o in (trainer.net, trainer.ema, trainer.optim)])
-    if not trainer.main: return None
+    if not trainer.main:
+        return None
     c, end = trainer.config, trainer.step % trainer.per_epoch == 0
     folder = trainer.run / "checkpoints" / (f"epoch_{trainer.epoch:03}" if end else f"step_{trainer.step:08}")
     mend_folder(trainer)
@@ -799,9 +896,11 @@ def save(trainer: Trainer) -> Path | None:  # None: another process writes it
     net, ema, optim = states
     save_checkpoint(folder, net, ema, dict(optim=optim, scaler=trainer.scaler.state_dict()), metadata(trainer) | dict(replaceable=not kept))
     old = trainer.replaceable
-    if old not in (None, folder) and old.exists(): remove_checkpoint(old)
+    if old not in (None, folder) and old.exists():
+        remove_checkpoint(old)
     trainer.source, trainer.replaceable = folder, None if kept else folder
-    for path in list(epochs(trainer.run).values())[:-c.keep if c.keep else 0]: remove_checkpoint(path)
+    for path in list(epochs(trainer.run).values())[:-c.keep if c.keep else 0]:
+        remove_checkpoint(path)
     return folder
 
 # %% ../nbs/22_trainer.ipynb #3bdc577b
@@ -825,7 +924,8 @@ def read_run(
     Raises `ValueError` where it's damaged."""
     file = path / "model.safetensors"
     (weights, meta), (ema, of_ema) = read_weights(file), read_weights(path / "ema_model.safetensors")
-    if meta != of_ema: raise ValueError(f"{path}: model.safetensors and ema_model.safetensors are of two checkpoints")
+    if meta != of_ema:
+        raise ValueError(f"{path}: model.safetensors and ema_model.safetensors are of two checkpoints")
     moments = load_optim(path)
     check_optim(moments, params, path / "optim.pt")
     return dict(net=weights, ema=ema, meta=from_mapping(CheckpointMeta, meta, file), **moments)
@@ -858,7 +958,8 @@ def same_run(
     if meta.in_channels != trainer.in_channels:
         raise ValueError(f"{again} {meta.in_channels} channels, now there are {trainer.in_channels}; {mend}")
     is_other = meta.data and data.key and meta.data != data.key
-    if is_other: raise ValueError(f"{again} other pictures, or they were changed; {mend}")
+    if is_other:
+        raise ValueError(f"{again} other pictures, or they were changed; {mend}")
 
 def check_source(trainer: Trainer, path: Path) -> None:
     "Raise `ValueError` where a checkpoint is of another run or network, before any memory is taken for it."
@@ -875,9 +976,11 @@ def load_state(
     "Take up a run where a checkpoint left it. Raises `ValueError` where it's of another run."
     meta, c, run = state["meta"], trainer.config, path.parent.parent
     same_run(trainer, path, meta)
-    for what in ("net", "ema"): load_strict(getattr(trainer, what), state[what], path)
+    for what in ("net", "ema"):
+        load_strict(getattr(trainer, what), state[what], path)
     is_done = meta.step >= trainer.total and not trainer.owed
-    if is_done: raise ValueError(f"--epochs {c.epochs}: the run in {run} has {meta.epoch} already; give more to resume")
+    if is_done:
+        raise ValueError(f"--epochs {c.epochs}: the run in {run} has {meta.epoch} already; give more to resume")
     trainer.step, trainer.losses = meta.step, list(meta.losses)
     trainer.skipped, trainer.in_a_row = meta.skipped, meta.in_a_row
     is_ours = meta.replaceable and run == trainer.run and own_state(path) is not None
@@ -892,25 +995,31 @@ def set_aside(
 ) -> None:
     "Move later checkpoints, and the lines of metrics.jsonl that will be written again, to `superseded/`."
     aside, log = run / "superseded", run / "metrics.jsonl"
-    if source is not None and source.parent.parent == run: set_latest(source)  # first, so that `final_sample` always loads
+    if source is not None and source.parent.parent == run:
+        set_latest(source)  # first, so that `final_sample` always loads
     for o, state in own_checkpoints(run).items():
         is_later = (state["epoch"] * per_epoch if o.name.startswith("epoch_") else state["step"]) > step
-        if not is_later: continue
+        if not is_later:
+            continue
         aside.mkdir(exist_ok=True)
         o.rename(free_path(aside / o.name))
     lines = log.read_bytes().splitlines(keepends=True) if log.is_file() else []
     good = [o for o in lines if is_before(o, step)]
-    if len(good) == len(lines): return
+    if len(good) == len(lines):
+        return
     aside.mkdir(exist_ok=True)
-    with open(aside / "metrics.jsonl", "ab") as f: f.writelines(o for o in lines if not is_before(o, step))
+    with open(aside / "metrics.jsonl", "ab") as f:
+        f.writelines(o for o in lines if not is_before(o, step))
     part = log.with_suffix(".part")
     part.write_bytes(b"".join(good))
     part.replace(log)
 
 def is_before(line: bytes, step: int) -> bool:
     "Whether a line of metrics.jsonl is whole, and of a step that stays."
-    try: row = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError): return False
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return False
     return isinstance(row, dict) and type(row.get("step")) is int and row["step"] <= step
 
 # %% ../nbs/22_trainer.ipynb #4d0bd0ac
@@ -926,7 +1035,8 @@ def open_run(trainer: Trainer) -> AbstractContextManager:  # whose end frees the
     "Make the folder of a run, or make it ready to resume, and lock it. Raises `ValueError` if it is being trained."
     trainer.run.mkdir(parents=True, exist_ok=True)
     lock = lock_run(trainer)
-    try: ready_run(trainer)
+    try:
+        ready_run(trainer)
     except BaseException:
         lock.lock.release()
         raise
@@ -938,8 +1048,10 @@ _TRAINED_HERE = weakref.WeakValueDictionary()  # of this process: absolute path 
 def lock_run(trainer: Trainer) -> AbstractContextManager:  # whose end frees the run
     "Lock a run. One that this thread left in the middle is taken over. Raises `ValueError` if it is being trained."
     run, before = trainer.run, _TRAINED_HERE.get(trainer.run.absolute())
-    if before is not None: close_abandoned(before)
-    try: lock = acquire_lock(run.with_name(f".{run.name}.lock"))
+    if before is not None:
+        close_abandoned(before)
+    try:
+        lock = acquire_lock(run.with_name(f".{run.name}.lock"))
     except Timeout as e:
         raise ValueError(
             f"{run}: another process is training in it; wait for it, or choose another --run_name "
@@ -952,7 +1064,8 @@ def lock_run(trainer: Trainer) -> AbstractContextManager:  # whose end frees the
 def close_abandoned(trainer: Trainer) -> None:
     "Close the events of a training of this process that nobody takes further. Raises `ValueError` if another thread does."
     events, thread = trainer.locked_by
-    if events() is None: return  # its lock went with it
+    if events() is None:
+        return  # its lock went with it
     if thread is not threading.current_thread() and thread.is_alive():
         raise ValueError(f"{trainer.run}: another thread of this process is training in it; stop that first")
     events().close()
@@ -965,10 +1078,13 @@ def acquire_lock(path: Path) -> AbstractContextManager:  # whose end frees it
 
     The system frees the lock of a process that is killed. Where a file system has no locks, a file with the
     process's number stands for one, which `SoftFileLock` takes away if there is no such process any more."""
-    try: return FileLock(path, thread_local=False).acquire(timeout=0)
-    except Timeout: raise
+    try:
+        return FileLock(path, thread_local=False).acquire(timeout=0)
+    except Timeout:
+        raise
     except (OSError, NotImplementedError) as e:
-        if isinstance(e, OSError) and e.errno not in _NO_LOCKS: raise
+        if isinstance(e, OSError) and e.errno not in _NO_LOCKS:
+            raise
     return SoftFileLock(path.with_suffix(".softlock"), thread_local=False).acquire(timeout=0)
 
 # %% ../nbs/22_trainer.ipynb #64358d6a
@@ -976,20 +1092,24 @@ def ready_run(trainer: Trainer) -> None:
     "Make the folder of a run what it must be when a training begins, or goes on."
     c, run = trainer.config, trainer.run
     trainer.stopping = trainer.ended = False
-    if not trainer.opened: check_run(run, c)  # another process may have come first
+    if not trainer.opened:
+        check_run(run, c)  # another process may have come first
     if c.overwrite and not trainer.opened:
         shutil.rmtree(run)
         run.mkdir()
     trainer.opened = True
-    if trainer.source and trainer.source.parent.parent != run: take_over(trainer)
+    if trainer.source and trainer.source.parent.parent != run:
+        take_over(trainer)
     set_aside(run, trainer.step, trainer.per_epoch, trainer.source)
     note(f"run/{run}", "begun")  # from now on it can go on by itself
     for o, state in own_checkpoints(run).items():  # a process that was killed may have left the one before its last
-        if o != trainer.source and state.get("replaceable") is True: remove_checkpoint(o)
+        if o != trainer.source and state.get("replaceable") is True:
+            remove_checkpoint(o)
     write_settings(trainer)
     if c.vis:
         (run / "vis" / "data").mkdir(exist_ok=True)
-        for name, im in show_classes(trainer.data).items(): im.save(run / "vis" / "data" / f"{safe_name(name)}.png")
+        for name, im in show_classes(trainer.data).items():
+            im.save(run / "vis" / "data" / f"{safe_name(name)}.png")
         (run / "vis" / "data" / "table.txt").write_text(summary_table(trainer.data), encoding="utf-8")
 
 # %% ../nbs/22_trainer.ipynb #05ffbe0c
@@ -1002,7 +1122,8 @@ def write_settings(trainer: Trainer) -> None:
 
 def mend_folder(trainer: Trainer) -> None:
     "Make the folder of a run again if somebody deleted or moved it while it trains: hours of work are still in memory."
-    if (trainer.run / "config.yaml").is_file(): return
+    if (trainer.run / "config.yaml").is_file():
+        return
     print(f"{trainer.run} was deleted or moved while it is trained; it is made again at step {trainer.step}", file=sys.stderr)
     write_settings(trainer)
 
@@ -1048,9 +1169,11 @@ def gradient(
     "Add up the gradient of a step, part by part; processes exchange theirs in the last part only."
     n, total = trainer.config.grad_accum, 0.
     for i, b in enumerate(parts):
-        if trainer.config.shard: trainer.net.set_requires_gradient_sync(i == n - 1)
+        if trainer.config.shard:
+            trainer.net.set_requires_gradient_sync(i == n - 1)
         alone = isinstance(trainer.model, DistributedDataParallel) and i < n - 1
-        with trainer.model.no_sync() if alone else nullcontext(): total = total + backward(trainer, b.to(trainer.device), 1 / n, i, trainer.rank)
+        with trainer.model.no_sync() if alone else nullcontext():
+            total = total + backward(trainer, b.to(trainer.device), 1 / n, i, trainer.rank)
     return total
 
 # %% ../nbs/22_trainer.ipynb #bd4e50d3
@@ -1076,9 +1199,11 @@ def train_step(
     "One step of the training; returns its loss. Raises `FloatingPointError` after a hundred steps in a row without effect."
     c, n = trainer.config, trainer.config.grad_accum
     rate = c.lr * lr_multiplier(c.lr_func, trainer.step, trainer.total)
-    for group in trainer.optim.param_groups: group["lr"] = rate
+    for group in trainer.optim.param_groups:
+        group["lr"] = rate
     trainer.optim.zero_grad()
-    if parts is None: parts = map(maker(trainer), range(trainer.step * n, (trainer.step + 1) * n))
+    if parts is None:
+        parts = map(maker(trainer), range(trainer.step * n, (trainer.step + 1) * n))
     loss = (exact_gradient if c.exact_shards else gradient)(trainer, parts)
     trainer.scaler.unscale_(trainer.optim)
     norm = to_full(nn.utils.clip_grad_norm_(trainer.net.parameters(), c.grad_clip or math.inf))
@@ -1087,17 +1212,20 @@ def train_step(
         trainer.scaler.step(trainer.optim)
         ema_update(trainer.ema, trainer.net, ema_weight(c.ema_decay, trainer.step, trainer.size))
         trainer.losses, trainer.in_a_row = [trainer.losses[0] + loss, trainer.losses[1] + 1], 0
-    else: trainer.skipped, trainer.in_a_row = trainer.skipped + 1, trainer.in_a_row + 1
+    else:
+        trainer.skipped, trainer.in_a_row = trainer.skipped + 1, trainer.in_a_row + 1
     trainer.scaler.update()
     trainer.step += 1
-    if trainer.in_a_row >= 100: raise FloatingPointError(f"100 steps in a row had a loss or gradient that is no number (step {trainer.step}, loss {loss}): go on from an earlier epoch with a smaller --lr than {c.lr:g}, or with --precision fp32")
+    if trainer.in_a_row >= 100:
+        raise FloatingPointError(f"100 steps in a row had a loss or gradient that is no number (step {trainer.step}, loss {loss}): go on from an earlier epoch with a smaller --lr than {c.lr:g}, or with --precision fp32")
     return loss
 
 # %% ../nbs/22_trainer.ipynb #9f2827f7
 def together(trainer: Trainer, values: Tensor) -> list[float]:
     "Mean over all processes; and where one of them is to stop or to save, all are."
     all_values = torch.cat([values, values.new_tensor([trainer.stopping, trainer.late])])
-    if trainer.world > 1: dist.all_reduce(all_values)
+    if trainer.world > 1:
+        dist.all_reduce(all_values)
     *means, stop, late = (all_values / trainer.world).tolist()
     trainer.ended, trainer.due = stop > 0, late > 0
     return values.tolist() if trainer.config.exact_shards else means  # there, all have the same
@@ -1108,7 +1236,8 @@ def grid_size(
     n_classes: int,
 ) -> int:
     "Images in a grid of samples. With hundreds of classes, one of each would take longer than the epoch before it."
-    if num_vis is not None and num_vis > 0: return num_vis
+    if num_vis is not None and num_vis > 0:
+        return num_vis
     return min(n_classes, 16) if n_classes > 1 else 8
 
 def sample_grid(trainer: Trainer) -> dict[str, Tensor] | None:  # raw and ema, each (num_vis, C, H, W); None: stopped
@@ -1120,7 +1249,8 @@ def sample_grid(trainer: Trainer) -> dict[str, Tensor] | None:  # raw and ema, e
     trainer.net.eval()
     for name, net in (("raw", trainer.net), ("ema", trainer.ema)):
         out[name] = all_gather_cat(torch.cat([draw_some(trainer, net, first + i, min(100, own - i)) for i in range(0, own, 100)])).cpu()[:num]
-        if c.shard: net.reshard()
+        if c.shard:
+            net.reshard()
     trainer.net.train()
     return None if all_gather_cat(torch.tensor([trainer.stopping], device=trainer.device)).any() else out
 
@@ -1130,15 +1260,18 @@ def draw_some(trainer: Trainer, net: nn.Module, start: int, n: int) -> Tensor:  
     c = trainer.config
     y = torch.arange(start, start + n) % max(1, trainer.n_classes)  # (n,)
     for step in sample_steps(net, c, trainer.in_channels, trainer.n_classes, y, sample=c.sample, steps=c.sample_steps, cfg_scale=usable_cfg_scale(c), seed=c.seed, start=start):  # noqa: B007
-        if trainer.stopping and not c.shard: break
+        if trainer.stopping and not c.shard:
+            break
     return step.x
 
 # %% ../nbs/22_trainer.ipynb #93f765e9
 def opened(trainer: Trainer) -> AbstractContextManager:  # whose end frees the run
     "Open the run in the main process; all learn where that fails."
     lock, error = nullcontext(), None
-    try: lock = open_run(trainer) if trainer.main else lock
-    except (ValueError, OSError) as e: error = e
+    try:
+        lock = open_run(trainer) if trainer.main else lock
+    except (ValueError, OSError) as e:
+        error = e
     raise_on_any_rank(error)
     return lock
 
@@ -1152,7 +1285,8 @@ def grid_of(trainer: Trainer) -> Iterator[TrainEvent]:
     "Draw the grid that belongs to this step; none where it's to stop."
     images = sample_grid(trainer)
     trainer.owed = images is None
-    if images and trainer.main: yield TrainEvent("images", trainer.step, trainer.epoch, images=images)
+    if images and trainer.main:
+        yield TrainEvent("images", trainer.step, trainer.epoch, images=images)
 
 # %% ../nbs/22_trainer.ipynb #0c878741
 def samples_pending(trainer: Trainer, step: int) -> bool:
@@ -1167,7 +1301,8 @@ def fit(trainer: Trainer) -> Iterator[TrainEvent]:
     c, n = trainer.config, trainer.config.grad_accum
     trainer.net.train()
     with opened(trainer):
-        if trainer.owed: yield from grid_of(trainer)
+        if trainer.owed:
+            yield from grid_of(trainer)
         stream, saved, kept = batch_loader(maker(trainer), trainer.step * n, trainer.total * n, c.num_workers, trainer.device.type == "cuda"), time.monotonic(), trainer.step
         while trainer.step < trainer.total and not trainer.owed:
             trainer.late = bool(trainer.main and c.save_minutes and time.monotonic() - saved > 60 * c.save_minutes)
@@ -1179,12 +1314,17 @@ def fit(trainer: Trainer) -> Iterator[TrainEvent]:
                 (total, count), trainer.losses = trainer.losses, [0., 0]
                 yield TrainEvent("epoch", trainer.step, epoch, total / count if count else math.nan, lr, skipped=trainer.skipped)
             if trainer.ended or trainer.due or end and (epoch % c.save_interval == 0 or epoch == c.epochs):
-                if path := save(trainer): yield TrainEvent("checkpoint", trainer.step, epoch, path=path)
+                if path := save(trainer):
+                    yield TrainEvent("checkpoint", trainer.step, epoch, path=path)
                 saved, kept = time.monotonic(), trainer.step
-            if trainer.ended: return
-            if end and has_grid(c, epoch): yield from grid_of(trainer)
-        if kept != trainer.step and (path := save(trainer)): yield TrainEvent("checkpoint", trainer.step, trainer.epoch, path=path)  # it was stopped in a grid
-    if trainer.main and not trainer.owed: note(f"run/{trainer.run}", f"done {c.epochs}")
+            if trainer.ended:
+                return
+            if end and has_grid(c, epoch):
+                yield from grid_of(trainer)
+        if kept != trainer.step and (path := save(trainer)):
+            yield TrainEvent("checkpoint", trainer.step, trainer.epoch, path=path)  # it was stopped in a grid
+    if trainer.main and not trainer.owed:
+        note(f"run/{trainer.run}", f"done {c.epochs}")
 
 # %% ../nbs/22_trainer.ipynb #31ba421e
 def columns(
@@ -1196,7 +1336,8 @@ def columns(
 # %% ../nbs/22_trainer.ipynb #00a06039
 def line(e: TrainEvent) -> str:
     "An event in words, for the log; empty for single steps."
-    if e.kind == "epoch": return f"epoch {e.epoch} loss {e.loss:.4f} lr {e.lr:.2e}" + f" {e.skipped} steps skipped so far" * (e.skipped > 0)
+    if e.kind == "epoch":
+        return f"epoch {e.epoch} loss {e.loss:.4f} lr {e.lr:.2e}" + f" {e.skipped} steps skipped so far" * (e.skipped > 0)
     return f"epoch {e.epoch} step {e.step} saved {e.path}" if e.kind == "checkpoint" else ""
 
 # %% ../nbs/22_trainer.ipynb #bd9961d2
@@ -1224,7 +1365,8 @@ class LineFile:
         self.file.write(text + "\n")
 
     def close(self) -> None:
-        if self.file is not None: self.file.close()
+        if self.file is not None:
+            self.file.close()
 
     def __enter__(self) -> "LineFile": return self
     def __exit__(self, *error: object) -> None: self.close()
@@ -1232,7 +1374,8 @@ class LineFile:
 # %% ../nbs/22_trainer.ipynb #d12108e5
 def open_board(trainer: Trainer, first: int) -> AbstractContextManager:  # a `SummaryWriter`, or None
     "TensorBoard's writer if the settings ask for it; the end of the context ends its thread."
-    if not trainer.config.tensorboard: return nullcontext()
+    if not trainer.config.tensorboard:
+        return nullcontext()
     tensorboard = import_module("torch.utils.tensorboard")
     return closing(tensorboard.SummaryWriter(str(trainer.run / "tensorboard"), purge_step=first + 1))
 
@@ -1252,15 +1395,19 @@ def record(
     e = next(events, None)  # now the folder is there
     with open_board(trainer, first) as board, LineFile(run / "metrics.jsonl") as metrics, LineFile(run / "train.log") as log:
         log.write(f"{now()} from step {first}: {trainer.config}")
-        for o in trainer.data.skipped: log.write(f"left out: {o}")
+        for o in trainer.data.skipped:
+            log.write(f"left out: {o}")
         while e is not None:
             if e.kind in ("step", "epoch"):
                 metrics.write(json.dumps(metrics_row(e, time.monotonic() - start)))
-                if board: board.add_scalar(f"loss/{e.kind}", e.loss, e.step)
-            if what := line(e): log.write(f"{now()} {what}")
+                if board:
+                    board.add_scalar(f"loss/{e.kind}", e.loss, e.step)
+            if what := line(e):
+                log.write(f"{now()} {what}")
             for name, x in (e.images or {}).items():
                 save_grid(trainer, e.epoch, name, x)
-                if board: board.add_images(f"samples/{name}", (x + 1) / 2, e.step)
+                if board:
+                    board.add_images(f"samples/{name}", (x + 1) / 2, e.step)
             yield e
             e = next(events, None)
 
@@ -1274,7 +1421,8 @@ def progress(
     with tqdm(total=trainer.total * size, initial=trainer.step * size, unit="img", unit_scale=True, desc="training") as bar:
         for e in events:
             if e.kind == "step":
-                if math.isfinite(e.loss): loss = e.loss if loss is None else .95 * loss + .05 * e.loss
+                if math.isfinite(e.loss):
+                    loss = e.loss if loss is None else .95 * loss + .05 * e.loss
                 bar.set_postfix(loss="no number" if loss is None else f"{loss:.4f}", epoch=f"{min(e.epoch + 1, trainer.config.epochs)}/{trainer.config.epochs}", refresh=False)
                 bar.update(size)
             yield e

@@ -23,12 +23,15 @@ class DownBlock(nn.Module):
         super().__init__()
         self.resnets = nn.ModuleList(ResBlock(c, c_out, **block) for c in [c_in] + [c_out] * (layers - 1))
         self.attentions = nn.ModuleList(Attention(c_out, head_dim, block["groups"]) if attend else nn.Identity() for _ in range(layers))
-        if halve: self.downsamplers = nn.ModuleList([Downsample(c_out)])
+        if halve:
+            self.downsamplers = nn.ModuleList([Downsample(c_out)])
 
     def forward(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:  # (B, c_in, H, W), (B, emb) -> (B, c_out, H/2, W/2), ...
         out = []
-        for block, attention in zip(self.resnets, self.attentions): out.append(x := attention(block(x, emb)))
-        if hasattr(self, "downsamplers"): out.append(x := self.downsamplers[0](x))
+        for block, attention in zip(self.resnets, self.attentions):
+            out.append(x := attention(block(x, emb)))
+        if hasattr(self, "downsamplers"):
+            out.append(x := self.downsamplers[0](x))
         return x, out
 
 # %% ../nbs/11_unet.ipynb #aa340856
@@ -50,7 +53,8 @@ class UpBlock(nn.Module):
         own = [c_in] + [c_out] * (len(bridges) - 1)
         self.resnets = nn.ModuleList(ResBlock(c + bridge, c_out, **block) for c, bridge in zip(own, bridges))
         self.attentions = nn.ModuleList(Attention(c_out, head_dim, block["groups"]) if attend else nn.Identity() for _ in bridges)
-        if double: self.upsamplers = nn.ModuleList([Upsample(c_out)])
+        if double:
+            self.upsamplers = nn.ModuleList([Upsample(c_out)])
 
     def forward(self, x: Tensor, bridges: list[Tensor], emb: Tensor) -> Tensor:  # (B, c_in, H, W) -> (B, c_out, 2H, 2W)
         for block, attention in zip(self.resnets, self.attentions):
@@ -67,8 +71,10 @@ def check_shape(
 ) -> None:
     "Raise `ValueError` if the network can't be built, or can't halve the image often enough."
     need = patch * 2**(len(widths) - 1)
-    if not widths: raise ValueError("widths is empty: give the width of each stage, for example 32,64,64")
-    if patch not in (1, 2, 4): raise ValueError(f"patch {patch}: choose 1, 2 or 4")
+    if not widths:
+        raise ValueError("widths is empty: give the width of each stage, for example 32,64,64")
+    if patch not in (1, 2, 4):
+        raise ValueError(f"patch {patch}: choose 1, 2 or 4")
     if bad := [c for c in widths if c <= 0 or c % head_dim]:
         raise ValueError(f"widths {bad[0]}: each width must be a positive multiple of {head_dim}")
     if image_size <= 0 or image_size % need:
@@ -106,7 +112,8 @@ def default_widths(
     if image_size < 1 or patch not in (1, 2, 4):
         raise ValueError(f"image_size {image_size}, patch {patch}: give a positive size, and a patch of 1, 2 or 4")
     widths, fits = _row(image_size, patch)
-    if fits: return widths
+    if fits:
+        return widths
     smaller = [size for size in range(1, image_size) if _row(size, patch)[1]][-1:]
     larger = next(size for size in range(image_size, 2 * image_size + patch) if _row(size, patch)[1])
     choice = " or ".join(map(str, [*smaller, larger]))
@@ -172,14 +179,16 @@ class UNet(nn.Module):
 def unet_forward(net: UNet, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
     "The network as a function: what `UNet.forward` does."
     emb = net.time_embedding(timestep_embedding(t, net.dim))  # (B, emb)
-    if net.class_embedding is not None: emb = emb + net.class_embedding(y)
+    if net.class_embedding is not None:
+        emb = emb + net.class_embedding(y)
     x = net.conv_in(F.pixel_unshuffle(x, net.patch))  # (B, c0, H/patch, W/patch)
     bridges = [x]
     for stage in net.down_blocks:
         x, out = stage(x, emb)
         bridges += out
     x = net.mid_block(x, emb)
-    for stage in net.up_blocks: x = stage(x, bridges, emb)
+    for stage in net.up_blocks:
+        x = stage(x, bridges, emb)
     x = net.conv_out(F.silu(net.conv_norm_out(x)))  # (B, C * patch², H/patch, W/patch)
     return F.pixel_shuffle(x, net.patch)  # (B, C, H, W)
 
@@ -206,5 +215,6 @@ def count_params_and_flops(
     "Count parameters and the floating-point operations of one forward pass of one image."
     x = torch.zeros(1, net.conv_in.in_channels // net.patch**2, image_size, image_size, device=device)
     y = None if net.class_embedding is None else torch.zeros(1, dtype=torch.long, device=device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(): net(x, torch.zeros(1, device=device), y)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x, torch.zeros(1, device=device), y)
     return sum(p.numel() for p in net.parameters()), counter.get_total_flops()

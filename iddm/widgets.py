@@ -19,16 +19,16 @@ from iddm.parts import (  # first, since it says what to install where ipywidget
     Markup,
     Panel,
     Stopped,
-    svg_chart,
-    control,
     add_css_class,
+    control,
     joined,
     markup,
     picture,
-    to_png,
     row,
     shown_name,
+    svg_chart,
     telling,
+    to_png,
     uploads,
 )
 
@@ -53,15 +53,25 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from .checkpoints import resolve_checkpoint
-from .data import DATASETS, load_digits, center_crop_resize
+from .data import DATASETS, center_crop_resize, load_digits
 from .editing import inpainting_denoiser, slerp
-from .generate import GenerateConfig, TrainedModel, choose_labels, sample_batches, sample_to_folder, has_eta, load, new_folder, times
+from iddm.generate import (
+    GenerateConfig,
+    TrainedModel,
+    choose_labels,
+    has_eta,
+    load,
+    new_folder,
+    sample_batches,
+    sample_to_folder,
+    times,
+)
 from .images import image_grid, to_float
 from .oracles import empirical_denoiser
 from .predictions import clip_denoised, denoiser
 from .samplers import SAMPLERS, Step, initial_x, per_sample_generators, randn
 from .schedules import SCHEDULES, Schedule, sigma_to_t
-from .trainer import TrainConfig, Trainer, cfg_note, columns, only_cfg_scale, record, load_run_config, sample_steps
+from .trainer import TrainConfig, Trainer, cfg_note, columns, load_run_config, only_cfg_scale, record, sample_steps
 
 # %% ../nbs/40_widgets.ipynb #7ec0a36d
 def spread(
@@ -85,12 +95,17 @@ def read_upload(
     if not content and upload.get("size"):  # the browser kept it
         size_in_words = f"{upload['size'] / 2**20:.0f} MB"
         raise ValueError(f"{name}: {size_in_words}, more than can be sent to a notebook; give a smaller file")
-    if not content: raise ValueError(f"{name}: an empty file; {advice}")
+    if not content:
+        raise ValueError(f"{name}: an empty file; {advice}")
     try:
-        with Image.open(io.BytesIO(content)) as im: im = center_crop_resize(im, size).convert("L" if channels == 1 else "RGB")
-    except UnidentifiedImageError: raise ValueError(f"{name}: not an image that can be read; {advice}") from None
-    except Image.DecompressionBombError: raise ValueError(f"{name}: too many pixels; give a smaller image") from None
-    except Exception as e: raise ValueError(f"{name}: can't be read ({e or type(e).__name__}); {advice}") from None
+        with Image.open(io.BytesIO(content)) as im:
+            im = center_crop_resize(im, size).convert("L" if channels == 1 else "RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"{name}: not an image that can be read; {advice}") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name}: too many pixels; give a smaller image") from None
+    except Exception as e:
+        raise ValueError(f"{name}: can't be read ({e or type(e).__name__}); {advice}") from None
     return to_float(torch.from_numpy(np.array(im)).view(size, size, channels).permute(2, 0, 1))
 
 # %% ../nbs/40_widgets.ipynb #6c712059
@@ -106,7 +121,8 @@ def guess(
     own, (alpha, sigma) = SCHEDULES[model.config.noise_schedule](), schedule.at(t)
     s = sigma_to_t(own, sigma / alpha if alpha else math.inf)
     device, n = next(model.net.parameters()).device, len(model.classes)
-    if y is None: y = torch.full((len(x),), n)
+    if y is None:
+        y = torch.full((len(x),), n)
     denoise = clip_denoised(denoiser(model.net, own, model.config.prediction))
     x = x * (math.hypot(*own.at(s)) / math.hypot(alpha, sigma))
     return (denoise(x.to(device), s, y.to(device)) if n else denoise(x.to(device), s)).cpu()
@@ -114,11 +130,15 @@ def guess(
 # %% ../nbs/40_widgets.ipynb #9b8892e8
 def check_noising(images: Tensor, schedules: Sequence[str], model: TrainedModel | None) -> None:
     "Raise `ValueError` for pictures or schedules that can't be shown."
-    if images.ndim != 4 or not len(images) or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]: raise ValueError(f"images of shape {tuple(images.shape)}: give (N, C, H, H), C 1 or 3")
-    if wrong := [o for o in schedules if o not in SCHEDULES]: raise ValueError(f"schedules: no {wrong[0]!r}; choose of {', '.join(SCHEDULES)}")
-    if not schedules: raise ValueError(f"schedules: none given; choose of {', '.join(SCHEDULES)}")
+    if images.ndim != 4 or not len(images) or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]:
+        raise ValueError(f"images of shape {tuple(images.shape)}: give (N, C, H, H), C 1 or 3")
+    if wrong := [o for o in schedules if o not in SCHEDULES]:
+        raise ValueError(f"schedules: no {wrong[0]!r}; choose of {', '.join(SCHEDULES)}")
+    if not schedules:
+        raise ValueError(f"schedules: none given; choose of {', '.join(SCHEDULES)}")
     size = model and (model.in_channels, model.config.image_size)
-    if model and size != (images.shape[1], images.shape[2]): raise ValueError(f"images of {images.shape[1]} channels and {images.shape[2]} pixels: the model draws {size[0]} channels and {size[1]} pixels")
+    if model and size != (images.shape[1], images.shape[2]):
+        raise ValueError(f"images of {images.shape[1]} channels and {images.shape[2]} pixels: the model draws {size[0]} channels and {size[1]} pixels")
 
 # %% ../nbs/40_widgets.ipynb #5f861c4d
 def noising_controls(
@@ -138,7 +158,8 @@ def noising_column(name: str, with_model: bool) -> dict[str, w.Widget]:
     made = dict(x=picture(f"noised-{name}", 160), bars=add_css_class(Html(), f"bars-{name}"))
     made |= dict(oracle=picture(f"oracle-{name}", 104), model=picture(f"model-{name}", 104))
     guesses = [w.VBox([Html("exact guess of x0"), made["oracle"]])]
-    if with_model: guesses.append(w.VBox([Html("model's guess"), made["model"]]))
+    if with_model:
+        guesses.append(w.VBox([Html("model's guess"), made["model"]]))
     title = Html(markup("<b>{}</b>: x<sub>t</sub>", name))
     return made | dict(box=w.VBox([title, made["x"], made["bars"], w.HBox(guesses)]))
 
@@ -150,7 +171,8 @@ def fill_column(column: dict, s: Schedule, t: int, state: dict, model: TrainedMo
     unit = x / math.hypot(alpha, sigma)  # as strong as data or noise alone
     column["x"].value, column["bars"].value = to_png(unit[0]), spread(unit, "pixels of x_t")
     column["oracle"].value = to_png(empirical_denoiser(s, state["known"])(x, t)[0])
-    if model: column["model"].value = to_png(guess(model, x, s, t)[0])
+    if model:
+        column["model"].value = to_png(guess(model, x, s, t)[0])
 
 # %% ../nbs/40_widgets.ipynb #4c95616e
 def levels(tables: dict[str, Schedule], t: int) -> tuple[Markup, Markup]:  # as SVG, and as a line of text
@@ -185,7 +207,8 @@ def noising_demo(
 
     def redraw(_=None):
         with telling(ui["problem"]):
-            for name, s in tables.items(): fill_column(columns[name], s, ui["t"].value, state, model)
+            for name, s in tables.items():
+                fill_column(columns[name], s, ui["t"].value, state, model)
             ui["curves"].value, ui["info"].value = levels(tables, ui["t"].value)
 
     def change(**new):
@@ -193,7 +216,8 @@ def noising_demo(
         redraw()
 
     def pick(_=None):
-        if ui["which"].value < len(images): return change(x0=images[ui["which"].value][None], known=images[:2000])
+        if ui["which"].value < len(images):
+            return change(x0=images[ui["which"].value][None], known=images[:2000])
         change(x0=state["own"], known=torch.cat([state["own"], images[:1999]]))
 
     def take(upload):
@@ -201,8 +225,10 @@ def noising_demo(
             state["own"] = read_upload(upload, images.shape[-1], images.shape[1])[None]
             ui["own"].value = f"image {len(images)} is {shown_name(upload['name'])}"
             ui["which"].max = len(images)
-            if ui["which"].value == len(images): pick()  # in place of another one
-            else: ui["which"].value = len(images)
+            if ui["which"].value == len(images):
+                pick()  # in place of another one
+            else:
+                ui["which"].value = len(images)
 
     ui["upload"] = uploads("upload", take)
     ui["t"].observe(redraw, "value")
@@ -245,7 +271,8 @@ def screen(name: str, film: dict[str, list[bytes]], width: int) -> dict[str, w.W
 def scrub(name: str, states: list[Step], film: dict[str, list[bytes]], place: dict, at: float) -> None:
     "Show a walk at a share `at` of its way, from 0 to 1."
     i = round(at * (len(states) - 1))
-    for k in film: place[k].value = film[k][i]
+    for k in film:
+        place[k].value = film[k][i]
     words = f"step {i + 1} of {len(states)}, t={states[i].t}"
     place["words"].value = markup("<b>{}</b> <span data-i='{}'>{}</span>", shown_name(name), i, words)
 
@@ -257,7 +284,8 @@ def trajectory(
 ) -> Panel:
     "Scrub through recorded walks, or play them. Raises `ValueError` where there is nothing to show."
     states = states if isinstance(states, dict) else dict(walk=states)
-    if not states or not all(states.values()): raise ValueError("states: no step in it; record one by list(ddim(...))")
+    if not states or not all(states.values()):
+        raise ValueError("states: no step in it; record one by list(ddim(...))")
     films = {name: frames(v, data) for name, v in states.items()}
     places = {name: screen(name, film, width) for name, film in films.items()}
     last = max(map(len, states.values())) - 1
@@ -266,7 +294,8 @@ def trajectory(
     w.jslink((play, "value"), (at, "value"))
 
     def redraw(_=None):
-        for name in films: scrub(name, states[name], films[name], places[name], at.value / max(1, last))
+        for name in films:
+            scrub(name, states[name], films[name], places[name], at.value / max(1, last))
 
     at.observe(redraw, "value")
     redraw()
@@ -280,7 +309,8 @@ class CancellableModel(nn.Module):
         self.net, self.stop, self.nfe = net, stop, 0
 
     def forward(self, *args, **kw) -> Tensor:
-        if self.stop.is_set(): raise Stopped
+        if self.stop.is_set():
+            raise Stopped
         self.nfe += 1
         return self.net(*args, **kw)
 
@@ -313,10 +343,12 @@ def list_models(
     parts = [where] if (where / "config.yaml").is_file() else sorted(o.parent for o in where.glob("*/config.yaml")) if where.is_dir() else []
     found = {}
     for run in parts:
-        if not (run / "checkpoints").is_dir(): continue
+        if not (run / "checkpoints").is_dir():
+            continue
         found[run.name] = run
         found |= {f"{run.name}, {o.name}": o for o in sorted((run / "checkpoints").glob("epoch_*"))}
-    if not found and not where.exists() or not found and where.is_dir() and not (where / "model.safetensors").is_file(): raise ValueError(f"{where}: no run found there; train one first, by train_panel() or iddm-train")
+    if not found and not where.exists() or not found and where.is_dir() and not (where / "model.safetensors").is_file():
+        raise ValueError(f"{where}: no run found there; train one first, by train_panel() or iddm-train")
     return found or {where.name: where}
 
 # %% ../nbs/40_widgets.ipynb #3a3a0b31
@@ -345,7 +377,8 @@ def keep(
 ) -> Path:  # the folder
     "Write pictures as PNG files beside their settings and their grid, in a new folder."
     folder = new_folder(config.weight_path, config)
-    for _ in sample_to_folder(model, y, folder, config, [(1, Step(0, 0, x, x), True)]): pass
+    for _ in sample_to_folder(model, y, folder, config, [(1, Step(0, 0, x, x), True)]):
+        pass
     return folder
 
 # %% ../nbs/40_widgets.ipynb #561ebfd4
@@ -367,7 +400,8 @@ def usable_guidance(
     model: TrainedModel,
 ) -> tuple[float, str]:  # the scale that panels begin with; why it is the only one, or ""
     "Find the scale of guidance that suits a model: guided images need a network that knows both sides."
-    if not model.classes: return 1., "trained without classes: there is nothing to guide"
+    if not model.classes:
+        return 1., "trained without classes: there is nothing to guide"
     only = only_cfg_scale(model.config)
     return (2., "") if only is None else (only, cfg_note(model.config))
 
@@ -376,10 +410,12 @@ def adopted(own: TrainedModel | None, ui: dict) -> dict:
     path = ui["run"].value
     model = own or load(path, ema=ui["weights"].value == "EMA")
     options = [("all in turn", -1), *((shown_name(c), c) for c in model.classes)]
-    if list(ui["class_name"].options) != options: ui["class_name"].options, ui["class_name"].value = options, -1
+    if list(ui["class_name"].options) != options:
+        ui["class_name"].options, ui["class_name"].value = options, -1
     ui["class_name"].disabled = not model.classes
     scale, ui["guidance"].value = usable_guidance(model)
-    if ui["guidance"].value or ui["cfg_scale"].disabled: ui["cfg_scale"].value = scale
+    if ui["guidance"].value or ui["cfg_scale"].disabled:
+        ui["cfg_scale"].value = scale
     ui["cfg_scale"].disabled = bool(ui["guidance"].value)
     ui["weights"].disabled = own is not None
     return dict(model=model, path=path)
@@ -395,7 +431,8 @@ def wanted(state: dict, ui: dict) -> tuple[Tensor, GenerateConfig]:
 # %% ../nbs/40_widgets.ipynb #d86c68e7
 def show_drawing(state: tuple, image: w.Image, view: str, n_classes: int) -> None:
     "Put the picture that forms in its place."
-    if len(state) < 4: return  # nothing is drawn yet
+    if len(state) < 4:
+        return  # nothing is drawn yet
     x = getattr(state[3], view) if state[4] is None else state[4]
     cols = min(columns(n_classes), len(x))
     image.value, image.width, image.layout.width = to_png(x[:64], cols), 60 * cols, f"{60 * cols}px"
@@ -405,8 +442,10 @@ def caption(config: GenerateConfig) -> str:
     "What was drawn, and how, in a line."
     name = "all" if config.class_name == -1 else shown_name(str(config.class_name))
     words = [name, f"{config.sample} {config.steps}", f"cfg {config.cfg_scale:g}", f"seed {config.seed}"]
-    if config.eta: words.append(f"eta {config.eta:g}")
-    if not config.ema: words.append("raw")
+    if config.eta:
+        words.append(f"eta {config.eta:g}")
+    if not config.ema:
+        words.append("raw")
     return ", ".join(words)
 
 def framed(model: TrainedModel, y: Tensor, x: Tensor, config: GenerateConfig) -> w.VBox:
@@ -415,7 +454,8 @@ def framed(model: TrainedModel, y: Tensor, x: Tensor, config: GenerateConfig) ->
     save, told = control(w.Button, "save", text="save PNG", width=None), add_css_class(Html(), "saved")
 
     def write(_):
-        with telling(told): told.value = f"in {keep(model, y, x, config)}"
+        with telling(told):
+            told.value = f"in {keep(model, y, x, config)}"
 
     save.on_click(write)
     shown = picture("made", 30 * cols, to_png(x[:64], cols))
@@ -424,17 +464,21 @@ def framed(model: TrainedModel, y: Tensor, x: Tensor, config: GenerateConfig) ->
 # %% ../nbs/40_widgets.ipynb #5359c7cd
 def hung(model: TrainedModel, y: Tensor, config: GenerateConfig, stop: Flag, gallery: w.HBox, most: int = 12) -> Iterator[tuple]:
     "Draw, and hang the result in the gallery, of which the newest are kept."
-    for state in drawing(model, y, config, stop): yield state
+    for state in drawing(model, y, config, stop):
+        yield state
     gallery.children = [framed(model, y, state[4], config), *gallery.children][:most]
 
 # %% ../nbs/40_widgets.ipynb #7999a0a7
 def missing(config: TrainConfig) -> TrainConfig | None:  # None: it's there
     "What is to be trained so that the run of these settings is whole."
     run = Path(config.result_path) / config.run_name
-    if not (run / "config.yaml").is_file(): return config
+    if not (run / "config.yaml").is_file():
+        return config
     own = load_run_config(run)
-    try: done = json.loads((resolve_checkpoint(run) / "state.json").read_text(encoding="utf-8"))["epoch"] >= own.epochs
-    except (ValueError, OSError, KeyError, TypeError): return own  # not one checkpoint that is whole
+    try:
+        done = json.loads((resolve_checkpoint(run) / "state.json").read_text(encoding="utf-8"))["epoch"] >= own.epochs
+    except (ValueError, OSError, KeyError, TypeError):
+        return own  # not one checkpoint that is whole
     return None if done else own
 
 # %% ../nbs/40_widgets.ipynb #5a2692ca
@@ -442,10 +486,12 @@ def prepared(config: TrainConfig, stop: Flag, after: Callable[[], None]) -> Iter
     "Train a model that isn't there yet, or isn't trained to its end, as the work of a job."
     first = "training a small model first, once"
     yield 0, 1, first
-    for done, total, words, *_ in handed_over(config, stop): yield done, total, f"{first}: {words}"
+    for done, total, words, *_ in handed_over(config, stop):
+        yield done, total, f"{first}: {words}"
     rest = missing(config)  # asked now, when nobody else trains it
     if rest is not None:
-        for done, total, words, *_ in begun(rest, stop, {}): yield done, total, f"{first}: {words}"
+        for done, total, words, *_ in begun(rest, stop, {}):
+            yield done, total, f"{first}: {words}"
     after()
     if stop.is_set() and rest is not None:
         yield done, total, f"{words}: this is what draws now; run the cell again to train it to the end"
@@ -469,13 +515,15 @@ def generation_panel(
 
     def adopt(_=None):
         state["model"] = None  # so that no model draws that the menu doesn't name
-        with telling(job.problem): state.update(adopted(own, ui))
+        with telling(job.problem):
+            state.update(adopted(own, ui))
 
     def find():
         if not ui["run"].options:
             found = {"this model": None} if own else list_models(run_or_model)
             ui["run"].options, ui["run"].index = [(shown_name(k), v) for k, v in found.items()], 0
-        if state["model"] is None: state.update(adopted(own, ui))
+        if state["model"] is None:
+            state.update(adopted(own, ui))
 
     def work(stop):
         find()
@@ -484,14 +532,17 @@ def generation_panel(
         yield from hung(model, y, config, stop, gallery)
 
     job = Job(work, lambda s: show_drawing(s, image, ui["view"].value, len(state["model"].classes) if state["model"] else 0))
-    for k in ("run", "weights"): ui[k].observe(adopt, "value")
+    for k in ("run", "weights"):
+        ui[k].observe(adopt, "value")
     ui["sampler"].observe(lambda c: setattr(ui["eta"], "disabled", not has_eta(c["new"])), "value")
     lines = [("run", "weights", "class_name"), ("sampler", "steps", "num_images", "seed"), ("cfg_scale", "eta", "view")]
     rows = [*([ui[k] for k in line] for line in lines), ui["guidance"]]
     made = Panel([*rows, job.row, job.problem, image, w.Accordion([code], titles=["the same from a shell, and from Python"]), gallery], job=job, image=image, gallery=gallery, commands=code, **ui)
     with telling(job.problem):
-        if own is None and first is not None and missing(first): job.start(lambda stop: prepared(first, stop, find))
-        else: find()
+        if own is None and first is not None and missing(first):
+            job.start(lambda stop: prepared(first, stop, find))
+        else:
+            find()
     return made
 
 # %% ../nbs/40_widgets.ipynb #e9cea7ff
@@ -502,7 +553,8 @@ def training(trainer: Trainer, stop: Flag) -> Iterator[tuple]:  # done, total, i
         if e.kind == "step" and math.isfinite(e.loss):
             mean += .05 * (e.loss - mean)
             steps.append(e.step), losses.append(e.loss), smooth.append(mean / (1 - .95**len(steps)))  # not pulled to its start at 0
-        if e.kind == "images": images = (e.epoch, e.images)
+        if e.kind == "images":
+            images = (e.epoch, e.images)
         each = (time.monotonic() - start) / max(1, e.step - first)
         words = f"epoch {min(e.epoch + 1, trainer.config.epochs)} of {trainer.config.epochs} · step {e.step} of {trainer.total} · {trainer.size / each:.0f} images/s · {clock(each * (trainer.total - e.step))} left"
         yield e.step, trainer.total, words, steps, losses, smooth, images
@@ -517,14 +569,17 @@ def clock(seconds: float) -> str:
 # %% ../nbs/40_widgets.ipynb #09550150
 def show_training(state: tuple, loss: Html, samples: dict[str, w.Widget], n_classes: int) -> None:
     "Draw the loss, and the newest samples."
-    if len(state) < 7: return  # it reads its data still
+    if len(state) < 7:
+        return  # it reads its data still
     _, _, _, steps, losses, smooth, images = state
     curves = {"_each": (steps, losses), "mean of about 20 steps": (steps, smooth)}
     title, points = "loss, and its mean over about 20 steps", markup("<span data-points='{}'></span>", len(steps))
     loss.value = joined([svg_chart(curves, log=True, title=title, label="step", size=(420, 220), color=-1), points])
-    if not images or f"epoch {images[0]}" == samples["told"].value[-len(f"epoch {images[0]}"):]: return
+    if not images or f"epoch {images[0]}" == samples["told"].value[-len(f"epoch {images[0]}"):]:
+        return
     samples["told"].value = f"samples after epoch {images[0]}"
-    for k in ("ema", "raw"): samples[k].value = to_png(images[1][k][:64], columns(n_classes))
+    for k in ("ema", "raw"):
+        samples[k].value = to_png(images[1][k][:64], columns(n_classes))
 
 # %% ../nbs/40_widgets.ipynb #58af5163
 def sample_places() -> dict[str, w.Widget]:
@@ -555,21 +610,26 @@ def handed_over(config: TrainConfig, stop: Flag) -> Iterator[tuple]:
     "Where a panel of before still trains this run in this process: stop it, and wait until it has saved."
     while (held := _here.get(place_of(config))) is not None:
         held["stop"].set()
-        if held["trainer"]: held["trainer"].stopping = True  # heard while it draws samples, too
+        if held["trainer"]:
+            held["trainer"].stopping = True  # heard while it draws samples, too
         yield 0, 1, "waiting until the training of before has saved"
-        if stop.is_set(): raise Stopped
+        if stop.is_set():
+            raise Stopped
         held["ended"].wait(.1)
 
 def begun(config: TrainConfig, stop: Flag, current: dict) -> Iterator[tuple]:
     "Read the data, then train; `current` gets the trainer, so that a button can reach it."
-    if config.resume: yield from handed_over(config, stop)
+    if config.resume:
+        yield from handed_over(config, stop)
     own = dict(trainer=None, stop=stop, ended=Flag())
     place = place_of(config)
-    if _here.setdefault(place, own) is not own: raise ValueError(taken(config))
+    if _here.setdefault(place, own) is not own:
+        raise ValueError(taken(config))
     try:
         yield 0, 1, f"reading {config.dataset_path}"
         current["trainer"] = own["trainer"] = Trainer(config)
-        if stop.is_set(): raise Stopped  # and nothing is written
+        if stop.is_set():
+            raise Stopped  # and nothing is written
         yield from training(current["trainer"], stop)
     finally:
         del _here[place]
@@ -593,12 +653,14 @@ def train_panel(
     def show(state): show_training(state, loss, samples, current["trainer"].n_classes if current["trainer"] else 0)
 
     def halt(_):
-        if current["trainer"]: current["trainer"].stopping = True  # heard while it draws samples, too
+        if current["trainer"]:
+            current["trainer"].stopping = True  # heard while it draws samples, too
 
     job, resume = Job(anew, show, "Start", "Stop (saves)"), control(w.Button, "resume", text="Resume", width=None)
     resume.on_click(lambda _: job.start(going))
     job.halt.on_click(halt)
-    if place_of(config) in _here: job.problem.value = taken(config)
+    if place_of(config) in _here:
+        job.problem.value = taken(config)
     bar = [job.go, job.halt, resume, job.bar, job.status]
     rows = [[ui[k] for k in ("dataset_path", "image_size", "batch_size")], [ui["run_name"], ui["epochs"]], bar, job.problem, [loss, samples["box"]]]
     return Panel(rows, job=job, resume=resume, loss=loss, samples=samples, current=current, **ui)
@@ -653,8 +715,10 @@ def guidance_panel(
 ) -> Panel:
     "One noise, several scales of guidance. Raises `ValueError` for a model that can't be guided."
     model = ready(run_or_model)
-    if why := usable_guidance(model)[1]: raise ValueError(f"this model can't be guided: {why}")
-    if n < 2 or not len(scales): raise ValueError(f"n={n}, scales={scales}: give at least 2 pictures and a scale, to compare")
+    if why := usable_guidance(model)[1]:
+        raise ValueError(f"this model can't be guided: {why}")
+    if n < 2 or not len(scales):
+        raise ValueError(f"n={n}, scales={scales}: give at least 2 pictures and a scale, to compare")
     label, seed = class_menu(model), control(w.BoundedIntText, "seed", 0, 0, 2**31 - 1)
     image, told = picture("image", 48 * n), add_css_class(Html(), "variety")
 
@@ -695,14 +759,16 @@ def interpolation_panel(
 ) -> Panel:
     "From the picture of one seed to that of another, by a slider."
     model = ready(run_or_model)
-    if n < 2: raise ValueError(f"n={n}: give at least 2 stations, the ends")
+    if n < 2:
+        raise ValueError(f"n={n}: give at least 2 stations, the ends")
     label = class_menu(model)
     a, b = (control(w.BoundedIntText, f"seed-{k}", v, 0, 2**31 - 1, text=f"seed {k}", width=170) for k, v in (("a", 0), ("b", 1)))
     at = control(w.IntSlider, "at", n // 2, 0, n - 1, text="station", width=420)
     image, strip, state = picture("image", 192), picture("strip", 40 * n), dict(x=None)
 
     def redraw(_=None):
-        if state["x"] is not None: image.value = to_png(state["x"][at.value])
+        if state["x"] is not None:
+            image.value = to_png(state["x"][at.value])
 
     def show(s):
         state["x"], strip.value = s[3], to_png(s[3], n)
@@ -762,7 +828,8 @@ class MaskPainter(anywidget.AnyWidget):
 
     def hole(self) -> Tensor:  # (size, size) bool
         "True where it was painted."
-        if not self.mask: return torch.zeros(self.size, self.size, dtype=torch.bool)
+        if not self.mask:
+            return torch.zeros(self.size, self.size, dtype=torch.bool)
         return torch.tensor(list(self.mask)).view(self.size, self.size) > 0
 
 # %% ../nbs/40_widgets.ipynb #e69df30c
@@ -778,7 +845,8 @@ def filled(
     seed: int = 0,
 ) -> Iterator[tuple[int, int, str, Tensor]]:  # done, total, in words, (N, C, H, W)
     "Fill a hole in several ways, as the work of a job. Raises `ValueError` where nothing is painted."
-    if not hole.any(): raise ValueError("nothing is painted yet: paint over what is to be filled, then press Fill")
+    if not hole.any():
+        raise ValueError("nothing is painted yet: paint over what is to be filled, then press Fill")
     scale = usable_guidance(model)[0] if cfg_scale is None else cfg_scale
     net, start, device = CancellableModel(model.net, stop), time.monotonic(), next(model.net.parameters()).device
     known, keep = x0.expand(len(y), -1, -1, -1).to(device), (~hole).float().to(device)

@@ -27,9 +27,11 @@ def test_a_measurement_that_is_stopped_gives_what_it_has(at, made):
     calls = []
     def ours():
         calls.append(1)
-        if len(calls) > at: raise KeyboardInterrupt
+        if len(calls) > at:
+            raise KeyboardInterrupt
         return 10
-    with pytest.raises(KeyboardInterrupt) as e: in_turns("x", ours, lambda: 10, rounds=5)
+    with pytest.raises(KeyboardInterrupt) as e:
+        in_turns("x", ours, lambda: 10, rounds=5)
     assert [o.what for o in e.value.args] == [f"x, {made} of 5 rounds"] * (made > 0)
 
 def test_the_time_of_a_function_is_taken(): assert seconds(lambda: time.sleep(.01)) >= .01
@@ -39,7 +41,8 @@ def test_both_steps_move_the_same_weights_by_the_same_loss():
     trainer, ours = our_step("fp32", 4, device="cpu")
     theirs, before = their_step(trainer), [p.clone() for p in trainer.net.parameters()]
     b = Batch(sample_noise(0, 0, 4, (3, 32, 32)).clamp(-1, 1), torch.zeros(4, dtype=torch.long), torch.tensor([1, 300, 600, 999]), sample_noise(0, 9, 4, (3, 32, 32)))
-    for step in (ours, theirs): step(b)
+    for step in (ours, theirs):
+        step(b)
     assert trainer.step == 1 and not all(torch.equal(p, q) for p, q in zip(before, trainer.net.parameters()))
     words, ratio = bench_train("fp32", 2, 1, 1, "cpu")
     assert words.startswith("training step in fp32, 32x32, batch 2: up to ") and ratio.median > 0
@@ -58,7 +61,8 @@ def test_images_are_counted():
 def test_a_folder_that_does_not_do_is_told(n, flat, say, tmp_path):
     some_jpegs(tmp_path, n)
     where = tmp_path / "0" if flat else tmp_path
-    with pytest.raises(ValueError, match=f"--dataset_path .*: {say}"): list(bench_data(where, tmp_path / "cache"))
+    with pytest.raises(ValueError, match=f"--dataset_path .*: {say}"):
+        list(bench_data(where, tmp_path / "cache"))
 
 # %% ../nbs/32_bench.ipynb #e7e6a690
 def test_attention_holds_no_matrix_of_all_pairs():
@@ -71,7 +75,8 @@ def test_a_missing_peer_is_said():
     with pytest.MonkeyPatch.context() as m:
         m.setitem(train_ratios.__globals__, "find_spec", lambda name: None)
         assert list(train_ratios(BenchConfig(), torch.device("cpu"))) == [f"training step: not measured, {MISSING}"]
-        with pytest.raises(ValueError, match=f"--part train: {MISSING}"): next(measured(BenchConfig(part="train")))
+        with pytest.raises(ValueError, match=f"--part train: {MISSING}"):
+            next(measured(BenchConfig(part="train")))
 
 # %% ../nbs/32_bench.ipynb #fadcd347
 def test_a_peer_that_does_not_work_is_said(monkeypatch):
@@ -87,9 +92,11 @@ def test_what_is_left_open_follows(kw, rounds, size):
 
 def test_a_process_that_can_not_be_measured_is_told(monkeypatch):
     monkeypatch.setitem(bench_memory.__globals__, "PROGRAM", "raise SystemExit('no memory')")
-    with pytest.raises(ValueError, match=r"--part memory: the process that was measured ended with status 1 \(no memory\)"): bench_memory(8)
+    with pytest.raises(ValueError, match=r"--part memory: the process that was measured ended with status 1 \(no memory\)"):
+        bench_memory(8)
     monkeypatch.setitem(bench_memory.__globals__, "find_spec", lambda name: None)  # Windows
-    with pytest.raises(ValueError, match="--part memory: this system doesn't say"): bench_memory(8)
+    with pytest.raises(ValueError, match="--part memory: this system doesn't say"):
+        bench_memory(8)
 
 # %% ../nbs/32_bench.ipynb #ca872a26
 def test_the_command_measures_what_it_is_asked():
@@ -106,7 +113,8 @@ def test_the_command_measures_what_it_is_asked():
     ("--rounds 0", "--rounds 0: give a whole number from 1 to 1000"), ("--rounds -1", "--rounds -1: "), ("--rounds 1.5", "--rounds 1.5: give a whole number"), ("--rounds many", "--rounds many: give a whole number"),
     ("--batch_size 0", "--batch_size 0: give a whole number from 1 to 65536"), ("--batch_size 100000000", "--batch_size 100000000: "), ("--quick maybe", "--quick maybe: choose True or False"), ("--round 3", "did you mean --rounds?")])
 def test_what_can_not_be_measured_is_told_in_one_line(bad, say, capsys):
-    with pytest.raises(SystemExit) as e: main(bad.split())
+    with pytest.raises(SystemExit) as e:
+        main(bad.split())
     out, err = capsys.readouterr()
     assert e.value.code == 2 and say in err
     assert err.count("\n") == 1
@@ -116,7 +124,8 @@ def test_a_command_that_is_stopped_prints_what_it_has(monkeypatch, capsys):
         yield "first"
         raise KeyboardInterrupt(Ratio("second, 1 of 5 rounds", 2., 1.9, 2.1, 200, 100))
     monkeypatch.setitem(main.__globals__, "measured", stopped)
-    with pytest.raises(SystemExit) as e: main(["--quick", "True"])
+    with pytest.raises(SystemExit) as e:
+        main(["--quick", "True"])
     out, err = capsys.readouterr()
     assert e.value.code == 130 and err == "stopped; what was measured stands above\n"
     assert out.startswith("first\nsecond, 1 of 5 rounds") and "2.00x" in out

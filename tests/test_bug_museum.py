@@ -9,7 +9,7 @@ from iddm.images import to_float, to_uint8
 from iddm.modules import timestep_embedding
 from iddm.oracles import gaussian_denoiser, gmm_denoiser, quantile_map
 from iddm.predictions import diffusion_loss
-from iddm.samplers import Step, ddpm, dpmpp_2m, timestep_pairs, final_sample, randn, ancestral_split
+from iddm.samplers import Step, ancestral_split, ddpm, dpmpp_2m, final_sample, randn, timestep_pairs
 from iddm.schedules import cosine, linear, timesteps
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #937731c3
@@ -83,7 +83,8 @@ def look_ahead(denoise, x, schedule, steps, *, eta=1., generator=None):
             ahead = a_next * x0 + kept * eps
             eps = 3 / 2 * eps - 1 / 2 * (ahead - a_next * denoise(ahead, t_next)) / sigma_next
         x = a_next * x0 + kept * eps
-        if tau: x = x + tau * randn(x.shape, generator).to(x)
+        if tau:
+            x = x + tau * randn(x.shape, generator).to(x)
         yield Step(i, t, x, x0)
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #74445f87
@@ -153,7 +154,8 @@ def per_batch(y, g):
 def test_labels_are_dropped_one_by_one():
     g, y = torch.Generator().manual_seed(0), torch.zeros(128, dtype=torch.long)
     n = {drop: torch.tensor([(drop(y, g) == 10).sum() for _ in range(2000)]).float() for drop in (per_picture, per_batch)}
-    for o in n.values(): assert abs(o.mean() - 12.8) < 2  # the means agree
+    for o in n.values():
+        assert abs(o.mean() - 12.8) < 2  # the means agree
     assert abs(n[per_picture].std() - (128 * .1 * .9)**.5) < .3  # Binomial(128, 0.1)
     assert set(n[per_batch].tolist()) == {0, 128}
 
@@ -182,14 +184,17 @@ def test_every_time_is_trained():
 # %% ../nbs/tutorials/06_bug_museum.ipynb #79e6e700
 @torch.no_grad()
 def update(ema, net, decay=.99):
-    for a, b in zip(ema.parameters(), net.parameters()): a.lerp_(b, 1 - decay)
+    for a, b in zip(ema.parameters(), net.parameters()):
+        a.lerp_(b, 1 - decay)
 
 def save(net, ema, opt): return copy.deepcopy([o.state_dict() for o in (net, ema, opt)])
 
 def resume(saved, careless):
     (net, opt), ema = begin(1e-2), Tiny()
-    for o, state in zip((net, ema, opt), saved): o.load_state_dict(copy.deepcopy(state))
-    if careless: update(ema, net, decay=0.)  # the bug
+    for o, state in zip((net, ema, opt), saved):
+        o.load_state_dict(copy.deepcopy(state))
+    if careless:
+        update(ema, net, decay=0.)  # the bug
     return net, ema, opt
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #0a940837
@@ -199,7 +204,8 @@ def go_on(net, ema, opt, steps, seed):
     for i, loss in enumerate(train(net, opt, steps, seed=seed)):
         update(ema, net)
         losses.append(loss)
-        if i % 10 == 0: errors.append(error_at(ema, times))
+        if i % 10 == 0:
+            errors.append(error_at(ema, times))
     return losses, errors
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #6fdf0167

@@ -24,7 +24,8 @@ def save_tiny(folder, **meta):
     return save_checkpoint(folder, w, w, {}, meta)
 
 def test_epochs_are_found_by_number_and_others_are_named(tmp_path):
-    for n in (2, 10, 1000): save_tiny(tmp_path / f"checkpoints/epoch_{n:03}", epoch=n)
+    for n in (2, 10, 1000):
+        save_tiny(tmp_path / f"checkpoints/epoch_{n:03}", epoch=n)
     save_tiny(tmp_path / "checkpoints/step_00000007", step=7)
     assert list(epochs(tmp_path)) == [2, 10, 1000]
     assert epoch_folder(tmp_path, 10).name == "epoch_010"
@@ -35,7 +36,8 @@ def test_epochs_are_found_by_number_and_others_are_named(tmp_path):
     assert list(epochs(tmp_path)) == [2, 10]
     assert resolve_checkpoint(tmp_path).name == "epoch_010"
     assert not list(tmp_path.glob("checkpoints/.*"))
-    with pytest.raises(ValueError, match="no checkpoint of an epoch"): epoch_folder(Path("nowhere"), 3)
+    with pytest.raises(ValueError, match="no checkpoint of an epoch"):
+        epoch_folder(Path("nowhere"), 3)
 
 # %% ../nbs/21_checkpoints.ipynb #5e26162f
 @pytest.mark.parametrize("name, ours", [
@@ -49,7 +51,8 @@ def _others(folder):
     "What people keep beside checkpoints: copies under other names, or under a name of ours, a link, files."
     saved = save_tiny(folder / "epoch_003", epoch=3, replaceable=True)
     for name in ("best", "epoch_003_copy", "step_00000012_backup", "epoch_004", ".epoch_9.old", ".mine.new",
-        ".epoch_003_copy.old"): shutil.copytree(saved, folder / name)
+        ".epoch_003_copy.old"):
+        shutil.copytree(saved, folder / name)
     (folder / "epoch_005").symlink_to(saved, target_is_directory=True)
     (folder / "epoch_006").write_text("notes")
     (folder / "epoch_007").mkdir()
@@ -83,7 +86,8 @@ def test_a_pointer_that_names_nothing_is_told_in_a_line(tmp_path, text):
     save_tiny(tmp_path / "checkpoints/epoch_001", epoch=1)
     (tmp_path / "checkpoints/last").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError,
-        match="last: (it names no checkpoint, .* epoch_001$|not a text|larger than)") as e: resolve_checkpoint(tmp_path)
+        match="last: (it names no checkpoint, .* epoch_001$|not a text|larger than)") as e:
+        resolve_checkpoint(tmp_path)
     assert "\n" not in str(e.value)
 
 def test_a_pointer_may_name_a_copy_of_ones_own(tmp_path):
@@ -141,14 +145,17 @@ def test_one_weights_file_of_any_name_is_enough(tmp_path, name, ema, want):
 def test_weights_of_the_other_kind_are_not_taken_quietly(tmp_path, file, ema, say):
     saved = _both(tmp_path)
     (saved / ("model.safetensors" if file == "ema_model" else "ema_model.safetensors")).unlink()
-    with pytest.raises(ValueError, match=say): load_checkpoint(saved, ema)
+    with pytest.raises(ValueError, match=say):
+        load_checkpoint(saved, ema)
 
 # %% ../nbs/21_checkpoints.ipynb #307c39e0
 def test_last_turns_to_the_newest_and_a_half_written_checkpoint_is_not_seen():
     w = dict(a=torch.zeros(1))
     with TemporaryDirectory() as d:
-        for epoch in (1, 2, 2): save_checkpoint(Path(d) / f"epoch_{epoch:03}", w, w, {}, dict(epoch=epoch))
-        for half in (".epoch_003.new", ".epoch_000.old"): (Path(d) / half).mkdir()  # the power failed here
+        for epoch in (1, 2, 2):
+            save_checkpoint(Path(d) / f"epoch_{epoch:03}", w, w, {}, dict(epoch=epoch))
+        for half in (".epoch_003.new", ".epoch_000.old"):
+            (Path(d) / half).mkdir()  # the power failed here
         assert load_checkpoint(d)[1] == dict(epoch=2)
         save_checkpoint(Path(d) / "epoch_004", w, w, {}, {})
         assert sorted(o.name for o in Path(d).iterdir()) == ["epoch_001", "epoch_002", "epoch_004", "last"]
@@ -161,7 +168,8 @@ def test_a_full_disk_is_an_error_in_words_and_leaves_the_checkpoint_before_whole
         with TemporaryDirectory() as d, pytest.MonkeyPatch.context() as m:
             save_checkpoint(Path(d) / "epoch_001", w, w, {}, dict(epoch=1))
             m.setattr(*dict(fsync=(os, "fsync"), save=(torch, "save"), mkdir=(Path, "mkdir"))[at], lambda *args, **kw: full())
-            with pytest.raises(OSError, match="epoch_002 could not be written .*No space left.*; what was saved before is whole"): save_checkpoint(Path(d) / "epoch_002", w, w, {}, {})
+            with pytest.raises(OSError, match="epoch_002 could not be written .*No space left.*; what was saved before is whole"):
+                save_checkpoint(Path(d) / "epoch_002", w, w, {}, {})
             m.undo()
             assert sorted(o.name for o in Path(d).iterdir()) == ["epoch_001", "last"] and load_checkpoint(d)[1] == dict(epoch=1)
 
@@ -169,15 +177,18 @@ def test_a_full_disk_is_an_error_in_words_and_leaves_the_checkpoint_before_whole
 def test_a_full_disk_is_told_even_where_the_folder_is_not_yet():
     assert "MB are needed" in full_disk(Path("no/where"), 2**80) and full_disk(Path("no/where"), 0) == ""
     with TemporaryDirectory() as d:
-        for text in ("a", "b"): atomic_write_text(Path(d) / "x", text)
+        for text in ("a", "b"):
+            atomic_write_text(Path(d) / "x", text)
         assert Path(d, "x").read_text() == "b" and len(list(Path(d).iterdir())) == 1
 
 # %% ../nbs/21_checkpoints.ipynb #a45d198c
 def test_a_path_without_a_checkpoint_is_named():
     with TemporaryDirectory() as d:
-        for name in ("old.pt", "old.txt"): (Path(d) / name).write_bytes(b"\x80\x04")
+        for name in ("old.pt", "old.txt"):
+            (Path(d) / name).write_bytes(b"\x80\x04")
         for path, say in ((d, "no checkpoint in it"), (d + "/nowhere", "no such file"), (d + "/old.pt", "a pickle, which may run any code"), (d + "/old.txt", "not a checkpoint of iddm")):
-            with pytest.raises(ValueError, match=f"weight_path .*{say}"): resolve_checkpoint(path)
+            with pytest.raises(ValueError, match=f"weight_path .*{say}"):
+                resolve_checkpoint(path)
 
 # %% ../nbs/21_checkpoints.ipynb #a8f88153
 def test_damaged_weights_are_refused():
@@ -185,7 +196,8 @@ def test_damaged_weights_are_refused():
     with TemporaryDirectory() as d:
         saved = save_checkpoint(Path(d) / "epoch_001", w, w, {}, {})
         (saved / "ema_model.safetensors").write_bytes(b"damaged")
-        with pytest.raises(ValueError, match="damaged"): load_checkpoint(saved)
+        with pytest.raises(ValueError, match="damaged"):
+            load_checkpoint(saved)
 
 # %% ../nbs/21_checkpoints.ipynb #0b061612
 def test_weights_of_others_and_pickled_objects_are_refused():
@@ -196,9 +208,11 @@ def test_weights_of_others_and_pickled_objects_are_refused():
         flush(saved)
         assert read_weights(saved / "model.safetensors")[1] == dict(a=1)
         save_file(w, saved / "model.safetensors")  # safetensors, but not ours: no metadata
-        with pytest.raises(ValueError, match="not a weights file of iddm"): load_checkpoint(saved, ema=False)
+        with pytest.raises(ValueError, match="not a weights file of iddm"):
+            load_checkpoint(saved, ema=False)
         torch.save(dict(evil=Path("x")), saved / "optim.pt")
-        with pytest.raises(ValueError, match="optim.pt: damaged, or not made by iddm"): load_optim(saved)
+        with pytest.raises(ValueError, match="optim.pt: damaged, or not made by iddm"):
+            load_optim(saved)
 
 # %% ../nbs/21_checkpoints.ipynb #f42e184c
 def test_a_damaged_state_of_the_optimizer_is_named():
@@ -206,7 +220,8 @@ def test_a_damaged_state_of_the_optimizer_is_named():
     with TemporaryDirectory() as d:
         saved = save_checkpoint(Path(d) / "epoch_001", w, w, {}, {})
         (saved / "optim.pt").write_bytes(b"damaged")
-        with pytest.raises(ValueError, match="optim.pt: damaged"): load_optim(saved)
+        with pytest.raises(ValueError, match="optim.pt: damaged"):
+            load_optim(saved)
 
 # %% ../nbs/21_checkpoints.ipynb #1206701b
 GOOD = dict(a=torch.zeros(2, 3), b=torch.zeros(2))
@@ -239,16 +254,20 @@ def _damage(path, kind):
     "Put something else in the place of a file."
     whole = path.read_bytes() if path.is_file() else b""
     path.unlink(missing_ok=True)
-    if kind == "folder": path.mkdir()
-    elif kind == "half": path.write_bytes(whole[:len(whole) // 2])
-    elif kind != "missing": path.write_bytes(DAMAGED[kind])
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "half":
+        path.write_bytes(whole[:len(whole) // 2])
+    elif kind != "missing":
+        path.write_bytes(DAMAGED[kind])
 
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_damaged_weights_are_refused_in_a_line(tmp_path, kind):
     path = tmp_path / "x.safetensors"
     write_weights(path, GOOD, dict(a=1))
     _damage(path, kind)
-    with pytest.raises(ValueError, match="^weight_path '.*x.safetensors'") as e: load_checkpoint(path)
+    with pytest.raises(ValueError, match="^weight_path '.*x.safetensors'") as e:
+        load_checkpoint(path)
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 500
 
@@ -256,16 +275,20 @@ def test_damaged_weights_are_refused_in_a_line(tmp_path, kind):
     [("x" * 300, "File name too long"), ("a\0b", "give some text"), (None, "None"), (3, "3: give some text"),
     ("", "'': give")])
 def test_a_path_that_cannot_be_is_named(path, say):
-    with pytest.raises(ValueError, match=f"^weight_path .*{say}"): load_checkpoint(path)
-    with pytest.raises(ValueError, match=f"^weight_path .*{say}"): resolve_checkpoint(path)
+    with pytest.raises(ValueError, match=f"^weight_path .*{say}"):
+        load_checkpoint(path)
+    with pytest.raises(ValueError, match=f"^weight_path .*{say}"):
+        resolve_checkpoint(path)
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64, torch.uint8])
 def test_whole_numbers_are_no_weights(tmp_path, dtype):
     write_weights(tmp_path / "x.safetensors", dict(a=torch.zeros(2).to(dtype)), {})
     with pytest.raises(ValueError,
-        match="x.safetensors': a is of type .*; weights are floats"): load_checkpoint(tmp_path / "x.safetensors")
+        match="x.safetensors': a is of type .*; weights are floats"):
+        load_checkpoint(tmp_path / "x.safetensors")
     with pytest.raises(ValueError,
-        match="weight is of type .*; weights are floats"): load_strict(nn.Linear(3, 2, bias=False),
+        match="weight is of type .*; weights are floats"):
+        load_strict(nn.Linear(3, 2, bias=False),
         dict(weight=torch.ones(2, 3).to(dtype)))
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -288,7 +311,8 @@ def test_a_description_is_read_with_its_types():
 
 @pytest.mark.parametrize("name", [k for k in META if k != "replaceable"])
 def test_a_description_without_one_of_its_fields_is_refused(name):
-    with pytest.raises(ValueError, match=f"^x: it says no {name}"): from_mapping(CheckpointMeta,
+    with pytest.raises(ValueError, match=f"^x: it says no {name}"):
+        from_mapping(CheckpointMeta,
         {k: v for k, v in META.items() if k != name}, "x")
 
 WRONG = [("format", o) for o in (1, 3, "2", None, 2., True, [])] + [("config", o) for o in (None, [], "x",
@@ -303,7 +327,8 @@ WRONG += [("replaceable", o) for o in (None, 1, "True", [])] + [("epochs", 3), (
 
 @pytest.mark.parametrize("name, value", WRONG, ids=lambda o: shown(o)[:30])
 def test_a_description_with_a_wrong_field_is_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=f"^x: (unknown setting )?'?{name}") as e: from_mapping(CheckpointMeta,
+    with pytest.raises(ValueError, match=f"^x: (unknown setting )?'?{name}") as e:
+        from_mapping(CheckpointMeta,
         META | {name: value}, "x")
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 250
@@ -335,7 +360,8 @@ def _with(path, value):
     "A change of a state: at this path, this value."
     def change(state):
         at = state
-        for k in path[:-1]: at = at[k]
+        for k in path[:-1]:
+            at = at[k]
         at[path[-1]] = value
         return state
     return change
@@ -369,7 +395,8 @@ def test_a_state_that_is_not_of_these_weights_is_refused_in_a_line(tmp_path, cha
     torch.save(change(state), tmp_path / "optim.pt")
     write_weights(tmp_path / "model.safetensors", net.state_dict(), {})
     with pytest.raises(ValueError,
-        match="optim.pt.*; resume from another checkpoint by --start_epoch") as e: check_optim(load_optim(tmp_path),
+        match="optim.pt.*; resume from another checkpoint by --start_epoch") as e:
+        check_optim(load_optim(tmp_path),
         list(net.parameters()), tmp_path / "optim.pt")
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 600
@@ -377,28 +404,36 @@ def test_a_state_that_is_not_of_these_weights_is_refused_in_a_line(tmp_path, cha
 def _bomb(path):
     "A hundred megabytes of zeros in a file of some hundred KB."
     torch.save(dict(a=torch.zeros(10**6 * 25)), path)
-    with ZipFile(path) as f: parts = {o: f.read(o) for o in f.namelist()}
+    with ZipFile(path) as f:
+        parts = {o: f.read(o) for o in f.namelist()}
     with ZipFile(path, "w", ZIP_DEFLATED) as f:
-        for k, v in parts.items(): f.writestr(k, v)
+        for k, v in parts.items():
+            f.writestr(k, v)
 
 @pytest.mark.parametrize("kind",
     ["half", "folder", "missing", "bomb", "legacy", *(k for k in DAMAGED if DAMAGED[k] is not None)])
 def test_a_damaged_file_of_the_optimizer_is_refused_in_a_line(tmp_path, kind):
     net, state = _adam()
     path = save_checkpoint(tmp_path / "epoch_001", net.state_dict(), net.state_dict(), state, {}) / "optim.pt"
-    if kind == "bomb": _bomb(path)
-    elif kind == "legacy": torch.save(state, path, _use_new_zipfile_serialization=False)
-    else: _damage(path, kind)
+    if kind == "bomb":
+        _bomb(path)
+    elif kind == "legacy":
+        torch.save(state, path, _use_new_zipfile_serialization=False)
+    else:
+        _damage(path, kind)
     with pytest.raises(ValueError,
-        match="optim.pt: (damaged, or not made by iddm|no such file)") as e: load_optim(path.parent)
+        match="optim.pt: (damaged, or not made by iddm|no such file)") as e:
+        load_optim(path.parent)
     assert "\n" not in str(e.value)
 
 # %% ../nbs/21_checkpoints.ipynb #df708379
 def test_weights_that_do_not_fit_change_nothing_and_are_listed():
     net = nn.Linear(3, 2)
     before = net.weight.clone()
-    with pytest.raises(ValueError, match=r"1 of 2 .*bias is missing, the network has \(2,\)"): load_strict(net, dict(weight=torch.ones(2, 3)))
-    with pytest.raises(ValueError, match=r"weight is \(3, 2\), the network has \(2, 3\)"): load_strict(net, dict(weight=torch.ones(3, 2), bias=torch.ones(2)))
+    with pytest.raises(ValueError, match=r"1 of 2 .*bias is missing, the network has \(2,\)"):
+        load_strict(net, dict(weight=torch.ones(2, 3)))
+    with pytest.raises(ValueError, match=r"weight is \(3, 2\), the network has \(2, 3\)"):
+        load_strict(net, dict(weight=torch.ones(3, 2), bias=torch.ones(2)))
     assert torch.equal(net.weight, before)
     load_strict(net, dict(weight=torch.ones(2, 3), bias=torch.ones(2)))
     assert net.weight.sum() == 6

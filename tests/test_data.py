@@ -38,9 +38,9 @@ def test_digits_are_the_1797_scans_with_their_labels():
 
 # %% ../nbs/20_data.ipynb #170aef52
 def test_digits_at_their_own_size_are_the_scans_unchanged():
-    from sklearn.datasets import load_digits
+    from sklearn import datasets
 
-    assert np.allclose(load_digits(8).images[:, 0].numpy(), np.round(load_digits().images / 16 * 255), atol=1)
+    assert np.allclose(load_digits(8).images[:, 0].numpy(), np.round(datasets.load_digits().images / 16 * 255), atol=1)
 
 # %% ../nbs/20_data.ipynb #b99223fd
 def picture(path, size, color):
@@ -60,7 +60,8 @@ def saved(d, name, mode, color, array=None):
 def test_every_kind_of_file_gives_the_colour_that_it_holds():
     with TemporaryDirectory() as d:
         red = (255, 0, 0)
-        for name in ("a.png", "a.bmp", "a.tiff", "a.webp", "a.jpg", "a.gif"): assert np.allclose(saved(d, name, "RGB", red), red, atol=2), name
+        for name in ("a.png", "a.bmp", "a.tiff", "a.webp", "a.jpg", "a.gif"):
+            assert np.allclose(saved(d, name, "RGB", red), red, atol=2), name
 
 # %% ../nbs/20_data.ipynb #1bd2ae40
 def test_palettes_and_bits_give_the_colour_that_they_hold():
@@ -73,25 +74,36 @@ def test_CMYK_transparency_and_16_bits_give_the_colour_that_they_hold():
         red = (255, 0, 0)
         assert np.allclose(saved(d, "c.jpg", "CMYK", (0, 255, 255, 0)), red, atol=2)
         assert saved(d, "t.png", "RGBA", (0, 0, 0, 0)) == [255] * 3 and saved(d, "la.png", "LA", (10, 255)) == [10] * 3
-        for value in (0, 0x8000, 65535): assert saved(d, "16.png", "", 0, np.full((5, 7), value, np.uint16)) == [round(value / 257)] * 3
+        for value in (0, 0x8000, 65535):
+            assert saved(d, "16.png", "", 0, np.full((5, 7), value, np.uint16)) == [round(value / 257)] * 3
         assert saved(d, "16.tif", "", 0, np.full((5, 7), 257 * 7, np.uint16)) == [7] * 3
-        with pytest.raises(ValueError, match="32-bit floats"): saved(d, "f.tif", "", 0, np.ones((4, 4), np.float32))
-        with pytest.raises(ValueError, match="above 65535"): saved(d, "i.tif", "", 0, np.full((4, 4), 70_000, np.int32))
+        with pytest.raises(ValueError, match="32-bit floats"):
+            saved(d, "f.tif", "", 0, np.ones((4, 4), np.float32))
+        with pytest.raises(ValueError, match="above 65535"):
+            saved(d, "i.tif", "", 0, np.full((4, 4), 70_000, np.int32))
 
 # %% ../nbs/20_data.ipynb #c89e9c56
 def lying_file(path, kind):
     "Make something that is named like an image and is none."
-    if kind == "pipe": os.mkfifo(path)
-    elif kind == "device": os.symlink("/dev/zero", path)
-    elif kind == "folder": path.mkdir()
-    elif kind == "loop": os.symlink(path, path)
-    elif kind == "socket": socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))
-    elif kind == "huge": os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 3 * 2**30)  # takes no room on the disk
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        os.symlink("/dev/zero", path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        os.symlink(path, path)
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))
+    elif kind == "huge":
+        os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 3 * 2**30)  # takes no room on the disk
     elif kind == "bomb":  # a BMP whose header claims 60,000 x 60,000 pixels
         Image.new("L", (4, 4)).save(path, "BMP")
         path.write_bytes(path.read_bytes()[:18] + (60_000).to_bytes(4, "little") * 2 + path.read_bytes()[26:])
-    elif kind == "text": path.write_text("no image\n" * 100_000)
-    else: path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("no image\n" * 100_000)
+    else:
+        path.write_bytes(b"")
 
 LYING = {"pipe": "not a regular file", "device": "not a regular file", "loop": "symbolic links",
     "socket": "not a regular file",
@@ -193,8 +205,10 @@ def tree(root, *files):
     for i, name in enumerate(files):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith("/"): path.mkdir()
-        else: Image.new("L", (4, 4), 9 * i).save(path, "PNG")
+        if name.endswith("/"):
+            path.mkdir()
+        else:
+            Image.new("L", (4, 4), 9 * i).save(path, "PNG")
 
 @pytest.mark.parametrize("path, why", [
     ("", "it is empty; give digits, mnist"), ("  ", "it is empty; .* the current folder is [.]"),
@@ -211,8 +225,10 @@ def test_a_path_that_is_no_folder_of_images_is_told(path, why, tmp_path, monkeyp
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     tree(tmp_path, "pets/a/1.png", "none/empty/", "hidden/.git/1.png")
-    for name in ("pets.zip", "pets.csv"): (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ValueError, match=why): load_data(path, 8)
+    for name in ("pets.zip", "pets.csv"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=why):
+        load_data(path, 8)
 
 # %% ../nbs/20_data.ipynb #23aee2e8
 @pytest.mark.parametrize("files, give", [
@@ -223,7 +239,8 @@ def test_a_path_that_is_no_folder_of_images_is_told(path, why, tmp_path, monkeyp
 ])
 def test_class_folders_one_level_too_deep_are_told(files, give, tmp_path):
     tree(tmp_path, *files)
-    with pytest.raises(ValueError, match=give): folder_source(tmp_path)
+    with pytest.raises(ValueError, match=give):
+        folder_source(tmp_path)
 
 @pytest.mark.parametrize("files, classes, notes", [
     (("images/cat/1.png", "images/dog/1.png"), ("images",),
@@ -247,7 +264,8 @@ def test_a_folder_that_cannot_be_read_is_told(where, tmp_path, monkeypatch):
     tree(tmp_path, "cat/1.png", "cat/inner/2.png", "dog/1.png")
     real, closed = os.scandir, str(tmp_path / where)
     def scandir(path):
-        if str(path) == closed: raise PermissionError(errno.EACCES, "Permission denied", closed)
+        if str(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", closed)
         return real(path)
     monkeypatch.setattr(os, "scandir", scandir)
     monkeypatch.setattr(os, "listdir", lambda path: [o.name for o in scandir(path)])
@@ -315,7 +333,8 @@ def test_idx_files_are_read_packed_or_not_and_damaged_ones_are_refused():
         source = from_idx("mnist", idx_files(Path(d), "mnist"))
         assert source.labels.tolist() == [3, 1] and source.classes == ("0", "1", "2", "3") and from_idx("fashion_mnist", idx_files(Path(d))).classes == FASHION
         (Path(d) / "cut").write_bytes((Path(d) / "train-labels-idx1-ubyte").read_bytes()[:-1])
-        with pytest.raises(ValueError, match="not an idx file"): read_idx(Path(d) / "cut")
+        with pytest.raises(ValueError, match="not an idx file"):
+            read_idx(Path(d) / "cut")
 
 # %% ../nbs/20_data.ipynb #c408ecb5
 def test_sets_of_torchvision_are_taken_with_their_labels_and_names():
@@ -328,7 +347,8 @@ def test_sets_of_torchvision_are_taken_with_their_labels_and_names():
         source = torchvision_source("mnist")
         assert len(source.items) == 2 and source.labels.tolist() == [1, 0] and source.classes == ("zero", "a or b") and source.key() == "mnist"
         m.setattr(torchvision.datasets, "MNIST", offline)
-        with pytest.raises(ValueError, match="'mnist': not in data_root 'datasets', and not to be downloaded .no network"): torchvision_source("mnist")
+        with pytest.raises(ValueError, match="'mnist': not in data_root 'datasets', and not to be downloaded .no network"):
+            torchvision_source("mnist")
     assert set(DATASETS) == {"digits", *NAMED}
 
 # %% ../nbs/20_data.ipynb #3055bd93
@@ -351,12 +371,14 @@ def idx(*shape, kind=8, body=None):
 def test_an_idx_file_that_lies_is_refused(raw, why, packed, tmp_path):
     path = tmp_path / f"x{'.gz' if packed else ''}"
     path.write_bytes(gzip.compress(raw) if packed else raw)
-    with pytest.raises(ValueError, match=f"(?s)x.*not an idx file of bytes, or cut off .*({why})"): read_idx(path)
+    with pytest.raises(ValueError, match=f"(?s)x.*not an idx file of bytes, or cut off .*({why})"):
+        read_idx(path)
 
 @pytest.mark.parametrize("cut", (0, 5, 15, 30, -1))
 def test_a_packed_file_that_was_cut_off_is_refused(cut, tmp_path):
     (tmp_path / "x.gz").write_bytes(gzip.compress(idx(9, 28, 28, body=bytes(range(256)) * 27 + bytes(144)))[:cut])
-    with pytest.raises(ValueError, match="not an idx file of bytes, or cut off"): read_idx(tmp_path / "x.gz")
+    with pytest.raises(ValueError, match="not an idx file of bytes, or cut off"):
+        read_idx(tmp_path / "x.gz")
 
 # %% ../nbs/20_data.ipynb #b12e5dee
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
@@ -367,7 +389,8 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     (tmp_path / "x.gz").write_bytes(b"".join(blocks))
     asked, read = [], gzip.GzipFile.read
     monkeypatch.setattr(gzip.GzipFile, "read", lambda self, n=-1: asked.append(n) or read(self, n))
-    with pytest.raises(ValueError, match="asks for 100 bytes, not for those"): read_idx(tmp_path / "x.gz")
+    with pytest.raises(ValueError, match="asks for 100 bytes, not for those"):
+        read_idx(tmp_path / "x.gz")
     assert asked == [4, 4, 101]
 
 def write_set(folder, images, labels):
@@ -382,7 +405,8 @@ def write_set(folder, images, labels):
 ], ids=str)
 def test_images_and_labels_belong_together(images, labels, why, tmp_path):
     write_set(tmp_path, np.zeros(images), labels)
-    with pytest.raises(ValueError, match=why): load_data("mnist", 8, data_root=tmp_path)
+    with pytest.raises(ValueError, match=why):
+        load_data("mnist", 8, data_root=tmp_path)
 
 def test_a_class_that_no_image_has_is_noted(tmp_path):
     write_set(tmp_path, np.zeros((2, 4, 4)), [0, 2])
@@ -404,7 +428,8 @@ def test_offline_is_one_line_that_says_which_files_to_put_where(name, files, tex
         raise RuntimeError(text)
     monkeypatch.setattr(torchvision.datasets, NAMED[name], offline)
     line = f"'{name}': not in data_root 'sets', and not to be downloaded .<no network>.; put {files}"
-    with pytest.raises(ValueError, match=line) as e: torchvision_source(name, "sets")
+    with pytest.raises(ValueError, match=line) as e:
+        torchvision_source(name, "sets")
     assert "\n" not in str(e.value)
     assert capfd.readouterr() == ("", "")
 
@@ -429,10 +454,12 @@ def test_a_set_that_was_just_downloaded_has_the_key_that_it_will_have_the_next_t
 # %% ../nbs/20_data.ipynb #5dbb8b4b
 def test_chunks_come_in_order_from_any_number_of_threads():
     with TemporaryDirectory() as d:
-        for i in range(600): Image.new("L", (2, 2), i % 256).save(f"{d}/{i:03}.png")
+        for i in range(600):
+            Image.new("L", (2, 2), i % 256).save(f"{d}/{i:03}.png")
         (Path(d) / "100.png").write_bytes(b"")
         a, b = (list(chunks(folder_source(d), 2, "L", workers)) for workers in (0, 2))
-        for p, q in zip(a, b, strict=True): assert np.array_equal(p.images, q.images) and p.good.tolist() == q.good.tolist() and p.skipped == q.skipped and p.grey
+        for p, q in zip(a, b, strict=True):
+            assert np.array_equal(p.images, q.images) and p.good.tolist() == q.good.tolist() and p.skipped == q.skipped and p.grey
         assert np.concatenate([o.images[:, 0, 0, 0] for o in a]).tolist() == [i % 256 for i in range(600) if i != 100]
         assert "an empty file" in a[100 // 16].skipped[0]
     assert colourless(as_image(np.full((2, 2, 3), 7, np.uint8))) and not colourless(Image.new("RGB", (2, 2), "red")) and isinstance(a[0], Chunk)
@@ -448,18 +475,22 @@ def test_results_come_in_order_and_only_a_few_ahead():
 
 def test_an_error_in_a_thread_is_raised_as_it_is_where_its_result_is_due():
     def fail(i):
-        if i == 2: raise ValueError("a line")
+        if i == 2:
+            raise ValueError("a line")
         return i
     results = ahead(fail, range(9), 2)
     assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(ValueError, match="^a line$"): next(results)
+    with pytest.raises(ValueError, match="^a line$"):
+        next(results)
 
 def test_ctrl_c_while_results_are_waited_for_ends_the_threads(monkeypatch):
     before = threading.active_count()
     def interrupted(i):
-        if i == 3: raise KeyboardInterrupt
+        if i == 3:
+            raise KeyboardInterrupt
         return i
-    with pytest.raises(KeyboardInterrupt): list(ahead(interrupted, range(50), 2))
+    with pytest.raises(KeyboardInterrupt):
+        list(ahead(interrupted, range(50), 2))
     assert threading.active_count() == before
 
 # %% ../nbs/20_data.ipynb #9ab7b5a3
@@ -481,7 +512,8 @@ def test_a_flat_folder_of_grey_pictures_stays_grey_and_is_not_squashed():
         im.paste(255, (10, 0, 30, 20))  # the middle square is white
         im.save(Path(d) / "a.bmp")
         Image.fromarray(np.full((20, 20), 65535, np.uint16)).save(Path(d) / "b.png")
-        for name in ("c.jpg", "d.webp"): Image.new("RGB", (9, 9), "white").save(Path(d) / name)  # grey, saved in colour
+        for name in ("c.jpg", "d.webp"):
+            Image.new("RGB", (9, 9), "white").save(Path(d) / name)  # grey, saved in colour
         for channels, want in (("auto", 1), (1, 1), (3, 3)):
             data = load_data(d, 10, channels)
             assert data.images.shape == (4, want, 10, 10) and (data.images == 255).all()
@@ -560,21 +592,28 @@ def test_a_missing_field_is_made_anew(field, pets):
 # %% ../nbs/20_data.ipynb #e5faeed3
 def spoil(path, how):
     raw = path.read_bytes()
-    if how == "cut": os.truncate(path, 10)
-    elif how == "longer": path.write_bytes(raw + b"x")
-    elif how == "one byte": path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
-    elif how == "zeros": path.write_bytes(bytes(len(raw)))
+    if how == "cut":
+        os.truncate(path, 10)
+    elif how == "longer":
+        path.write_bytes(raw + b"x")
+    elif how == "one byte":
+        path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    elif how == "zeros":
+        path.write_bytes(bytes(len(raw)))
     else:
         path.unlink()
-        if how in LYING or how == "folder": lying_file(path, how)
-        elif how == "full folder": (path / "user.txt").mkdir(parents=True)
+        if how in LYING or how == "folder":
+            lying_file(path, how)
+        elif how == "full folder":
+            (path / "user.txt").mkdir(parents=True)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
 @pytest.mark.parametrize("how", ("cut", "longer", "one byte", "zeros", "gone", "pipe", "device", "loop", "folder",
     "full folder", "empty"))
 @pytest.mark.parametrize("name", ("images.bin", "data.json"))
 def test_a_damaged_cache_is_made_anew(name, how, pets):
-    if (name, how) == ("data.json", "longer"): how = "cut"  # a space more is no damage
+    if (name, how) == ("data.json", "longer"):
+        how = "cut"  # a space more is no damage
     spoil(pets[2] / name, how)
     assert is_made_anew(*pets)
 
@@ -593,8 +632,10 @@ def test_what_lies_where_the_cache_belongs_is_replaced(what, pets, tmp_path):
     other.mkdir()
     shutil.rmtree(pets[2])
     (other / "mine.txt").write_text("kept")
-    if what == "file": pets[2].write_text("")
-    else: pets[2].symlink_to(other if "folder" in what else tmp_path / "nowhere")
+    if what == "file":
+        pets[2].write_text("")
+    else:
+        pets[2].symlink_to(other if "folder" in what else tmp_path / "nowhere")
     assert is_made_anew(*pets)
     assert (other / "mine.txt").read_text() == "kept"
 
@@ -625,7 +666,8 @@ def test_other_bytes_of_the_same_size_and_date_are_seen(how, tmp_path):
     else:
         first, second = a.read_bytes(), b.read_bytes()
         a.write_bytes(second), b.write_bytes(first)
-        for path in (a, b): os.utime(path, ns=(10**18, 10**18))
+        for path in (a, b):
+            os.utime(path, ns=(10**18, 10**18))
     assert torch.equal(load().images, before.images.flip(0))
 
 def mapped_pets(out):
@@ -649,7 +691,8 @@ def test_a_mapped_cache_that_is_deleted_stays(how, pets):
     data, take = mapped_pets(pets[2])
     before = take()
     shutil.rmtree(pets[2])
-    if how == "replaced": pets[0]()
+    if how == "replaced":
+        pets[0]()
     assert torch.equal(take().x0, before.x0)
 
 def test_a_small_cache_is_in_memory_and_may_be_cut(pets):
@@ -669,16 +712,20 @@ def test_where_a_file_cannot_be_mapped_it_is_read(pets, monkeypatch):
 def test_without_locks_it_goes_on_without(error, tmp_path, monkeypatch):
     def fail(*a, **kw): raise error
     monkeypatch.setattr(FileLock, "acquire", fail)
-    with one_at_a_time(tmp_path / ".lock") as alone: assert not alone
-    with pytest.raises(ZeroDivisionError), one_at_a_time(tmp_path / ".lock"): raise ZeroDivisionError
+    with one_at_a_time(tmp_path / ".lock") as alone:
+        assert not alone
+    with pytest.raises(ZeroDivisionError), one_at_a_time(tmp_path / ".lock"):
+        raise ZeroDivisionError
 
 def test_without_locks_two_at_the_same_time_make_one_cache(tmp_path, monkeypatch):
     def fail(*a, **kw): raise NotImplementedError
     monkeypatch.setattr(FileLock, "acquire", fail)
     (tmp_path / "pets").mkdir()
-    for i in range(30): picture(tmp_path / f"pets/{i}.png", (20, 20), "teal")
+    for i in range(30):
+        picture(tmp_path / f"pets/{i}.png", (20, 20), "teal")
     load = partial(load_data, str(tmp_path / "pets"), 8, cache=tmp_path / "cache")
-    with ThreadPoolExecutor(4) as pool: a, *rest = [o.images for o in pool.map(lambda _: load(), range(8))]
+    with ThreadPoolExecutor(4) as pool:
+        a, *rest = [o.images for o in pool.map(lambda _: load(), range(8))]
     assert all(torch.equal(a, o) for o in rest)
     assert len(list((tmp_path / "cache").iterdir())) == 2  # the images, and a note of the key
 
@@ -724,8 +771,10 @@ def test_many_at_the_same_time_remember_the_same_key():
 def test_two_at_the_same_time_make_one_cache_and_what_was_left_half_is_made_anew():
     with TemporaryDirectory() as d:
         (Path(d) / "pets").mkdir()
-        for i in range(30): picture(f"{d}/pets/{i}.png", (20, 20), "teal")
-        with ThreadPoolExecutor(4) as pool: all_ = list(pool.map(lambda _: load_data(f"{d}/pets", 8, cache=f"{d}/cache").images, range(4)))
+        for i in range(30):
+            picture(f"{d}/pets/{i}.png", (20, 20), "teal")
+        with ThreadPoolExecutor(4) as pool:
+            all_ = list(pool.map(lambda _: load_data(f"{d}/pets", 8, cache=f"{d}/cache").images, range(4)))
         assert all(torch.equal(o, all_[0]) for o in all_) and len(list(Path(d, "cache").glob("pets-*"))) == 1
         out = next(Path(d, "cache").glob("pets-*"))
         out.rename(out.with_name(f".{out.name}.new")), (out.with_name(f".{out.name}.new") / "data.json").unlink()  # killed while decoding
@@ -743,17 +792,21 @@ def test_of_three_planes_the_middle_one_is_kept():
 # %% ../nbs/20_data.ipynb #23d48762
 def test_missing_and_empty_folders_are_named():
     with TemporaryDirectory() as d:
-        with pytest.raises(ValueError, match="nowhere.*no such folder; give digits, mnist"): folder_source(Path(d) / "nowhere")
-        with pytest.raises(ValueError, match="no picture in it"): folder_source(d)
+        with pytest.raises(ValueError, match="nowhere.*no such folder; give digits, mnist"):
+            folder_source(Path(d) / "nowhere")
+        with pytest.raises(ValueError, match="no picture in it"):
+            folder_source(d)
 
 # %% ../nbs/20_data.ipynb #ac03b724
 def test_a_class_of_which_nothing_can_be_read_is_named():
     with TemporaryDirectory() as d:
-        for name in ("cat", "dog"): (Path(d) / name).mkdir()
+        for name in ("cat", "dog"):
+            (Path(d) / name).mkdir()
         (Path(d) / "cat" / "x.png").write_bytes(b"")
         picture(f"{d}/dog/y.png", (20, 20), "teal")
         for cache in (None, f"{d}/.cache"):
-            with pytest.raises(ValueError, match="cat.*none of its 1 pictures can be read; first: .*x.png: an empty file"): load_data(d, 8, cache=cache)
+            with pytest.raises(ValueError, match="cat.*none of its 1 pictures can be read; first: .*x.png: an empty file"):
+                load_data(d, 8, cache=cache)
         assert not list(Path(d, ".cache").glob("*[0-9a-f]"))
         build(folder_source(f"{d}/dog"), 4, 1, Path(d))
         assert open_built(Path(d)).images.shape == (1, 1, 4, 4)
@@ -761,7 +814,8 @@ def test_a_class_of_which_nothing_can_be_read_is_named():
 # %% ../nbs/20_data.ipynb #7c1a473d
 def test_data_sets_are_found_by_name_or_by_path():
     assert torch.equal(load_data("digits", 8).images, load_digits(8).images) and load_data("digits", 8, 3).images.shape == (1797, 3, 8, 8)
-    with pytest.raises(ValueError, match="dataset_path 'digit': no such folder; give digits"): load_data("digit", 8)
+    with pytest.raises(ValueError, match="dataset_path 'digit': no such folder; give digits"):
+        load_data("digit", 8)
 
 # %% ../nbs/20_data.ipynb #ec85c6fc
 def test_an_MNIST_on_the_disk_is_found_under_data_root_and_as_a_folder():
@@ -826,7 +880,8 @@ def test_four_batches_of_16_are_one_of_64():
     data = load_digits(10)
     kw = dict(per_epoch=1792, image_size=8, hflip=True)
     whole, parts = make_batch(data, 2, 1792 + 64, 64, 1000, **kw), [make_batch(data, 2, 1792 + 64 + 16 * i, 16, 1000, **kw) for i in range(4)]
-    for k in range(4): assert torch.equal(whole[k], torch.cat([o[k] for o in parts]))
+    for k in range(4):
+        assert torch.equal(whole[k], torch.cat([o[k] for o in parts]))
 
 # %% ../nbs/20_data.ipynb #4cf629fc
 def test_every_time_is_trained_and_labels_are_dropped_one_by_one():
@@ -850,7 +905,8 @@ def test_no_process_is_started_for_decoding_or_for_batches():
     def fail(self): raise RuntimeError("a script without a guard can't start processes where they are spawned")
     with pytest.MonkeyPatch.context() as m, TemporaryDirectory() as d:
         m.setattr(BaseProcess, "start", fail)
-        for i in range(50): picture(f"{d}/{i}.png", (20, 20), "teal")
+        for i in range(50):
+            picture(f"{d}/{i}.png", (20, 20), "teal")
         data = load_data(d, 8)
         made = list(batch_loader(lambda k: make_batch(data, 0, 10 * k, 10, 1000), 0, 5, workers=2))
         assert (len(data), len(made)) == (50, 5)

@@ -24,9 +24,11 @@ from iddm.distributed import HERE, all_gather_cat, announce_wait, check_launch, 
 def test_too_few_GPUs_are_said():
     with pytest.MonkeyPatch.context() as m:
         m.setattr(torch.cuda, "device_count", lambda: 1)
-        with pytest.raises(ValueError, match="--world_size 2: this machine has 1 GPU; choose 1 or fewer, or --device cpu"): check_world(2)
+        with pytest.raises(ValueError, match="--world_size 2: this machine has 1 GPU; choose 1 or fewer, or --device cpu"):
+            check_world(2)
         m.setattr(torch.cuda, "device_count", lambda: 0)
-        with pytest.raises(ValueError, match="--device cuda: this machine has none"): check_world(2, "cuda")
+        with pytest.raises(ValueError, match="--device cuda: this machine has none"):
+            check_world(2, "cuda")
         assert check_world(2, "cpu") is None and check_world(1) is None
 
 # %% ../nbs/23_distributed.ipynb #4bd9e5c1
@@ -36,19 +38,23 @@ def test_whoever_was_killed_is_not_met_again():
     with ThreadPoolExecutor() as pool:
         late = pool.submit(meet, store, 1, 2, 10)
         assert meet(store, 0, 2, 10) == late.result() and store.get("iddm/hello/1") != b"dead"
-    with pytest.raises(ValueError, match="process 1, 2 didn't come"): meet(dist.HashStore(), 0, 3, .1)
-    with pytest.raises(ValueError, match="process 0 didn't come"): meet(dist.HashStore(), 1, 2, .1)
+    with pytest.raises(ValueError, match="process 1, 2 didn't come"):
+        meet(dist.HashStore(), 0, 3, .1)
+    with pytest.raises(ValueError, match="process 0 didn't come"):
+        meet(dist.HashStore(), 1, 2, .1)
 
 # %% ../nbs/23_distributed.ipynb #f906c8db
 def test_a_process_alone_stays_alone():
     with pytest.MonkeyPatch.context() as m:
         m.delenv("RANK", raising=False)
         assert not is_distributed_launch()
-        with process_group(): assert not dist.is_initialized()
+        with process_group():
+            assert not dist.is_initialized()
 
 # %% ../nbs/23_distributed.ipynb #486b4613
 def as_rank(m, rank, world, port):
-    for k, v in dict(RANK=rank, WORLD_SIZE=world, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port).items(): m.setenv(k, str(v))
+    for k, v in dict(RANK=rank, WORLD_SIZE=world, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port).items():
+        m.setenv(k, str(v))
 
 def free_port():
     with socket.socket() as s:
@@ -59,10 +65,12 @@ def free_port():
 def test_whoever_never_comes_and_a_taken_port_are_told():
     with pytest.MonkeyPatch.context() as m, socket.socket() as s:
         as_rank(m, 0, 2, free_port())
-        with pytest.raises(ValueError, match=r"process 0 of 2: not all met at 127.0.0.1:\d+ within 1 seconds"), process_group("cpu", come=1): pass
+        with pytest.raises(ValueError, match=r"process 0 of 2: not all met at 127.0.0.1:\d+ within 1 seconds"), process_group("cpu", come=1):
+            pass
         s.bind(("127.0.0.1", 0)), s.listen()
         as_rank(m, 0, 2, s.getsockname()[1])
-        with pytest.raises(ValueError, match="is taken by another program; choose another port"), process_group("cpu", come=1): pass
+        with pytest.raises(ValueError, match="is taken by another program; choose another port"), process_group("cpu", come=1):
+            pass
 
 # %% ../nbs/23_distributed.ipynb #6fef8f29
 @pytest.mark.parametrize("more, says", [
@@ -71,14 +79,16 @@ def test_whoever_never_comes_and_a_taken_port_are_told():
 def test_a_wait_is_announced_where_no_launcher_started_the_process(more, says, monkeypatch, capsys):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    for k, v in (dict(RANK="0", WORLD_SIZE="2", MASTER_ADDR="here", MASTER_PORT="1") | more).items(): monkeypatch.setenv(k, v)
+    for k, v in (dict(RANK="0", WORLD_SIZE="2", MASTER_ADDR="here", MASTER_PORT="1") | more).items():
+        monkeypatch.setenv(k, v)
     announce_wait(5)
     assert capsys.readouterr().err == says
 
 # %% ../nbs/23_distributed.ipynb #aed7a2ad
 def test_alone_nothing_is_gathered_and_an_error_is_raised_as_it_is():
     assert torch.equal(all_gather_cat(x := torch.arange(3)), x) and raise_on_any_rank(None, dict(n=1)) is None
-    with pytest.raises(OSError, match="gone"): raise_on_any_rank(OSError("gone"))
+    with pytest.raises(OSError, match="gone"):
+        raise_on_any_rank(OSError("gone"))
 
 # %% ../nbs/23_distributed.ipynb #07677ccd
 def test_without_a_launcher_everybody_is_first_and_nothing_was_noted():
@@ -100,8 +110,10 @@ def test_the_launcher_s_store_remembers():
 # %% ../nbs/23_distributed.ipynb #098f11e7
 def test_what_cannot_be_started_is_told_before():
     for kw, say in ((dict(world_size=0), "world_size 0: give a whole number of at least 1"), (dict(world_size="2"), "world_size '2'"), (dict(max_restarts=-1), "max_restarts -1")):
-        with pytest.raises(ValueError, match=say): check_launch(**dict(main=max, world_size=2, max_restarts=0) | kw)
-    with pytest.raises(ValueError, match="<lambda>: other processes can't import it"): check_launch(lambda: 1, 2, 0)
+        with pytest.raises(ValueError, match=say):
+            check_launch(**dict(main=max, world_size=2, max_restarts=0) | kw)
+    with pytest.raises(ValueError, match="<lambda>: other processes can't import it"):
+        check_launch(lambda: 1, 2, 0)
     assert check_launch(max, 1, 0) is None
 
 # %% ../nbs/23_distributed.ipynb #b4a3db55
@@ -114,14 +126,14 @@ def greet(name):
     for i in range(2): yield f"{name} {os.environ['RANK']} {i}"
 
 def fail(rank):
-    with joined("cpu"):
+    with process_group("cpu"):
         if os.environ["RANK"] == str(rank): 1 / 0
-        agree()
+        raise_on_any_rank()
 
 def die(number): os.kill(os.getpid(), number)
 
 def again(times):
-    with joined("cpu"):
+    with process_group("cpu"):
         if noted("a"): return noted("a")
         note("a", "begun")
         if times: os._exit(7)
@@ -134,9 +146,9 @@ def much():
     for i in range(3000): yield i
 
 def busy(seconds):
-    with joined("cpu", come=1):
+    with process_group("cpu", come=1):
         if os.environ["RANK"] == "0": time.sleep(seconds)
-        agree()
+        raise_on_any_rank()
         yield os.environ["RANK"]
 
 def large(size):
@@ -155,25 +167,26 @@ def strange():
 def program(line):
     "Run a line of Python that may use the functions above; return what it printed and complained of."
     with TemporaryDirectory() as d:
-        with open(f"{d}/them.py", "w") as f: f.write(PROGRAM)
-        line = "import them; from iddm.distributed import launch, stream; " + line
+        with open(f"{d}/them.py", "w") as f:
+            f.write(PROGRAM)
+        line = "import them; from iddm.distributed import launch, launch_iter; " + line
         done = subprocess.run([sys.executable, "-c", line], cwd=d, env=dict(os.environ, PYTHONPATH=os.pathsep.join([d, *filter(None, sys.path)])), capture_output=True, text=True, timeout=120)
     return done.stdout, done.stderr
 
 # %% ../nbs/23_distributed.ipynb #a40c5298
 def test_what_processes_yield_and_print_arrives():
-    out, err = program("import io, sys; sys.stdout = io.StringIO(); made = sorted(stream(them.greet, 'hi')); text = sys.stdout.getvalue(); sys.stdout = sys.__stdout__; print(made, [text])")
+    out, err = program("import io, sys; sys.stdout = io.StringIO(); made = sorted(launch_iter(them.greet, 'hi')); text = sys.stdout.getvalue(); sys.stdout = sys.__stdout__; print(made, [text])")
     assert "['hi 0 0', 'hi 0 1', 'hi 1 0', 'hi 1 1']" in out and out.count("hi from the wire") == 2, err
 
 # %% ../nbs/23_distributed.ipynb #45f1bf31
 def test_whoever_looks_slowly_misses_nothing_and_whoever_is_busy_is_waited_for_longer_than_whoever_doesn_t_come():
-    out, err = program("import time; print(sum(o for o in stream(them.much) if [time.time_ns() for _ in range(9000)]) == 2 * sum(range(3000)), sorted(stream(them.busy, 3)))")
+    out, err = program("import time; print(sum(o for o in launch_iter(them.much) if [time.time_ns() for _ in range(9000)]) == 2 * sum(range(3000)), sorted(launch_iter(them.busy, 3)))")
     assert out.strip() == "True ['0', '1']", err
 
 # %% ../nbs/23_distributed.ipynb #6f4f3029
 def test_a_signal_in_the_middle_of_a_message_does_not_tear_it():
     if hasattr(signal, "setitimer"):
-        out, err = program("import io, sys, time; sys.stdout = io.StringIO(); sizes = [time.sleep(.02) or len(o) for o in stream(them.large, 10**7, world_size=1)]; text = sys.stdout.getvalue(); sys.stdout = sys.__stdout__; print(sizes == [10**7] * 20, 'in between' in text)")
+        out, err = program("import io, sys, time; sys.stdout = io.StringIO(); sizes = [time.sleep(.02) or len(o) for o in launch_iter(them.large, 10**7, world_size=1)]; text = sys.stdout.getvalue(); sys.stdout = sys.__stdout__; print(sizes == [10**7] * 20, 'in between' in text)")
         assert out.strip() == "True True", err
 
 # %% ../nbs/23_distributed.ipynb #185c8d2e
@@ -182,7 +195,8 @@ def test_what_cannot_be_read_here_is_told_and_strangers_are_not_listened_to():
     assert "ProcessFailed: something that was yielded can't be read here, ModuleNotFoundError: No module named 'made'" in err
     group = SimpleNamespace(listener=Listener(("127.0.0.1", 0)), key=b"k", came=Queue(), pids=set(), readers=[], stopping=False)
     threading.Thread(target=take_wires, args=(group,), daemon=True).start()
-    with socket.create_connection(group.listener.address), pytest.raises(AuthenticationError): Client(group.listener.address, authkey=b"wrong")
+    with socket.create_connection(group.listener.address), pytest.raises(AuthenticationError):
+        Client(group.listener.address, authkey=b"wrong")
     wire = Client(group.listener.address, authkey=b"k")
     put(wire, "pid", 5), put(wire, "made", "this"), wire.recv_bytes()
     assert group.came.get(timeout=5) == ("made", "this") and group.pids == {5} and len(group.readers) == 1
@@ -205,14 +219,15 @@ def test_processes_are_started_anew_as_often_as_allowed():
 
 # %% ../nbs/23_distributed.ipynb #a99e042b
 def test_whoever_leaves_early_ends_the_processes():
-    out, err = program("s = stream(them.endless); pids = [next(s), next(s)]; s.close(); import os; print([os.path.exists(f'/proc/{o}') for o in pids])")
+    out, err = program("s = launch_iter(them.endless); pids = [next(s), next(s)]; s.close(); import os; print([os.path.exists(f'/proc/{o}') for o in pids])")
     assert "True" not in out and "False, False" in out or not os.path.exists("/proc"), err
 
 # %% ../nbs/23_distributed.ipynb #d57e7fef
 def test_processes_end_when_whoever_launched_them_is_killed():
-    out, err = program("import os; s = stream(them.endless); print(next(s), next(s), flush=True); os.kill(os.getpid(), 9)")
+    out, err = program("import os; s = launch_iter(them.endless); print(next(s), next(s), flush=True); os.kill(os.getpid(), 9)")
     deadline = time.monotonic() + 20
-    while any(os.path.exists(f"/proc/{o}") for o in out.split()) and time.monotonic() < deadline: time.sleep(.1)
+    while any(os.path.exists(f"/proc/{o}") for o in out.split()) and time.monotonic() < deadline:
+        time.sleep(.1)
     assert len(out.split()) == 2 and not any(os.path.exists(f"/proc/{o}") for o in out.split())
 
 # %% ../nbs/23_distributed.ipynb #9d81ca28

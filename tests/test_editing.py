@@ -4,7 +4,7 @@
 import torch
 from iddm.samplers import randn
 from iddm.oracles import empirical_denoiser, gaussian_denoiser, gmm_denoiser, quantile_map
-from iddm.samplers import SAMPLERS, initial_x, ddim, ddpm, per_sample_generators, heun, final_sample
+from iddm.samplers import SAMPLERS, ddim, ddpm, final_sample, heun, initial_x, per_sample_generators
 from iddm.schedules import add_noise, cosine, edm, flow, linear, timesteps
 import math
 import re
@@ -29,7 +29,8 @@ def test_there_and_back_is_the_picture_better_with_more_steps():
         ts = timesteps(s.T, steps, "quadratic")
         return (final_sample(sampler(model_, final_sample(invert(model_, x, s, ts)), s, ts)) - x).square().mean().item()
     off = {sampler: [error(n, sampler) for n in (10, 20, 50, 100)] for sampler in (ddim, heun)}
-    for row in off.values(): assert row == sorted(row, reverse=True)
+    for row in off.values():
+        assert row == sorted(row, reverse=True)
     assert off[heun][-1] < 1e-4 * off[ddim][0] and off[heun][-1] < off[ddim][-1]
     assert [o.t for o in invert(model_, x, s, 3)] == [332, 666, 999]
 
@@ -88,7 +89,8 @@ def fillings(n: int = 20_000, steps: int = 100, rounds=(1, 3, 10, 30)):
     pair, known, mask = gaussian_denoiser(s, 0., var.sqrt(), basis), torch.ones(n, 1, 1, 2), torch.tensor([1., 0.])
     x, ts = randn((n, 1, 1, 2), g), timesteps(s.T, steps, "quadratic")
     out = {"inpainted": final_sample(ddpm(inpainting_denoiser(pair, known, mask), x, s, ts, generator=g))}
-    for r in rounds: out[f"repaint {r:2}"] = final_sample(repaint(pair, x, s, ts, known=known, mask=mask, rounds=r, generator=g))
+    for r in rounds:
+        out[f"repaint {r:2}"] = final_sample(repaint(pair, x, s, ts, known=known, mask=mask, rounds=r, generator=g))
     return {k: (v[..., 1].mean().item(), v[..., 1].var().item()) for k, v in out.items()}
 
 # %% ../nbs/05_editing.ipynb #f7c7c158
@@ -105,9 +107,12 @@ def test_going_up_again_brings_the_right_amount_of_noise():
 def test_a_mask_that_does_not_fit_is_refused():
     x = torch.zeros(2, 1, 4, 4)
     for shape in ((2, 4, 4), (2, 3, 4, 4), (5, 2, 1, 4, 4), (4, 3)):
-        with pytest.raises(ValueError, match="give .H, W., .B, 1, H, W. or the shape of the pictures"): inpainting_denoiser(lambda x, t: x, x, torch.ones(shape))(x, 0)
-    for shape in ((4, 4), (2, 1, 4, 4), (1, 4)): assert kept_part(torch.ones(shape), x).all() and not kept_part(torch.full(shape, .4), x).any()
-    with pytest.raises(ValueError, match="rounds=0: give 1"): final_sample(repaint(None, x, cosine(), known=x, mask=x, rounds=0))
+        with pytest.raises(ValueError, match="give .H, W., .B, 1, H, W. or the shape of the pictures"):
+            inpainting_denoiser(lambda x, t: x, x, torch.ones(shape))(x, 0)
+    for shape in ((4, 4), (2, 1, 4, 4), (1, 4)):
+        assert kept_part(torch.ones(shape), x).all() and not kept_part(torch.full(shape, .4), x).any()
+    with pytest.raises(ValueError, match="rounds=0: give 1"):
+        final_sample(repaint(None, x, cosine(), known=x, mask=x, rounds=0))
 
 # %% ../nbs/05_editing.ipynb #66592d25
 s, x, hole = cosine(), torch.zeros(2, 1, 4, 4), torch.ones(4, 4)
@@ -151,7 +156,8 @@ WRONG = {
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()
 
 # %% ../nbs/05_editing.ipynb #2b9c81aa
 def test_going_back_and_forth_brings_fillings_to_the_truth():

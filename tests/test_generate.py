@@ -34,14 +34,17 @@ def test_classes_are_chosen_by_number_or_name_or_all_in_turn():
 def test_a_class_that_is_not_there_is_named_with_those_that_are():
     names = ("crazing", "patches", "scratches")
     for bad in (3, "rust", -2):
-        with pytest.raises(ValueError, match=f"--class_name {bad}: choose -1 for all, 0 to 2, or one of crazing"): choose_labels(names, bad)
-    with pytest.raises(ValueError, match="trained without classes"): choose_labels((), 1)
+        with pytest.raises(ValueError, match=f"--class_name {bad}: choose -1 for all, 0 to 2, or one of crazing"):
+            choose_labels(names, bad)
+    with pytest.raises(ValueError, match="trained without classes"):
+        choose_labels((), 1)
 
 # %% ../nbs/30_generate.ipynb #f8f43bdc
 def test_settings_of_a_drawing_that_cannot_be_are_refused_by_name():
     for kw, say in ((dict(num_images=0), "--num_images 0: give a number from 1"), (dict(steps=0), "--steps 0"), (dict(eta=2.), "--eta 2.0"), (dict(seed=-3), "--seed -3"), (dict(strength=0.), "--strength 0.0"),
                     (dict(sample="ddpm", eta=.5), "--eta 0.5: ddpm has no eta; use --sample ddim or euler_ancestral or dpmpp_2m"), (dict(generate_name="a/b"), "--generate_name 'a/b'"), (dict(mask="m.png"), "--mask m.png: needs --init_image")):
-        with pytest.raises(ValueError, match=say): GenerateConfig(**kw)
+        with pytest.raises(ValueError, match=say):
+            GenerateConfig(**kw)
     assert has_eta("ddim") and not has_eta("heun") and check_drawing(GenerateConfig(eta=.5)) is None
 
 # %% ../nbs/30_generate.ipynb #865b836c
@@ -98,18 +101,22 @@ def test_a_mask_of_any_kind_says_the_same(kind, tmp_path):
 @pytest.mark.parametrize("value, mode, say", [(0, "L", "nowhere brighter than middle grey"), (1, "L", "nowhere brighter"), (255, "L", "white everywhere"), (0, "I;16", "nowhere"), ((0, 0, 0, 0), "RGBA", "white everywhere")])
 def test_a_mask_that_leaves_nothing_to_do_is_refused(value, mode, say, tmp_path):
     Image.new("L", (16, 16)).save(tmp_path / "init.png"), Image.new(mode, (16, 16), value).save(tmp_path / "mask.png")
-    with pytest.raises(ValueError, match=f"mask.png: in the 8x8 pixels of the model it is {say}"): read_mask(GenerateConfig(init_image=str(tmp_path / "init.png"), mask=str(tmp_path / "mask.png")), 8)
+    with pytest.raises(ValueError, match=f"mask.png: in the 8x8 pixels of the model it is {say}"):
+        read_mask(GenerateConfig(init_image=str(tmp_path / "init.png"), mask=str(tmp_path / "mask.png")), 8)
 
 @pytest.mark.parametrize("flag, content, say", [("init_image", b"", "not a picture"), ("mask", b"GIF89a", "not a picture"), ("mask", b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "not a picture"), ("init_image", None, "no such file")])
 def test_a_file_that_is_no_image_is_told_in_one_line(flag, content, say, tmp_path):
-    if content is not None: (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(ValueError, match=f"^--{flag} .*x.png: {say}") as e: load_image_tensor(str(tmp_path / "x.png"), flag, 8, 1)
+    if content is not None:
+        (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(ValueError, match=f"^--{flag} .*x.png: {say}") as e:
+        load_image_tensor(str(tmp_path / "x.png"), flag, 8, 1)
     assert "\n" not in str(e.value)
 
 def test_an_image_of_too_many_pixels_is_told_in_one_line(tmp_path, monkeypatch, recwarn):
     Image.new("1", (600, 600)).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match="--mask .*huge.png: not a picture that can be read") as e: load_image_tensor(str(tmp_path / "huge.png"), "mask", 8, 1)
+    with pytest.raises(ValueError, match="--mask .*huge.png: not a picture that can be read") as e:
+        load_image_tensor(str(tmp_path / "huge.png"), "mask", 8, 1)
     assert "\n" not in str(e.value) and not recwarn.list
 
 def test_a_large_image_is_read_without_a_word(tmp_path, monkeypatch, recwarn):
@@ -123,14 +130,17 @@ def moment(where, **kw):
     "Train for a moment and return the run's folder."
     small = dict(image_size=8, widths=(32,), attention=(), epochs=1, batch_size=600, sample_interval=0, device="cpu", precision="fp32")
     trainer = Trainer(TrainConfig(result_path=str(where), **small | kw))
-    for _ in trainer.fit(): pass
+    for _ in trainer.fit():
+        pass
     return trainer.run
 
 def run(line):
     "What `iddm-generate` prints, what it complains of, and its exit status."
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
-        try: status = main(line.split())
-        except SystemExit as e: status = e.code
+        try:
+            status = main(line.split())
+        except SystemExit as e:
+            status = e.code
     return out.getvalue(), err.getvalue(), status or 0
 
 # %% ../nbs/30_generate.ipynb #17f2dbff
@@ -148,7 +158,8 @@ def test_pictures_of_each_class_are_written_and_never_over_others():
 def test_the_same_seed_draws_the_same_picture():
     with TemporaryDirectory() as d:
         where = moment(d)
-        for _ in range(2): run(f"--weight_path {where} --steps 2")
+        for _ in range(2):
+            run(f"--weight_path {where} --steps 2")
         same = [(where / f"generated/00{i}/0003_3.png").read_bytes() for i in (1, 2)]
         assert same[0] == same[1]
 
@@ -224,8 +235,10 @@ def test_flags_that_the_checkpoint_answers_may_be_given_where_they_agree():
         assert run(f"--weight_path {where} --steps 2 --conditional True --image_size 8 --num_classes 10 --act silu --class_name 0 --num_images 1")[2] == 0
         flat = moment(d, run_name="flat", conditional=False)
         assert run(f"--weight_path {flat} --steps 2 --conditional False --num_images 2")[2] == 0
-        for bad in ("--conditional True", "--num_classes 10"): assert run(f"--weight_path {flat} {bad}")[2] == 2
-        with pytest.raises(ValueError, match="--act gelu"): check_model(load(where), GenerateConfig(act="gelu"))
+        for bad in ("--conditional True", "--num_classes 10"):
+            assert run(f"--weight_path {flat} {bad}")[2] == 2
+        with pytest.raises(ValueError, match="--act gelu"):
+            check_model(load(where), GenerateConfig(act="gelu"))
 
 # %% ../nbs/30_generate.ipynb #17579555
 ODD = ("007", "01", "+1", "0x10", "1_0", "12:30", "1e3", "yes", "null", "2", "10", "٣", "café")
@@ -237,7 +250,8 @@ def test_a_name_that_looks_like_a_number_is_that_class(tmp_path, i, form):
     if form:
         (tmp_path / "how.yaml").write_text("class_name: " + form.format(ODD[i]), encoding="utf-8")
         argv = ["--config", str(tmp_path / "how.yaml")]
-    if ODD[i] == "null" and form == "{}": return  # YAML's nothing is no name: see the next test
+    if ODD[i] == "null" and form == "{}":
+        return  # YAML's nothing is no name: see the next test
     assert choose_labels(ODD, parse_args(GenerateConfig, "iddm-generate", argv).class_name, 1).tolist() == [i]
     assert choose_labels(ODD, ODD[i], 1).tolist() == [i]
 
@@ -251,7 +265,8 @@ def test_a_plain_number_is_one_where_no_class_has_that_name(name, index): assert
     "a\nb", "x" * 500])
 def test_any_other_name_is_refused_with_the_choices(name):
     choices = "choose -1 for all, 0 to 12, or one of 007, 01, |give a whole number or a name"
-    with pytest.raises(ValueError, match=f"--class_name .*({choices})") as e: choose_labels(ODD, name)
+    with pytest.raises(ValueError, match=f"--class_name .*({choices})") as e:
+        choose_labels(ODD, name)
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 400
 
@@ -259,7 +274,8 @@ def test_any_other_name_is_refused_with_the_choices(name):
     [dict(class_name=True), dict(class_name=2.5), dict(class_name=None), dict(class_name=["a"]), dict(num_images=2.5),
     dict(num_images="3"), dict(num_images=True)])
 def test_what_is_no_class_or_number_is_named(kw):
-    with pytest.raises(ValueError, match="^--(class_name|num_images) .*give a whole number"): choose_labels(ODD, **kw)
+    with pytest.raises(ValueError, match="^--(class_name|num_images) .*give a whole number"):
+        choose_labels(ODD, **kw)
 
 @pytest.mark.parametrize("kw, say", [
     (dict(num_images=0), "--num_images 0: give a number from 1"),
@@ -278,7 +294,8 @@ def test_what_is_no_class_or_number_is_named(kw):
     (dict(strength="x"), "--strength 'x'"), (dict(weight_path=None), "--weight_path None"),
     (dict(weight_path=""), "--weight_path ''")])
 def test_a_wrong_setting_of_a_drawing_from_python_is_named(kw, say):
-    with pytest.raises(ValueError) as e: GenerateConfig(**kw)
+    with pytest.raises(ValueError) as e:
+        GenerateConfig(**kw)
     assert str(e.value).startswith(say)
 
 @pytest.mark.parametrize("kw, want",
@@ -299,7 +316,8 @@ def trained(tmp_path_factory): return moment(str(tmp_path_factory.mktemp("traine
     (dict(class_name="ten"), "--class_name ten: choose -1"), (dict(class_name=True), "--class_name True"),
     (dict(steps="3"), "--steps '3'")])
 def test_sample_names_what_cannot_be(trained, kw, say):
-    with pytest.raises(ValueError, match=say): sample(load(trained), **kw)
+    with pytest.raises(ValueError, match=say):
+        sample(load(trained), **kw)
 
 @pytest.mark.parametrize("kw, say",
     [(dict(path=None), "weight_path None: give some text"), (dict(path=3), "3: give some text"),
@@ -307,7 +325,8 @@ def test_sample_names_what_cannot_be(trained, kw, say):
     (dict(ema="False"), "'False': choose True or False"), (dict(device=0), "0: give some text"),
     (dict(device="tpu"), "--device tpu")])
 def test_load_names_what_cannot_be(trained, kw, say):
-    with pytest.raises(ValueError, match=say): load(**dict(path=trained) | kw)
+    with pytest.raises(ValueError, match=say):
+        load(**dict(path=trained) | kw)
 
 def test_a_model_is_loaded_from_paths_and_from_a_file_of_any_name(trained, tmp_path):
     file = tmp_path / "digits.safetensors"
@@ -339,7 +358,8 @@ def test_a_mask_says_what_is_filled():
         torch.testing.assert_close(filled[:, :, 4:], init[:, :, 4:].expand(4, -1, -1, -1), rtol=0, atol=2e-3)
         assert (filled - init)[:, :, :4].abs().mean() > .2
         Image.new("L", (9, 8)).save(f"{d}/other.png")
-        with pytest.raises(ValueError, match="other.png: its size is not that of .*; make a mask of 256x256"): starting(load(where), GenerateConfig(init_image=f"{d}/init.jpg", mask=f"{d}/other.png"))
+        with pytest.raises(ValueError, match="other.png: its size is not that of .*; make a mask of 256x256"):
+            starting(load(where), GenerateConfig(init_image=f"{d}/init.jpg", mask=f"{d}/other.png"))
 
 # %% ../nbs/30_generate.ipynb #b0287228
 def test_the_share_of_the_way_follows_from_what_is_given():
@@ -348,7 +368,8 @@ def test_the_share_of_the_way_follows_from_what_is_given():
 
 # %% ../nbs/30_generate.ipynb #f18292cc
 def test_without_a_picture_the_sampler_is_the_plain_one():
-    with TemporaryDirectory() as d: assert starting(load(moment(d)), GenerateConfig()) is SAMPLERS["ddim"]
+    with TemporaryDirectory() as d:
+        assert starting(load(moment(d)), GenerateConfig()) is SAMPLERS["ddim"]
 
 # %% ../nbs/30_generate.ipynb #de4996bc
 def test_the_way_of_the_pictures_is_an_animation():
@@ -374,9 +395,10 @@ def test_a_drawing_that_is_stopped_keeps_what_it_has():
         where = moment(d)
         def broken(draw, *args):
             for i, o in enumerate(draw(*args)):
-                if i == 3: raise KeyboardInterrupt
+                if i == 3:
+                    raise KeyboardInterrupt
                 yield o
-        m.setitem(sample_to_folder.__globals__, "draw", partial(broken, sample_batches))
+        m.setitem(sample_to_folder.__globals__, "sample_batches", partial(broken, sample_batches))
         out, err, status = run(f"--weight_path {where} --steps 2 --batch_size 4")
         assert status == 130 and "stopped: 4 of 10 pictures are written" in err and len(list((where / "generated/001").glob("*.png"))) == 4
 
@@ -392,9 +414,10 @@ def test_a_folder_that_changes_while_it_is_drawn_in_is_told(happens, say, tmp_pa
     where = moment(tmp_path)
     def spoiled(*args):
         for i, o in enumerate(sample_batches(*args)):
-            if i == 1: happens(where / "generated/001")
+            if i == 1:
+                happens(where / "generated/001")
             yield o
-    monkeypatch.setitem(sample_to_folder.__globals__, "draw", spoiled)
+    monkeypatch.setitem(sample_to_folder.__globals__, "sample_batches", spoiled)
     out, err, status = run(f"--weight_path {where} --steps 2")
     assert status == 2 and say in err.splitlines()[-1] and "Traceback" not in err
 
@@ -411,7 +434,7 @@ def test_what_can_not_be_drawn_is_refused_before_a_folder_is_made(bad, say, tmp_
 def test_memory_that_can_not_be_had_is_told(tmp_path, monkeypatch):
     where = moment(tmp_path)
     def broken(*args, **kw): raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes. Error code 12")
-    monkeypatch.setitem(sample_batches.__globals__, "walk", broken)
+    monkeypatch.setitem(sample_batches.__globals__, "sample_steps", broken)
     out, err, status = run(f"--weight_path {where} --num_images 20")
     assert status == 2 and "out of memory on cpu: 2.1 GB more were asked for" in err.splitlines()[-1] and "sample fewer at a time, --batch_size 10" in err
 
@@ -429,7 +452,8 @@ def test_a_model_without_the_other_half_samples_plainly_and_says_so(drop, plain,
     model = load(where)
     assert status == 0 and say in out
     assert torch.equal(sample(model, steps=2), sample(model, steps=2, cfg_scale=plain))
-    with pytest.raises(ValueError, match=f"^--cfg_scale 3: with --label_drop {drop:g} .* use --cfg_scale {plain:g}$"): sample(model, cfg_scale=3.)
+    with pytest.raises(ValueError, match=f"^--cfg_scale 3: with --label_drop {drop:g} .* use --cfg_scale {plain:g}$"):
+        sample(model, cfg_scale=3.)
 
 def test_a_model_of_before_that_stored_a_scale_it_can_not_use_samples_plainly(tmp_path):
     model = load(moment(tmp_path, label_drop=0.))
@@ -465,25 +489,31 @@ def test_a_folder_that_can_not_have_this_name_is_refused(name):
 
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "0000.png").write_bytes(b"mine")
-    with pytest.raises(FileExistsError): write_batch(torch.ones(1, 1, 4, 4), [""], tmp_path)
-    with pytest.raises(ValueError, match="it isn't empty; give a new folder"): next(sample_to_folder(None, torch.arange(1), tmp_path, GenerateConfig()))
+    with pytest.raises(FileExistsError):
+        write_batch(torch.ones(1, 1, 4, 4), [""], tmp_path)
+    with pytest.raises(ValueError, match="it isn't empty; give a new folder"):
+        next(sample_to_folder(None, torch.arange(1), tmp_path, GenerateConfig()))
     assert (tmp_path / "0000.png").read_bytes() == b"mine"
 
 def test_a_file_that_can_not_be_written_whole_is_not_there(tmp_path):
     from iddm.generate import _write_new
-    with pytest.raises(TypeError): _write_new(tmp_path / "x.png", "text")
+    with pytest.raises(TypeError):
+        _write_new(tmp_path / "x.png", "text")
     assert not list(tmp_path.iterdir())
 
 def test_commands_at_the_same_time_get_folders_of_their_own(tmp_path):
-    with ThreadPoolExecutor(8) as pool: got = list(pool.map(lambda _: new_folder(tmp_path, GenerateConfig(result_path=str(tmp_path / "new"), generate_name="mine")), range(24)))
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda _: new_folder(tmp_path, GenerateConfig(result_path=str(tmp_path / "new"), generate_name="mine")), range(24)))
     assert len(set(got)) == 24 and all(o.is_dir() for o in got)
 
 @pytest.mark.parametrize("where", ["file", "file/below"])
 def test_a_file_in_the_way_is_told(where, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match=f"--result_path .*{where}: a file is in the way of the folder; choose another --result_path"): new_folder("x", GenerateConfig(result_path=str(tmp_path / where)))
+    with pytest.raises(ValueError, match=f"--result_path .*{where}: a file is in the way of the folder; choose another --result_path"):
+        new_folder("x", GenerateConfig(result_path=str(tmp_path / where)))
 
 def test_a_folder_that_is_read_only_is_told(tmp_path, monkeypatch):
     def refuse(*args, **kw): raise PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(ValueError, match=r"--result_path .*generated: nothing can be written there \(Permission denied\); choose another"): new_folder("x", GenerateConfig())
+    with pytest.raises(ValueError, match=r"--result_path .*generated: nothing can be written there \(Permission denied\); choose another"):
+        new_folder("x", GenerateConfig())

@@ -4,7 +4,7 @@
 import torch
 from iddm.oracles import gmm_denoiser, mixture_log_density
 from iddm.predictions import denoiser
-from iddm.samplers import heun, final_sample
+from iddm.samplers import final_sample, heun
 from iddm.schedules import cosine, flow
 import math
 import re
@@ -34,8 +34,10 @@ def test_guidance_calls_the_network_once_and_where_it_isn_t_guided_with_half_the
     def toy(x, t, y):
         sizes.append(len(x))
         return x
-    for scale in (0, 1, 2): cfg_denoiser(toy, torch.tensor([1, 2]), 3, scale)(torch.zeros(2, 1), 0)
-    for t in (99, 100, 200, 201): cfg_denoiser(toy, torch.tensor([1, 2]), 3, 2., interval=(100, 200))(torch.zeros(2, 1), t)
+    for scale in (0, 1, 2):
+        cfg_denoiser(toy, torch.tensor([1, 2]), 3, scale)(torch.zeros(2, 1), 0)
+    for t in (99, 100, 200, 201):
+        cfg_denoiser(toy, torch.tensor([1, 2]), 3, 2., interval=(100, 200))(torch.zeros(2, 1), t)
     assert sizes == [2, 2, 4, 2, 4, 4, 2]
 
 # %% ../nbs/04_guidance.ipynb #ea09ee91
@@ -91,7 +93,8 @@ WRONG = {
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()
 
 # %% ../nbs/04_guidance.ipynb #e7914627
 def test_guidance_of_the_picture_is_guidance_of_the_noise_and_of_v():
@@ -133,5 +136,7 @@ def test_guidance_does_not_sample_the_sharpened_density():
         p, out = sharpened(scale, x), guided_samples(scale, 500, 200)
         mean = torch.trapezoid(p * x[:, 0], x[:, 0]).item()
         std = torch.trapezoid(p * (x[:, 0] - mean)**2, x[:, 0]).sqrt().item()
-        if scale == 1: assert out.mean().item() == pytest.approx(mean, abs=1e-3) and out.std().item() == pytest.approx(std, abs=5e-3)
-        else: assert out.mean() > mean + .2 * std and out.std() < .9 * std
+        if scale == 1:
+            assert out.mean().item() == pytest.approx(mean, abs=1e-3) and out.std().item() == pytest.approx(std, abs=5e-3)
+        else:
+            assert out.mean() > mean + .2 * std and out.std() < .9 * std

@@ -20,7 +20,8 @@ def test_overshoot_stays_white_and_undershoot_stays_black():
 
 # %% ../nbs/00_images.ipynb #80b7a2d0
 def test_a_picture_of_NaN_is_an_error():
-    with pytest.raises(ValueError, match="1 NaN of 2"): to_uint8(torch.tensor([float("nan"), 0.]))
+    with pytest.raises(ValueError, match="1 NaN of 2"):
+        to_uint8(torch.tensor([float("nan"), 0.]))
 
 # %% ../nbs/00_images.ipynb #42c2c194
 def test_a_grid_has_its_tiles_where_they_belong():
@@ -59,7 +60,8 @@ WRONG = {
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()
 
 # %% ../nbs/00_images.ipynb #3dca7a99
 NAMES = ["cat", "Katze-2", "naïve café", "猫", "می\u200cخواهم", "T-shirt", "a.b", "007"]  # kept as they are

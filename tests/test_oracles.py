@@ -73,12 +73,14 @@ def test_an_answer_does_not_depend_on_the_batch_and_has_the_digits_of_float32():
 def test_pictures_of_another_size_are_refused_and_of_another_memory_layout_are_not():
     x, data = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 4, 4)
     torch.testing.assert_close(empirical_denoiser(linear(), data)(x.contiguous(memory_format=torch.channels_last), 500), empirical_denoiser(linear(), data)(x, 500))
-    with pytest.raises(ValueError, match="x has 48 values, the data 16"): empirical_denoiser(linear(), data[:, :1])(x, 500)
+    with pytest.raises(ValueError, match="x has 48 values, the data 16"):
+        empirical_denoiser(linear(), data[:, :1])(x, 500)
 
 # %% ../nbs/02_oracles.ipynb #4a6a4bea
 def test_the_finite_oracle_of_one_picture_always_answers_it():
     x0, s = torch.rand(1, 1, 4, 4), linear()
-    for t in (0, 500, 999): torch.testing.assert_close(empirical_denoiser(s, x0)(torch.randn(3, 1, 4, 4), t), x0.expand(3, -1, -1, -1))
+    for t in (0, 500, 999):
+        torch.testing.assert_close(empirical_denoiser(s, x0)(torch.randn(3, 1, 4, 4), t), x0.expand(3, -1, -1, -1))
 
 # %% ../nbs/02_oracles.ipynb #a468ff22
 def test_the_finite_oracle_weighs_two_pictures_as_Bayes_does():
@@ -177,4 +179,5 @@ WRONG = {
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()

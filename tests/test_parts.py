@@ -100,15 +100,18 @@ def test_a_chart_stands_odd_values_and_names():
     (KeyError("<a>"), "<b>KeyError: &#x27;&lt;a&gt;&#x27;</b><details>")])
 def test_what_is_wrong_is_told_where_it_is_seen(error, told):
     place = Html("old")
-    with telling(place): raise error
+    with telling(place):
+        raise error
     assert place.value.startswith(told)
-    with telling(place): pass
+    with telling(place):
+        pass
     assert place.value == ""
 
 # %% ../nbs/39_parts.ipynb #1b5eb440
 def count(stop):
     for i in range(1, 201):
-        if stop.is_set(): return
+        if stop.is_set():
+            return
         time.sleep(.001)
         yield i, 200, f"{i} of 200"
 
@@ -116,7 +119,8 @@ def count(stop):
 def test_a_job_shows_at_most_twenty_states_a_second_and_always_the_last():
     shown = []
     def busy(stop):
-        for i in range(1, 5001): yield i, 5000, f"{i}"
+        for i in range(1, 5001):
+            yield i, 5000, f"{i}"
     job, start = Job(busy, shown.append), time.monotonic()
     assert job.start() and job.wait(60) and shown[-1][0] == 5000 and len(shown) <= 20 * (time.monotonic() - start) + 2
     assert job.bar.value == 1 and job.bar.bar_style == "success" and job.status.value == "done · 5000" and not job.go.disabled and job.halt.disabled
@@ -125,13 +129,15 @@ def test_a_job_shows_at_most_twenty_states_a_second_and_always_the_last():
 def test_stop_ends_a_job_and_it_can_start_again():
     def slow(stop):
         for i in range(10_000):
-            if stop.is_set(): raise Stopped
+            if stop.is_set():
+                raise Stopped
             time.sleep(.002)
             yield i, 10_000, f"{i}"
     job = Job(slow)
     for _ in range(2):
         job.go.click()
-        while job.running and job.bar.value == 0: time.sleep(.01)
+        while job.running and job.bar.value == 0:
+            time.sleep(.01)
         assert not job.halt.disabled and job.go.disabled and not job.start()  # a second click starts nothing
         job.halt.click()
         assert job.wait(5) and job.bar.bar_style == "warning" and job.status.value.startswith("stopped at ")
@@ -145,8 +151,10 @@ def test_many_clicks_at_once_start_one_job():
         yield 1, 1, ""
     job = Job(once)
     threads = [threading.Thread(target=job.start) for _ in range(20)]
-    for o in threads: o.start()
-    for o in threads: o.join()
+    for o in threads:
+        o.start()
+    for o in threads:
+        o.join()
     assert job.wait(5) and began == [1]
 
 # %% ../nbs/39_parts.ipynb #a3f2c8c8

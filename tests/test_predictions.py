@@ -49,7 +49,8 @@ def test_conversions_are_finite_at_SNR_0_and_infinity_and_right_where_there_is_s
                     got, want = convert_prediction(TARGETS[source](x0, eps, a, s), x, a, s, source, target), TARGETS[target](x0, eps, a, s)
                     assert got.isfinite().all()
                     lost = (source == "eps" and alpha == 0) or (source == "x0" and sigma == 0)
-                    if not lost or source == target: torch.testing.assert_close(got, want)
+                    if not lost or source == target:
+                        torch.testing.assert_close(got, want)
     assert (x0_from_eps(eps, eps, 0., 1.) == 0).all() and (eps_from_x0(x0, x0, 1., 0.) == 0).all()
 
 # %% ../nbs/01_predictions.ipynb #dddcf737
@@ -167,9 +168,12 @@ def test_the_network_gets_a_long_time_for_each_picture_and_a_picture_of_unit_spr
 # %% ../nbs/01_predictions.ipynb #9f097f4c
 def test_a_model_of_the_noise_is_refused_where_there_is_nothing_but_noise():
     for s in (flow(), zero_terminal_snr(linear())):
-        with pytest.raises(ValueError, match="SNR 0.*choose v, x0 or flow"): denoiser(lambda x, t, y: x, s, "eps")
-        for name in ("x0", "v", "flow"): check_prediction(name, s)
-    with pytest.raises(ValueError, match="prediction='noise': choose eps, x0, v, flow"): check_prediction("noise", linear())
+        with pytest.raises(ValueError, match="SNR 0.*choose v, x0 or flow"):
+            denoiser(lambda x, t, y: x, s, "eps")
+        for name in ("x0", "v", "flow"):
+            check_prediction(name, s)
+    with pytest.raises(ValueError, match="prediction='noise': choose eps, x0, v, flow"):
+        check_prediction("noise", linear())
 
 # %% ../nbs/01_predictions.ipynb #320f2d75
 def test_a_clipped_denoiser_stays_in_range_and_passes_its_arguments_on():
@@ -227,4 +231,5 @@ WRONG = {
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()

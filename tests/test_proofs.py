@@ -3,7 +3,7 @@
 # %% ../nbs/06_proofs.ipynb #auto
 import torch
 from iddm.oracles import gaussian_denoiser, gmm_denoiser, quantile_map
-from iddm.samplers import SAMPLERS, initial_x, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, heun, final_sample, plms, ancestral_split
+from iddm.samplers import SAMPLERS, ancestral_split, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, final_sample, heun, initial_x, plms
 from iddm.schedules import Schedule, cosine, edm, flow, linear, sqrt_linear, timesteps
 import pytest
 
@@ -49,7 +49,8 @@ def drawn_std(schedule: Schedule, std: torch.Tensor, ts: list[int], eta: float, 
         (a, s), (a_u, s_u) = schedule.at(t), schedule.at(u)
         tau, kept = ancestral_split((a, s), (a_u, s_u), eta)
         gain = a * std**2 / (a**2 * std**2 + s**2)  # x0 = gain x
-        if large and u is not None: tau = (s**2 - (a * s_u / a_u)**2)**.5
+        if large and u is not None:
+            tau = (s**2 - (a * s_u / a_u)**2)**.5
         var = (a_u * gain + kept * (1 - a * gain) / s)**2 * var + tau**2
     return var.sqrt()
 
@@ -72,12 +73,14 @@ def test_the_rank_order_of_DDIM_s_table_comes_out_in_closed_form():
         for j in range(4):
             column = [rows[name][j] for name in PAPER]
             assert all(a < b * 1.02 for a, b in zip(column, column[1:])) and column[1] < column[2] < column[3] < column[4]
-        for row in rows.values(): assert [*row[:4]] == sorted(row[:4], reverse=True) and row[4] < row[3]
+        for row in rows.values():
+            assert [*row[:4]] == sorted(row[:4], reverse=True) and row[4] < row[3]
         assert min(rows, key=lambda name: rows[name][4]) == "large"
         assert rows["large"][0] > 3 * rows["0"][0]
     for spacing in ("trailing", "linspace", "quadratic"):  # what doesn't hang on the grid
         ours = table(spacing=spacing)
-        for row in ours.values(): assert [*row] == sorted(row, reverse=True)
+        for row in ours.values():
+            assert [*row] == sorted(row, reverse=True)
         assert ours["0"][0] < ours["0.2"][0] < ours["0.5"][0] < ours["1"][0] and min(ours, key=lambda name: ours[name][4]) == "large"  # noqa: B023
 
 # %% ../nbs/06_proofs.ipynb #72ef29ee

@@ -22,7 +22,8 @@ def test_a_picture_draws_the_same_noise_in_every_batch():
     one = torch.Generator().manual_seed(3)
     assert torch.equal(randn((2, 5), one), torch.randn(2, 5, generator=torch.Generator().manual_seed(3)))
     assert torch.equal(randn((2, 5), torch.ones), torch.ones(2, 5))
-    with pytest.raises(ValueError, match="1 generators for 4 pictures: give one for each"): randn((4, 1), per_sample_generators(0, 1))
+    with pytest.raises(ValueError, match="1 generators for 4 pictures: give one for each"):
+        randn((4, 1), per_sample_generators(0, 1))
 
 # %% ../nbs/03_samplers.ipynb #07513702
 def test_a_walk_starts_at_the_spread_of_its_end_and_hops_to_the_clean_picture():
@@ -30,9 +31,11 @@ def test_a_walk_starts_at_the_spread_of_its_end_and_hops_to_the_clean_picture():
     assert [initial_x(make(), torch.ones(1)).item() for make in (linear, flow, edm)] == pytest.approx([1, 1, (80**2 + 1)**.5], rel=1e-6)
     assert initial_x(edm(), torch.ones(1), [500, 100]).item() == pytest.approx(math.hypot(*edm().at(500)))
     for bad in ([], [1000], [5, 5], [3, 4], [3, -1]):
-        with pytest.raises(ValueError, match="give times that fall, from 999 at most to 0"): timestep_pairs(cosine(), bad)
+        with pytest.raises(ValueError, match="give times that fall, from 999 at most to 0"):
+            timestep_pairs(cosine(), bad)
     for bad in ("50", 5., None, [9.5, 3], ["9"]):
-        with pytest.raises(ValueError, match="give a whole number, or times that fall"): timestep_pairs(cosine(), bad)
+        with pytest.raises(ValueError, match="give a whole number, or times that fall"):
+            timestep_pairs(cosine(), bad)
     assert timestep_pairs(cosine(), torch.tensor(2)) == timestep_pairs(cosine(), 2) == timestep_pairs(cosine(), torch.tensor([999, 499]))
 
 # %% ../nbs/03_samplers.ipynb #df2b3629
@@ -65,7 +68,8 @@ def test_DDIM_matches_its_recursion_on_Gaussian_data():
                     c = alpha_u * k + max(sigma_u**2 - tau2, 0)**.5 * (1 - alpha * k) / sigma  # x' = c x + tau z
                     var = c**2 * var + tau2
                 assert spread_of(ddim, s, std, ts, eta=eta) == pytest.approx(var**.5, abs=1e-10)
-                if spacing == "leading" and (eta, steps) in known: assert round(var**.5, 4) == known[eta, steps]
+                if spacing == "leading" and (eta, steps) in known:
+                    assert round(var**.5, 4) == known[eta, steps]
 
 # %% ../nbs/03_samplers.ipynb #5138175a
 def gaussian_end(alpha: torch.Tensor, sigma: torch.Tensor, ts: list[int], mean: float, std: float) -> torch.Tensor:
@@ -149,7 +153,8 @@ def test_churn_changes_the_walk_not_what_it_ends_on():
     lifted = [t for t in (900, 700, 500, 300, 100) if t not in looks[::2]]
     assert lifted == [t for t in (900, 700, 500, 300, 100) if 1 <= ratio(t) <= 5] == [500, 300]
     assert all(ratio(up) == pytest.approx(2**.5 * ratio(t), rel=.01) for up, t in zip(looks[::2][2:], lifted))
-    with pytest.raises(ValueError, match="s_churn=-1: give 0 for none"): next(heun(gaussian_denoiser(s), x, s, 40, s_churn=-1))
+    with pytest.raises(ValueError, match="s_churn=-1: give 0 for none"):
+        next(heun(gaussian_denoiser(s), x, s, 40, s_churn=-1))
     for make in (linear, flow, edm):  # more steps, less error: the spread is that of the data, exactly
         off = [abs(spread_of(heun, make(), .5, n, initial_x(make(), torch.ones(1)).item(), s_churn=10.) - .5) for n in (25, 50, 100, 200)]
         assert off == sorted(off, reverse=True) and off[-1] < .005
@@ -165,7 +170,8 @@ def test_the_ancestral_step_is_that_of_k_diffusion():
         down = (there**2 - up**2)**.5
         d = (x - gaussian_denoiser(s, .1, std)(x, t)) / here
         x = x + d * (down - here)
-        if there > 0: x = x + torch.randn(x.shape, generator=g).double() * up
+        if there > 0:
+            x = x + torch.randn(x.shape, generator=g).double() * up
         torch.testing.assert_close(step.x, x, rtol=1e-9, atol=1e-9)
 
 # %% ../nbs/03_samplers.ipynb #fadee477
@@ -203,7 +209,8 @@ def test_the_SDE_form_of_DPM_Solver_matches_its_recursion_on_Gaussian_data():
             for t, u in timestep_pairs(s, steps):
                 (a, sig), (a_u, sig_u) = s.at(t), s.at(u)
                 x0 = a * std**2 / (a**2 * std**2 + sig**2) * x
-                if u is None: x = x0; continue  # noqa: E702
+                if u is None:
+                    x = x0; continue  # noqa: E702
                 h = math.log(a_u / sig_u) - math.log(a / sig) if a else math.inf
                 d1 = (x0 - before) * h / h_before if before is not None else 0 * x
                 x = sig_u / sig * math.exp(-h) * x + a_u * (1 - math.exp(-2 * h)) * (x0 + d1 / 2)  # the paper's, with its noise
@@ -217,7 +224,8 @@ def test_the_first_order_part_of_DPM_Solver_is_DDIM():
         s, x = make(), randn((2, 1, 4, 4), per_sample_generators(0, 2)).double()
         for eta in (0., 1.):
             a, b = (list(sampler(lambda x, t: x * 0 + .3, initial_x(s, x), s, 9, eta=eta, generator=per_sample_generators(1, 2))) for sampler in (dpmpp_2m, ddim))  # a constant guess has nothing to extrapolate
-            for one, other in zip(a, b): torch.testing.assert_close(one.x, other.x)
+            for one, other in zip(a, b):
+                torch.testing.assert_close(one.x, other.x)
 
 # %% ../nbs/03_samplers.ipynb #5bc72712
 def test_no_sampler_leaves_noise_in_its_last_step():
@@ -254,12 +262,16 @@ def test_a_sampler_stops_between_steps_and_refuses_nonsense():
         next(walk)
         walk.close()
         assert torch.is_grad_enabled()
-        with pytest.raises(ValueError, match="steps=1001"): final_sample(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 1001))
-        with pytest.raises(ValueError, match="steps=0"): final_sample(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 0))
+        with pytest.raises(ValueError, match="steps=1001"):
+            final_sample(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 1001))
+        with pytest.raises(ValueError, match="steps=0"):
+            final_sample(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 0))
     for sampler in (ddim, euler_ancestral, dpmpp_2m):
         for eta in (-1, 1.5, math.nan):
-            with pytest.raises(ValueError, match=f"eta={eta}: give a share from 0 to 1"): next(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 5, eta=eta))
-    with pytest.raises(ValueError, match="variance='huge'"): final_sample(ddpm(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 5, variance="huge"))
+            with pytest.raises(ValueError, match=f"eta={eta}: give a share from 0 to 1"):
+                next(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 5, eta=eta))
+    with pytest.raises(ValueError, match="variance='huge'"):
+        final_sample(ddpm(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 5, variance="huge"))
 
 # %% ../nbs/03_samplers.ipynb #b37c614e
 def test_every_sampler_keeps_to_the_dtype_it_was_given():
@@ -303,7 +315,8 @@ WRONG = {
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()
 
 # %% ../nbs/03_samplers.ipynb #c4206513
 ANSWERS = {
@@ -317,4 +330,5 @@ ANSWERS = {
 def test_a_denoiser_that_answers_something_else_is_told(name, answer):
     denoise, error, words = ANSWERS[answer]
     walk = SAMPLERS[name](denoise, torch.zeros(2, 1, 4, 4), cosine(), 3)
-    with pytest.raises(error, match=re.escape(words)): next(walk)
+    with pytest.raises(error, match=re.escape(words)):
+        next(walk)

@@ -22,12 +22,17 @@ def test_two_steps_of_noise_add_up_as_the_equation_says():
 # %% ../nbs/00_schedules.ipynb #10e5bb6b
 def test_tables_that_are_no_process_are_refused():
     one = torch.ones(3)
-    with pytest.raises(ValueError, match="noisier with every step"): Schedule(one, one)
-    with pytest.raises(ValueError, match="T=0: a schedule needs at least 1 step"): Schedule(one[:0], one[:0])
-    with pytest.raises(ValueError, match=r"one alpha and one sigma per step, not \(3,\) and \(2,\)"): Schedule(one, one[:2])
+    with pytest.raises(ValueError, match="noisier with every step"):
+        Schedule(one, one)
+    with pytest.raises(ValueError, match="T=0: a schedule needs at least 1 step"):
+        Schedule(one[:0], one[:0])
+    with pytest.raises(ValueError, match=r"one alpha and one sigma per step, not \(3,\) and \(2,\)"):
+        Schedule(one, one[:2])
     for bad in (torch.tensor([0., .5, 1]), torch.tensor([.1, float("nan"), 1]), torch.tensor([.1, .5, float("inf")])):
-        with pytest.raises(ValueError, match="finite scales, sigma above 0"): Schedule(one, bad)
-    with pytest.raises(ValueError, match=r"T=3: variances per step from -1 to 1, where \(0, 1\) is allowed"): from_beta(torch.tensor([-1, .5, 1]))
+        with pytest.raises(ValueError, match="finite scales, sigma above 0"):
+            Schedule(one, bad)
+    with pytest.raises(ValueError, match=r"T=3: variances per step from -1 to 1, where \(0, 1\) is allowed"):
+        from_beta(torch.tensor([-1, .5, 1]))
 
 # %% ../nbs/00_schedules.ipynb #eabb0f9c
 def test_linear_and_its_roots_agree_with_their_papers():
@@ -65,7 +70,8 @@ def test_no_signal_is_left_and_the_first_step_is_kept():
         assert z.at(999) == (0, 1) and z.at(0) == pytest.approx(s.at(0))
         torch.testing.assert_close(zero_terminal_snr(z).alpha, z.alpha)
     for make in (flow, edm):
-        with pytest.raises(ValueError, match="takes variance preserving"): zero_terminal_snr(make())
+        with pytest.raises(ValueError, match="takes variance preserving"):
+            zero_terminal_snr(make())
 
 # %% ../nbs/00_schedules.ipynb #b6055002
 def test_every_schedule_only_ever_adds_noise_for_any_number_of_steps():
@@ -86,8 +92,10 @@ def test_every_schedule_only_ever_adds_noise_for_any_number_of_steps():
 # %% ../nbs/00_schedules.ipynb #3d9266ae
 def test_impossible_lengths_are_refused():
     for make, T in ((linear, 20), (sqrt_linear, 20), (sqrt, 141), (cosine, 0), (sigmoid, 0), (flow, 0), (edm, 0)):
-        with pytest.raises(ValueError, match=f"T={T}"): make(T)
-    for make, T in ((linear, 21), (sqrt, 142), (cosine, 1), (sigmoid, 1), (flow, 1), (edm, 1)): assert make(T).T == T
+        with pytest.raises(ValueError, match=f"T={T}"):
+            make(T)
+    for make, T in ((linear, 21), (sqrt, 142), (cosine, 1), (sigmoid, 1), (flow, 1), (edm, 1)):
+        assert make(T).T == T
 
 # %% ../nbs/00_schedules.ipynb #c33bb08b
 def test_noise_and_picture_come_in_the_promised_shares():
@@ -113,7 +121,8 @@ def test_grids_fall_strictly_for_every_number_of_steps():
                 assert len(ts) == steps and all(a > b for a, b in zip(ts, ts[1:]))
                 assert T > ts[0] and ts[-1] >= 0
                 assert ts[0] == T - 1 if spacing != "leading" or steps == 1 else T - 1 - ts[0] <= T / steps
-                if spacing != "trailing" and steps > 1: assert ts[-1] == 0
+                if spacing != "trailing" and steps > 1:
+                    assert ts[-1] == 0
             assert timesteps(T, T, spacing) == list(range(T - 1, -1, -1))
 
 # %% ../nbs/00_schedules.ipynb #75c03512
@@ -139,10 +148,12 @@ def test_each_grid_is_spaced_as_its_name_says():
 def test_a_level_of_noise_is_found_again():
     for make in SCHEDULES.values():
         s = make()
-        for t in (0, 10, 500, 998): assert sigma_to_t(s, (s.sigma[t] / s.alpha[t]).item()) == t
+        for t in (0, 10, 500, 998):
+            assert sigma_to_t(s, (s.sigma[t] / s.alpha[t]).item()) == t
     assert sigma_to_t(edm(), 1e9) == 999 and sigma_to_t(edm(), 1e-9) == 0 and sigma_to_t(cosine(), math.inf) == 999
     for bad in (0, -1, math.nan):
-        with pytest.raises(ValueError, match="give a noise level above 0"): sigma_to_t(edm(), bad)
+        with pytest.raises(ValueError, match="give a noise level above 0"):
+            sigma_to_t(edm(), bad)
 
 # %% ../nbs/00_schedules.ipynb #5c1ae99f
 def test_schedules_agree_with_diffusers():
@@ -229,4 +240,5 @@ WRONG |= {
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()

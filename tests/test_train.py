@@ -24,7 +24,8 @@ from iddm.train import _newest_grid, _stop_signals, alone, closing_message, done
 def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew():
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with pytest.MonkeyPatch.context() as m:
-        for k, v in dict(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port)).items(): m.setenv(k, v)
+        for k, v in dict(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port)).items():
+            m.setenv(k, v)
         config = TrainConfig(overwrite=True)
         note("run/results/df", "done 24"), note("run/results/b", "begun")
         assert going_on(config) is config and not done(config)  # by these processes
@@ -37,7 +38,8 @@ def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew()
 def test_a_lost_neighbour_is_told_in_a_line():
     assert "lost another process" in lost(RuntimeError("[pair.cc] Connection closed by peer [::1]:1"))
     assert lost(ValueError("Broken pipe")) == "" == lost(RuntimeError("shape"))
-    with pytest.raises(SystemExit, match="2"): fail("no reason")
+    with pytest.raises(SystemExit, match="2"):
+        fail("no reason")
 
 # %% ../nbs/24_train.ipynb #0c05c8f8
 TINY = "--image_size 8 --widths 32 --attention [] --batch_size 600 --save_interval 1 --sample_steps 2 --precision fp32 --device cpu"
@@ -45,8 +47,10 @@ TINY = "--image_size 8 --widths 32 --attention [] --batch_size 600 --save_interv
 def run(line):
     "What `iddm-train` prints, what it complains of, and its exit status."
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
-        try: status = main(line.split())
-        except SystemExit as e: status = e.code
+        try:
+            status = main(line.split())
+        except SystemExit as e:
+            status = e.code
     return out.getvalue(), err.getvalue(), status or 0
 
 # %% ../nbs/24_train.ipynb #9a232f85
@@ -101,7 +105,8 @@ def test_a_run_goes_on_in_as_many_processes_as_it_had_unless_it_is_told_otherwis
         assert how("") == (True, 3, 2, True) and how("--distributed False") == (False, 2, 0, False) and alone({}, []) != {}
         m.setenv("RANK", "0"), m.setenv("WORLD_SIZE", "4")
         assert how("--main_gpu 3") == (False, 2, 3, True) and how("--distributed True --world_size 3") == (True, 3, 0, True)
-    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit): parse_command_line(["--world_size", "2"])
+    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit):
+        parse_command_line(["--world_size", "2"])
     assert "--world_size 2: needs --distributed True" in err.getvalue()
 
 # %% ../nbs/24_train.ipynb #0f962b4c
@@ -146,27 +151,33 @@ def test_a_signal_finishes_the_step_and_saves_and_a_second_one_stops_at_once(num
     before = signal.getsignal(number)
     with redirect_stderr(StringIO()) as err, handle_signals(trainer) as came:
         for e in trainer.fit():
-            if e.step == 3: os.kill(os.getpid(), number)
+            if e.step == 3:
+                os.kill(os.getpid(), number)
         assert came == [number]
         assert trainer.step == 4
         assert e.kind == "checkpoint"
-        with pytest.raises(KeyboardInterrupt): os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
     assert err.getvalue().count("finishing this step") == 1
     assert signal.getsignal(number) == before
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
 def test_a_hangup_that_was_ignored_from_outside_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try: assert signal.SIGHUP not in _stop_signals()
-    finally: signal.signal(signal.SIGHUP, before)
+    try:
+        assert signal.SIGHUP not in _stop_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert signal.SIGHUP in _stop_signals()
 
 # %% ../nbs/24_train.ipynb #90e1b33a
 def test_a_run_that_was_stopped_names_its_checkpoint_and_its_command():
     with TemporaryDirectory() as d:
         trainer = Trainer(parse_args(TrainConfig, "", f"{TINY} --epochs 2 --result_path {d}".split()))
-        for _ in trainer.fit(): pass
-        with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: stopped(trainer, signal.SIGTERM)
+        for _ in trainer.fit():
+            pass
+        with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end:
+            stopped(trainer, signal.SIGTERM)
         assert end.value.code == 143 and f"Saved: {d}/df/checkpoints/epoch_002; go on with\n    iddm-train --resume True --result_path {d}\n" in err.getvalue()
 
 # %% ../nbs/24_train.ipynb #79c7a2d6
@@ -175,12 +186,14 @@ def test_a_run_that_is_stopped_at_once_says_what_is_saved():
         def fit(self):
             for e in super().fit():
                 yield e
-                if e.kind == self.until: raise KeyboardInterrupt
+                if e.kind == self.until:
+                    raise KeyboardInterrupt
     with TemporaryDirectory() as d, pytest.MonkeyPatch.context() as m:
         m.setattr(sys.modules[train.__module__], "Trainer", Broken)
         for until, say in (("step", "No checkpoint yet; begin again with"), ("checkpoint", "epoch_001; go on with")):
             Broken.until = until
-            with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: train(parse_args(TrainConfig, "", f"{TINY} --result_path {d} --run_name {until}".split()))
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end:
+                train(parse_args(TrainConfig, "", f"{TINY} --result_path {d} --run_name {until}".split()))
             assert say in err.getvalue() and f"iddm-train --resume True --run_name {until}" in err.getvalue() and end.value.code == 130
 
 # %% ../nbs/24_train.ipynb #16d5ddef

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from filelock import Timeout
 from torch import nn
-from iddm.checkpoints import epochs, resolve_checkpoint, load_optim, read_weights
+from iddm.checkpoints import epochs, load_optim, read_weights, resolve_checkpoint
 from iddm.data import ImageDataset
 from iddm.predictions import TO_X0
 from iddm.samplers import SAMPLERS
@@ -48,7 +48,8 @@ def test_the_scale_of_guidance_is_one_that_was_trained(kw, asked, scale):
     (1., 1., "--cfg_scale 1: .* use --cfg_scale 0"),
 ])
 def test_a_scale_that_needs_what_was_never_trained_is_refused(drop, asked, say):
-    with pytest.raises(ValueError, match=say): usable_cfg_scale(TrainConfig(label_drop=drop), asked)
+    with pytest.raises(ValueError, match=say):
+        usable_cfg_scale(TrainConfig(label_drop=drop), asked)
 
 # %% ../nbs/22_trainer.ipynb #60df9478
 def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
@@ -73,7 +74,8 @@ def test_settings_that_cannot_be_are_refused_by_name():
     for kw, say in ((dict(epochs=0), "--epochs 0: give a number of at least 1"), (dict(label_drop=1.5), "--label_drop 1.5: .* from 0 to 1"), (dict(run_name="a/b"), "--run_name 'a/b'"), (dict(run_name="cache"), "cache is taken"),
                     (dict(image_size=18, widths=(32, 32, 64)), "image_size 18: .* multiple of 4, for example 16 or 20"), (dict(image_size=75), "image_size 75"), (dict(seed=-1), "--seed -1"), (dict(lr=float("nan")), "--lr nan"),
                     (dict(prediction="eps", noise_schedule="flow"), "--prediction eps with --noise_schedule flow: .* choose v, x0 or flow")):
-        with pytest.raises(ValueError, match=say): TrainConfig(**kw)
+        with pytest.raises(ValueError, match=say):
+            TrainConfig(**kw)
     validate(TrainConfig(image_size=24))
     assert all(hasattr(TrainConfig(), name) for name in RANGES) and issubclass(TrainConfig, NetConfig) and issubclass(NetConfig, DataConfig)
 
@@ -83,7 +85,8 @@ def test_settings_that_contradict_each_other_are_refused():
                     (dict(load_model_dir="a"), "--load_model_dir a: needs"), (dict(fp16=True, precision="bf16"), "--fp16 True and --precision bf16"), (dict(start_model_interval=5), "needs --save_model_interval"),
                     (dict(distributed=True, main_gpu=2), "--main_gpu 2: with --world_size 2 choose 0 to 1"), (dict(distributed=True, batch_size=65), "--batch_size 65: .* multiple"),
                     (dict(exact_shards=3), "--exact_shards 3: choose a divisor of --batch_size 64"), (dict(shard=True, fp16=True), "--shard True with fp16: choose --precision bf16")):
-        with pytest.raises(ValueError, match=say): TrainConfig(**kw)
+        with pytest.raises(ValueError, match=say):
+            TrainConfig(**kw)
     check_together(TrainConfig(resume=True, start_epoch=-1, start_model_interval=-1))
 
 # %% ../nbs/22_trainer.ipynb #550d706d
@@ -112,7 +115,8 @@ def test_settings_that_contradict_each_other_are_refused():
     (dict(save_minutes="x"), "--save_minutes 'x'"), (dict(world_size=2.), "--world_size 2.0"),
     (dict(num_classes=2.5), "--num_classes 2.5")])
 def test_a_wrong_setting_from_python_is_named_in_a_line(kw, say):
-    with pytest.raises(ValueError) as e: TrainConfig(**kw)
+    with pytest.raises(ValueError) as e:
+        TrainConfig(**kw)
     assert str(e.value).startswith(say)
     assert "\n" not in str(e.value)
 
@@ -128,7 +132,8 @@ def test_what_means_the_same_is_taken_from_python(kw, want):
 
 @pytest.mark.parametrize("config", ["x", None, 3, dict(epochs=3), TrainConfig])
 def test_a_trainer_takes_settings_and_nothing_else(config):
-    with pytest.raises(ValueError, match=r"Trainer\(.*give settings, Trainer\(TrainConfig"): Trainer(config)
+    with pytest.raises(ValueError, match=r"Trainer\(.*give settings, Trainer\(TrainConfig"):
+        Trainer(config)
 
 # %% ../nbs/22_trainer.ipynb #1e3e686e
 @pytest.mark.parametrize("error, say", [
@@ -142,18 +147,21 @@ def test_a_trainer_takes_settings_and_nothing_else(config):
 def test_memory_that_cannot_be_had_is_told_in_one_line(error, say, monkeypatch):
     monkeypatch.setitem(enough_memory.__wrapped__.__globals__, "memory", lambda device: (2e9, 8e9))
     with pytest.raises(ValueError) as e:
-        with enough_memory(torch.device("cpu"), "take less"): raise error
+        with enough_memory(torch.device("cpu"), "take less"):
+            raise error
     assert str(e.value) == f"out of memory on cpu: {say}2.0 GB of 8.0 GB are free; take less"
 
 def test_what_the_system_does_not_say_is_left_out(monkeypatch):
     monkeypatch.setitem(enough_memory.__wrapped__.__globals__, "memory", lambda device: None)
     with pytest.raises(ValueError, match="^out of memory on cpu; take less$"):
-        with enough_memory(torch.device("cpu"), "take less"): raise MemoryError
+        with enough_memory(torch.device("cpu"), "take less"):
+            raise MemoryError
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes don't fit"), ValueError("out of memory"), KeyError("x")])
 def test_another_error_than_of_memory_stays_itself(error):
     with pytest.raises(type(error)) as e:
-        with enough_memory(torch.device("cpu"), "take less"): raise error
+        with enough_memory(torch.device("cpu"), "take less"):
+            raise error
     assert e.value is error
 
 def test_the_memory_of_a_machine_is_known_or_not(monkeypatch):
@@ -175,19 +183,22 @@ def test_devices_are_found_or_named():
     ("cpu ", "'cpu '"), ("-1", "-1"), ("cuda:-1", "cuda:-1"), ("cpu:cpu", "cpu:cpu"), ("None", "None"), ("cuda:0,1", "cuda:0,1"),
 ])
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(name, shown):
-    with pytest.raises(ValueError, match=f"^--device {shown}: not on this machine; choose auto .* or one of cpu") as e: resolve_device(name)
+    with pytest.raises(ValueError, match=f"^--device {shown}: not on this machine; choose auto .* or one of cpu") as e:
+        resolve_device(name)
     assert "\n" not in str(e.value)
 
 def test_a_device_that_is_there_and_fails_says_why(monkeypatch):
     def broken(*args, **kw): raise RuntimeError("driver too old\nmore")
     monkeypatch.setattr(torch, "empty", broken)
-    with pytest.raises(ValueError, match=r"--device cpu: it can't be used \(driver too old\);"): resolve_device("cpu")
+    with pytest.raises(ValueError, match=r"--device cpu: it can't be used \(driver too old\);"):
+        resolve_device("cpu")
 
 # %% ../nbs/22_trainer.ipynb #35a8771d
 def test_precision_is_what_was_asked_for_or_refused():
     cpu, meta = torch.device("cpu"), torch.device("meta")
     assert resolve_dtype("fp32", cpu) is None and resolve_dtype("fp16", cpu) is torch.float16 and resolve_dtype("auto", meta) is None
-    with pytest.raises(ValueError, match="--precision bf16: meta here has no instructions for it"): resolve_dtype("bf16", meta)
+    with pytest.raises(ValueError, match="--precision bf16: meta here has no instructions for it"):
+        resolve_dtype("bf16", meta)
 
 # %% ../nbs/22_trainer.ipynb #a8d1177c
 def test_no_step_of_the_learning_rate_is_wasted():
@@ -226,7 +237,8 @@ def test_a_network_is_built_as_the_settings_say():
 ])
 def test_what_surely_does_not_fit_is_refused_before_it_is_tried(kw, how, say, monkeypatch):
     monkeypatch.setitem(check_memory.__globals__, "memory", lambda device: (8e9, 16e9))
-    with pytest.raises(ValueError, match=say): check_memory(TrainConfig(**kw), 3, torch.device("cpu"), **how)
+    with pytest.raises(ValueError, match=say):
+        check_memory(TrainConfig(**kw), 3, torch.device("cpu"), **how)
 
 @pytest.mark.parametrize("kw, how", [
     (dict(), dict(copies=5, images=64)), (dict(image_size=64), dict(images=64)), (dict(image_size=256), dict(images=24)),
@@ -250,7 +262,8 @@ def test_no_more_is_counted_than_a_step_keeps():
     def keep(x):
         kept[x.untyped_storage().data_ptr()] = x
         return x
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x): net(torch.zeros(4, 1, 8, 8), torch.zeros(4))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        net(torch.zeros(4, 1, 8, 8), torch.zeros(4))
     own = {p.untyped_storage().data_ptr() for p in net.parameters()}
     assert net_size(8, 1, (32, 64), 1, 1)[1] * 4 < sum(x.untyped_storage().nbytes() / 4 for k, x in kept.items() if k not in own)
 
@@ -282,21 +295,26 @@ def test_a_seed_is_for_us_alone():
     torch.manual_seed(3)
     first = torch.rand(2)
     torch.manual_seed(3)
-    with seeded(5, torch.device("cpu")): a = torch.rand(2)
+    with seeded(5, torch.device("cpu")):
+        a = torch.rand(2)
     assert torch.equal(torch.rand(2), first)
-    with seeded(5, torch.device("cpu")): assert torch.equal(torch.rand(2), a)
+    with seeded(5, torch.device("cpu")):
+        assert torch.equal(torch.rand(2), a)
 
 # %% ../nbs/22_trainer.ipynb #b5131e0f
 @pytest.mark.parametrize("widths", [(32,), (64, 32)])
 def test_a_new_run_whose_network_could_hear_neither_time_nor_label_is_refused(tmp_path, widths):
     say = "--groups 32: leaves one channel in a group at width 32, .*; choose 8, or leave it out"
-    with pytest.raises(ValueError, match=say): Trainer(tiny(tmp_path, widths=widths, groups=32))
-    with pytest.raises(ValueError, match=say): check_groups(tiny(tmp_path, widths=widths, groups=32))
+    with pytest.raises(ValueError, match=say):
+        Trainer(tiny(tmp_path, widths=widths, groups=32))
+    with pytest.raises(ValueError, match=say):
+        check_groups(tiny(tmp_path, widths=widths, groups=32))
 
 @pytest.mark.parametrize("groups", [12, 64])
 def test_groups_that_do_not_divide_the_widths_are_refused(groups):
     say = f"groups {groups}: must divide each of the widths 32,64; choose 8"
-    with pytest.raises(ValueError, match=say): TrainConfig(widths=(32, 64), groups=groups)
+    with pytest.raises(ValueError, match=say):
+        TrainConfig(widths=(32, 64), groups=groups)
 
 @pytest.mark.parametrize("change, groups", [({}, 8), (dict(widths=(64, 128)), 16), (dict(groups=4), 4)])
 def test_groups_follow_from_the_narrowest_stage(change, groups):
@@ -305,13 +323,16 @@ def test_groups_follow_from_the_narrowest_stage(change, groups):
     assert build_model(config, 1, 0).mid_block.resnets[0].norm2.num_groups == groups
 
 def test_groups_may_not_change_on_resume(tmp_path):
-    for _ in Trainer(tiny(tmp_path, epochs=1, sample_interval=0)).fit(): pass
+    for _ in Trainer(tiny(tmp_path, epochs=1, sample_interval=0)).fit():
+        pass
     say = "--groups 4: the run in .* was started with 8"
-    with pytest.raises(ValueError, match=say): Trainer(tiny(tmp_path, resume=True, groups=4))
+    with pytest.raises(ValueError, match=say):
+        Trainer(tiny(tmp_path, resume=True, groups=4))
 
 def test_a_network_hears_time_and_label_after_a_few_steps(tmp_path):
     trainer = Trainer(tiny(tmp_path, widths=None, attention=None, batch_size=64, lr_func="constant"))
-    for _ in range(10): train_step(trainer)
+    for _ in range(10):
+        train_step(trainer)
     net = trainer.net.eval().requires_grad_(False)
     x, t, y = trainer.data.images[:8] / 127.5 - 1, torch.full((8,), 500), torch.full((8,), 0)
     answer = net(x, t, y)
@@ -334,11 +355,14 @@ def tiny(where, **kw):
 def test_four_batches_of_16_and_one_of_64_make_the_same_step():
     a, b = (Trainer(tiny("nowhere", batch_size=n, grad_accum=64 // n, epochs=1)) for n in (64, 16))
     assert a.total == b.total and a.size == b.size and part(a.data, a.config, 1000, 0, 1, 3).t.tolist()[:16] == part(b.data, b.config, 1000, 0, 1, 12).t.tolist()
-    for _ in range(3): assert train_step(a) == pytest.approx(train_step(b), rel=1e-4)
+    for _ in range(3):
+        assert train_step(a) == pytest.approx(train_step(b), rel=1e-4)
     b.net.load_state_dict(a.net.state_dict())  # Adam makes much of the last digit
-    for o in (a, b): o.optim.zero_grad()
+    for o in (a, b):
+        o.optim.zero_grad()
     torch.testing.assert_close(*[gradient(o, map(maker(o), range(3 * o.config.grad_accum, 4 * o.config.grad_accum))) for o in (a, b)], rtol=1e-5, atol=0)
-    for p, q in zip(a.net.parameters(), b.net.parameters()): torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
+    for p, q in zip(a.net.parameters(), b.net.parameters()):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
 
 # %% ../nbs/22_trainer.ipynb #5a836236
 def test_two_processes_share_a_batch_and_one_alone_decides_for_itself():
@@ -351,19 +375,23 @@ def test_two_processes_share_a_batch_and_one_alone_decides_for_itself():
 def test_shards_added_in_order_make_the_same_step_as_the_whole_batch():
     a, b = (Trainer(tiny("nowhere", batch_size=64, exact_shards=n)) for n in (0, 4))
     assert train_step(a) == pytest.approx(train_step(b), rel=1e-5)
-    for o in (a, b): o.net.load_state_dict(a.net.state_dict()), o.optim.zero_grad()
+    for o in (a, b):
+        o.net.load_state_dict(a.net.state_dict()), o.optim.zero_grad()
     some = [part(a.data, a.config, 1000, 0, 1, 1)]
     plain, exact = gradient(a, some), exact_gradient(b, some)
     torch.testing.assert_close(plain, exact, rtol=1e-5, atol=0)
-    for p, q in zip(a.net.parameters(), b.net.parameters()): torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
+    for p, q in zip(a.net.parameters(), b.net.parameters()):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
 
 # %% ../nbs/22_trainer.ipynb #c4a9be4a
 def test_what_must_be_the_same_everywhere_is_named():
     told = facts(Trainer(tiny("nowhere")))
     assert told["pictures"] == 1797 and told["--batch_size"] == 600 and not {"--device", "--result_path", "--num_workers"} & told.keys()
     for kw, say in ((dict(shard=True), "--shard True: needs several processes"), (dict(distributed=True), "--distributed True: this process is alone"), (dict(main_gpu=1), "--main_gpu 1: with 1 process choose 0"), (dict(world_size=3), "--world_size 3: needs --distributed True")):
-        with pytest.raises(ValueError, match=say): Trainer(tiny("nowhere", **kw))
-    with pytest.raises(ValueError, match="--device mps: several processes can't share it"): own_device("mps", 2)
+        with pytest.raises(ValueError, match=say):
+            Trainer(tiny("nowhere", **kw))
+    with pytest.raises(ValueError, match="--device mps: several processes can't share it"):
+        own_device("mps", 2)
     assert TrainConfig(distributed=True).processes == 2 and TrainConfig().processes == 1
 
 # %% ../nbs/22_trainer.ipynb #70c2f686
@@ -388,7 +416,8 @@ def test_a_run_reports_its_events_and_leaves_the_promised_files():
 def test_the_log_counts_steps_and_the_settings_are_ready_to_use_again():
     with TemporaryDirectory() as d:
         trainer = Trainer(tiny(d))
-        for _ in record(trainer.fit(), trainer): pass
+        for _ in record(trainer.fit(), trainer):
+            pass
         lines = [json.loads(o) for o in (trainer.run / "metrics.jsonl").read_text().splitlines()]
         assert [o["step"] for o in lines if o["kind"] == "step"] == [1, 2, 3, 4]
         assert parse_args(TrainConfig, "", ["--config", str(trainer.run / "config.yaml")]) == trainer.config
@@ -417,29 +446,36 @@ def same(a, b):
 def test_a_run_that_is_resumed_ends_in_the_same_bits():
     with TemporaryDirectory() as d:
         whole = Trainer(tiny(d, run_name="whole"))
-        for _ in whole.fit(): pass
+        for _ in whole.fit():
+            pass
         cut = Trainer(tiny(d))
         for e in cut.fit():
-            if e.kind == "checkpoint": break  # stopped after the first of two epochs
+            if e.kind == "checkpoint":
+                break  # stopped after the first of two epochs
         resumed = Trainer(tiny(d, resume=True))
         assert resumed.step == 2
-        for _ in resumed.fit(): pass
+        for _ in resumed.fit():
+            pass
         assert same(whole.run, resumed.run)
 
 # %% ../nbs/22_trainer.ipynb #153d82b2
 def test_a_run_in_the_way_is_not_touched_and_another_run_is_not_resumed():
     with TemporaryDirectory() as d:
-        for _ in Trainer(tiny(d, epochs=1)).fit(): pass
+        for _ in Trainer(tiny(d, epochs=1)).fit():
+            pass
         for kw, say in ((dict(), "already holds a run: .*--resume True.*--run_name.*--overwrite True"), (dict(resume=True, batch_size=128), "was started with 600"),
                         (dict(resume=True, epochs=1), "--epochs 1: the run in .* has 1 already"), (dict(resume=True, start_epoch=7), "--start_epoch 7: .* epochs 1;"), (dict(resume=True, run_name="no"), "--resume True: .*no such")):
-            with pytest.raises(ValueError, match=say): Trainer(tiny(d, **kw))
+            with pytest.raises(ValueError, match=say):
+                Trainer(tiny(d, **kw))
 
 # %% ../nbs/22_trainer.ipynb #453fa069
 def test_overwriting_deletes_a_run_and_nothing_else():
     with TemporaryDirectory() as d:
-        for _ in Trainer(tiny(d)).fit(): pass
+        for _ in Trainer(tiny(d)).fit():
+            pass
         trainer = Trainer(tiny(d, overwrite=True, epochs=1, save_model_interval=True))
-        for _ in trainer.fit(): pass
+        for _ in trainer.fit():
+            pass
         assert trainer.epoch == 1 and [o.name for o in (Path(d) / "df/checkpoints").glob("epoch*")] == ["epoch_001"]
 
 # %% ../nbs/22_trainer.ipynb #bcb3b520
@@ -447,9 +483,11 @@ def test_a_folder_that_is_no_run_is_never_deleted():
     with TemporaryDirectory() as d:
         (Path(d) / "mine").mkdir()
         (Path(d) / "mine" / "thesis.txt").write_text("years of work")
-        with pytest.raises(ValueError, match="already holds a run"): check_run(Path(d) / "mine", tiny(d))
+        with pytest.raises(ValueError, match="already holds a run"):
+            check_run(Path(d) / "mine", tiny(d))
         assert check_run(Path(d) / "new", tiny(d)) is None
-        with pytest.raises(ValueError, match="holds thesis.txt, which is not of a run .* will not delete it"): Trainer(tiny(d, run_name="mine", overwrite=True))
+        with pytest.raises(ValueError, match="holds thesis.txt, which is not of a run .* will not delete it"):
+            Trainer(tiny(d, run_name="mine", overwrite=True))
 
 # %% ../nbs/22_trainer.ipynb #5485fe61
 def test_a_folder_that_only_looks_like_a_run_is_not_deleted_either():
@@ -464,29 +502,36 @@ def test_a_folder_that_only_looks_like_a_run_is_not_deleted_either():
 # %% ../nbs/22_trainer.ipynb #8fd54d6f
 def test_a_run_whose_pointer_is_gone_is_not_begun_again():
     with TemporaryDirectory() as d:
-        for _ in Trainer(tiny(d, save_model_interval=True)).fit(): pass
+        for _ in Trainer(tiny(d, save_model_interval=True)).fit():
+            pass
         Path(d, "df/checkpoints/last").write_text("")
         with pytest.raises(ValueError, match="--resume True: .*last: it names no checkpoint"):
             Trainer(tiny(d, resume=True, epochs=3))
         Path(d, "df/checkpoints/last").unlink()
         assert Trainer(tiny(d, resume=True, epochs=3)).step == 4
-        for _ in Trainer(tiny(d, resume=True, start_epoch=1)).fit(): pass
+        for _ in Trainer(tiny(d, resume=True, start_epoch=1)).fit():
+            pass
 
 # %% ../nbs/22_trainer.ipynb #2f52e6e8
 def test_a_trainer_goes_on_where_it_was_left_and_another_one_is_not_overwritten():
     with TemporaryDirectory() as d:
         a, b = Trainer(tiny(d, sample_interval=0)), Trainer(tiny(d, sample_interval=0))
-        for e in a.fit(): a.stopping = e.step == 1
-        with pytest.raises(ValueError, match="already holds a run"): next(b.fit())
-        for _ in a.fit(): pass
-        for _ in Trainer(tiny(d, run_name="whole", sample_interval=0)).fit(): pass
+        for e in a.fit():
+            a.stopping = e.step == 1
+        with pytest.raises(ValueError, match="already holds a run"):
+            next(b.fit())
+        for _ in a.fit():
+            pass
+        for _ in Trainer(tiny(d, run_name="whole", sample_interval=0)).fit():
+            pass
         assert a.step == a.total and same(a.run, Path(d) / "whole")
 
 # %% ../nbs/22_trainer.ipynb #43c1bc0e
 def test_what_a_killed_process_did_not_delete_is_deleted():
     with TemporaryDirectory() as d:
         for e in Trainer(tiny(d, sample_interval=0)).fit():
-            if e.kind == "checkpoint": break
+            if e.kind == "checkpoint":
+                break
         shutil.copytree(e.path, left := e.path.with_name("step_00000001"))
         (left / "state.json").write_text(json.dumps(json.loads((left / "state.json").read_text()) | dict(step=1)))
         next(Trainer(tiny(d, resume=True)).fit())
@@ -495,7 +540,8 @@ def test_what_a_killed_process_did_not_delete_is_deleted():
 # %% ../nbs/22_trainer.ipynb #d4187e1a
 def test_a_weight_decay_may_change_on_the_way():
     with TemporaryDirectory() as d:
-        for _ in Trainer(tiny(d, epochs=1)).fit(): pass
+        for _ in Trainer(tiny(d, epochs=1)).fit():
+            pass
         assert Trainer(tiny(d, resume=True, weight_decay=.5)).optim.param_groups[0]["weight_decay"] == .5
 
 # %% ../nbs/22_trainer.ipynb #ffddedd0
@@ -504,11 +550,14 @@ def test_data_and_settings_must_fit_and_nothing_is_written_when_they_do_not():
     with TemporaryDirectory() as d:
         for kw, say in ((dict(batch_size=6, conditional=False), "--batch_size 6: digits has 5 pictures"), (dict(batch_size=5, conditional=True), "--conditional True: .*no class folders"), (dict(batch_size=3, grad_accum=2), "--batch_size 3 --grad_accum 2: digits has 5 pictures"), (dict(batch_size=5, num_classes=3), "--num_classes 3: digits has 0 class folders"),
                         (dict(batch_size=5, conditional=False, image_size=16), "the data has pictures of 8x8")):
-            with pytest.raises(ValueError, match=say): Trainer(tiny(d, **kw), flat)
-        with pytest.raises(ValueError, match="no checkpoint|no such"): Trainer(tiny(d, resume=True))
+            with pytest.raises(ValueError, match=say):
+                Trainer(tiny(d, **kw), flat)
+        with pytest.raises(ValueError, match="no checkpoint|no such"):
+            Trainer(tiny(d, resume=True))
         assert not list(Path(d).iterdir())
         check_data(flat, tiny(d, batch_size=5, conditional=False, num_classes=1))
-        with pytest.raises(ValueError, match="--num_classes 9: digits has 10 class folders .0, 1, 2"): Trainer(tiny(d, num_classes=9))
+        with pytest.raises(ValueError, match="--num_classes 9: digits has 10 class folders .0, 1, 2"):
+            Trainer(tiny(d, num_classes=9))
 
 # %% ../nbs/22_trainer.ipynb #7f2a846e
 def test_every_schedule_trains_with_every_prediction_that_can():
@@ -523,7 +572,8 @@ def test_an_unconditional_model_trains_and_samples():
     grey = ImageDataset(torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8), torch.zeros(8, dtype=torch.long))
     with TemporaryDirectory() as d:
         trainer = Trainer(tiny(d, conditional=False, batch_size=8, epochs=1), grey)
-        for _ in fit(trainer): pass
+        for _ in fit(trainer):
+            pass
         assert trainer.n_classes == 0 and metadata(trainer)["classes"] == [] and sample_grid(trainer)["raw"].shape == (20, 1, 8, 8)
 
 # %% ../nbs/22_trainer.ipynb #5af0bcec
@@ -534,11 +584,13 @@ def test_a_training_samples_with_a_scale_that_it_trains(drop, scale, tmp_path):
 
 @pytest.mark.parametrize("drop, scale, say", [(0., 2., "--cfg_scale 2: with --label_drop 0 .* use --cfg_scale 1"), (1., 1., "--cfg_scale 1: with --label_drop 1 .* use --cfg_scale 0")])
 def test_a_training_refuses_a_scale_that_it_does_not_train(drop, scale, say, tmp_path):
-    with pytest.raises(ValueError, match=say): Trainer(tiny(tmp_path, label_drop=drop, cfg_scale=scale))
+    with pytest.raises(ValueError, match=say):
+        Trainer(tiny(tmp_path, label_drop=drop, cfg_scale=scale))
     assert not list(tmp_path.iterdir())
 
 def test_a_run_that_stored_a_scale_which_it_can_not_use_is_resumed_without_it(tmp_path):
-    for _ in Trainer(tiny(tmp_path, epochs=1, label_drop=0., sample_interval=0)).fit(): pass
+    for _ in Trainer(tiny(tmp_path, epochs=1, label_drop=0., sample_interval=0)).fit():
+        pass
     path = tmp_path / "df/config.yaml"
     path.write_text(path.read_text().replace("cfg_scale: 1.0", "cfg_scale: 2.0"))
     trainer = Trainer(load_run_config(tmp_path / "df", epochs=2, sample_interval=1))
@@ -550,7 +602,8 @@ def test_a_run_that_stored_a_scale_which_it_can_not_use_is_resumed_without_it(tm
 @pytest.mark.parametrize("drop, scale", [(0., 2.), (0., 0.), (1., 1.)])
 def test_a_walk_refuses_a_scale_that_was_not_trained(drop, scale):
     config = TrainConfig(image_size=8, widths=(32,), label_drop=drop)
-    with pytest.raises(ValueError, match=f"--cfg_scale {scale:g}: "): sample_steps(build_model(config, 1, 3), config, 1, 3, torch.tensor([0]), cfg_scale=scale)
+    with pytest.raises(ValueError, match=f"--cfg_scale {scale:g}: "):
+        sample_steps(build_model(config, 1, 3), config, 1, 3, torch.tensor([0]), cfg_scale=scale)
 
 # %% ../nbs/22_trainer.ipynb #3974843b
 def random_data(n_classes, channels, size):
@@ -568,21 +621,27 @@ def test_models_of_one_class_and_of_colour_and_odd_sizes_train():
 def test_a_run_is_the_same_with_threads_that_make_its_batches_and_with_dropout_when_it_is_cut():
     with TemporaryDirectory() as d:
         kw = dict(dropout=.2, hflip=True, crop="random", batch_size=300, sample_interval=0)
-        for _ in Trainer(tiny(d, run_name="whole", **kw)).fit(): pass
+        for _ in Trainer(tiny(d, run_name="whole", **kw)).fit():
+            pass
         for e in Trainer(tiny(d, run_name="cut", num_workers=2, **kw)).fit():
-            if e.kind == "checkpoint": break
-        for _ in Trainer(tiny(d, run_name="cut", num_workers=2, resume=True, **kw)).fit(): pass
+            if e.kind == "checkpoint":
+                break
+        for _ in Trainer(tiny(d, run_name="cut", num_workers=2, resume=True, **kw)).fit():
+            pass
         assert same(Path(d) / "whole", Path(d) / "cut")
 
 # %% ../nbs/22_trainer.ipynb #fd0b2f68
 def test_a_run_that_is_asked_to_stop_finishes_its_step_and_goes_on_in_mid_epoch():
     with TemporaryDirectory() as d:
         whole, cut = Trainer(tiny(d, run_name="whole", batch_size=300)), Trainer(tiny(d, batch_size=300))
-        for _ in record(whole.fit(), whole): pass
-        for e in record(cut.fit(), cut): cut.stopping = e.kind == "step" and e.step == 7
+        for _ in record(whole.fit(), whole):
+            pass
+        for e in record(cut.fit(), cut):
+            cut.stopping = e.kind == "step" and e.step == 7
         assert e.kind == "checkpoint" and e.step == 8 and e.path.name == "step_00000008" and list(epochs(cut.run)) == []
         cut = Trainer(tiny(d, batch_size=300, resume=True))
-        for _ in record(cut.fit(), cut): pass
+        for _ in record(cut.fit(), cut):
+            pass
         assert same(whole.run, cut.run) and list(epochs(cut.run)) == [2] and not list(cut.run.glob("checkpoints/step_*"))
         a, b = ([json.loads(o) for o in (t.run / "metrics.jsonl").read_text().splitlines()] for t in (whole, cut))
         assert [(o["step"], o["loss"]) for o in a] == [(o["step"], o["loss"]) for o in b]
@@ -591,16 +650,20 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_goes_on_in_mid_epoch(
 def test_a_grid_that_was_not_drawn_is_drawn_when_the_run_goes_on():
     with TemporaryDirectory() as d:
         first = Trainer(tiny(d, epochs=1))
-        for e in record(first.fit(), first): first.stopping = e.kind == "checkpoint"
+        for e in record(first.fit(), first):
+            first.stopping = e.kind == "checkpoint"
         assert e.kind == "checkpoint" and first.owed and not list(first.run.glob("vis/*"))
         more = Trainer(tiny(d, epochs=1, resume=True))
         assert more.step == more.total and samples_pending(more, more.step) and [e.kind for e in record(more.fit(), more)] == ["images"] and len(list(more.run.glob("vis/*"))) == 2
-        with pytest.raises(ValueError, match="--epochs 1: the run in .* has 1 already"): Trainer(tiny(d, epochs=1, resume=True))
+        with pytest.raises(ValueError, match="--epochs 1: the run in .* has 1 already"):
+            Trainer(tiny(d, epochs=1, resume=True))
         for kw in (dict(), dict(save_interval=3)):  # in mid-run, saved before the grid or not
             first = Trainer(tiny(d, run_name=f"b{len(kw)}", epochs=3, sample_interval=1, **kw))
-            for e in record(first.fit(), first): first.stopping = e.kind == "epoch" and e.epoch == 1 and bool(kw) or e.kind == "checkpoint"
+            for e in record(first.fit(), first):
+                first.stopping = e.kind == "epoch" and e.epoch == 1 and bool(kw) or e.kind == "checkpoint"
             assert first.owed and first.step == 2 and e.kind == "checkpoint" and not list(first.run.glob("vis/*"))
-            for _ in record(first.fit(), first): pass
+            for _ in record(first.fit(), first):
+                pass
             assert first.step == 6 and len(list(first.run.glob("vis/*"))) == 6
         assert not has_grid(tiny(d, sample_interval=0), 2) and [has_grid(tiny(d, epochs=5), i) for i in range(1, 6)] == [False, True, False, True, True]
 
@@ -616,7 +679,8 @@ def test_as_many_checkpoints_are_kept_as_were_asked_for():
     with TemporaryDirectory() as d:
         for i, (kw, want) in enumerate(((dict(), [6]), (dict(keep=2), [5, 6]), (dict(save_model_interval=True), [1, 2, 3, 4, 5, 6]), (dict(save_model_interval=True, start_model_interval=4), [4, 5, 6]), (dict(save_model_interval=True, keep=4, start_model_interval=5), [3, 4, 5, 6]))):
             trainer = Trainer(tiny(d, run_name=f"r{i}", epochs=6, sample_interval=0, batch_size=8, **kw), random_data(2, 1, 8))
-            for _ in trainer.fit(): pass
+            for _ in trainer.fit():
+                pass
             assert list(epochs(trainer.run)) == want and resolve_checkpoint(trainer.run).name == "epoch_006", kw
 
 # %% ../nbs/22_trainer.ipynb #192e2d95
@@ -624,26 +688,31 @@ def test_a_run_goes_on_from_an_earlier_epoch_or_as_another_run_and_later_checkpo
     with TemporaryDirectory() as d:
         kw = dict(epochs=4, save_model_interval=True, sample_interval=0)
         whole = Trainer(tiny(d, **kw))
-        for _ in record(whole.fit(), whole): pass
+        for _ in record(whole.fit(), whole):
+            pass
         other = Trainer(tiny(d, run_name="b", resume=True, start_epoch=2, load_model_dir="df", **kw))
-        for _ in other.fit(): pass
+        for _ in other.fit():
+            pass
         assert same(whole.run, other.run) and list(epochs(other.run)) == [3, 4] and list(epochs(whole.run)) == [1, 2, 3, 4]
         next((third := Trainer(tiny(d, run_name="c", resume=True, load_model_dir="df", **kw | dict(epochs=5)))).fit())
         assert resolve_checkpoint(third.run).name == "epoch_004" and Trainer(tiny(d, run_name="c", resume=True, **kw | dict(epochs=5))).step == 8  # killed at once, it goes on from there
         again = Trainer(tiny(d, resume=True, start_epoch=1, load_model_dir="df", **kw))
         for i, _ in enumerate(record(again.fit(), again)):
-            if i == 0: assert list(epochs(again.run)) == [1] and resolve_checkpoint(again.run).name == "epoch_001"
+            if i == 0:
+                assert list(epochs(again.run)) == [1] and resolve_checkpoint(again.run).name == "epoch_001"
         assert same(again.run, other.run) and sorted(o.name for o in (again.run / "superseded").iterdir()) == ["epoch_002_1", "epoch_003_1", "epoch_004_1", "metrics.jsonl"]
         assert [json.loads(o)["step"] for o in (again.run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8, 8]
 
 # %% ../nbs/22_trainer.ipynb #dfa3bdd2
 def test_a_run_goes_on_from_its_own_settings():
     with TemporaryDirectory() as d:
-        for _ in Trainer(tiny(d, epochs=1, seed=4)).fit(): pass
+        for _ in Trainer(tiny(d, epochs=1, seed=4)).fit():
+            pass
         more = Trainer(load_run_config(f"{d}/df", epochs=2))
         assert not found(more)[2]
         assert more.config.seed == 4 and more.step == 2 and more.total == 4
-        with pytest.raises(ValueError, match="no run of iddm"): load_run_config(d)
+        with pytest.raises(ValueError, match="no run of iddm"):
+            load_run_config(d)
 
 # %% ../nbs/22_trainer.ipynb #8dc3e2fb
 def test_a_line_that_was_cut_off_is_taken_out_of_the_metrics():
@@ -662,7 +731,8 @@ def test_a_run_that_never_came_to_a_checkpoint_begins_again_and_two_at_once_are_
                 next(Trainer(tiny(d, resume=True)).fit())
         again = Trainer(tiny(d, resume=True))
         assert again.step == 0 and again.source is None
-        with open_run(again): pass
+        with open_run(again):
+            pass
 
 # %% ../nbs/22_trainer.ipynb #b5a068f5
 def test_no_thread_is_left_of_a_run_that_writes_for_TensorBoard():
@@ -670,7 +740,8 @@ def test_no_thread_is_left_of_a_run_that_writes_for_TensorBoard():
     with TemporaryDirectory() as d:
         before = threading.active_count()
         trainer = Trainer(tiny(d, tensorboard=True, sample_interval=0))
-        for _ in record(trainer.fit(), trainer): pass
+        for _ in record(trainer.fit(), trainer):
+            pass
         assert threading.active_count() == before
 
 # %% ../nbs/22_trainer.ipynb #7b024f52
@@ -678,7 +749,8 @@ def test_a_folder_that_is_deleted_while_it_is_trained_is_made_again_and_can_be_r
     with TemporaryDirectory() as d, redirect_stderr(StringIO()) as err:
         trainer = Trainer(tiny(d, epochs=3, sample_interval=1))
         for e in record(trainer.fit(), trainer):
-            if e.kind == "epoch" and e.epoch == 2: shutil.rmtree(d)
+            if e.kind == "epoch" and e.epoch == 2:
+                shutil.rmtree(d)
         assert "was deleted or moved while it is trained; it is made again at step 4" in err.getvalue()
         assert err.getvalue().count("\n") == 1
         assert sorted(o.name for o in (trainer.run / "vis").iterdir())[:2] == ["epoch_002.png", "epoch_002_ema.png"]
@@ -692,13 +764,15 @@ def _no_flock(*args): raise OSError(errno.ENOLCK, "No locks available")
 def test_where_a_file_system_has_no_locks_a_killed_process_blocks_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", _no_flock)
     with acquire_lock(tmp_path / "a.lock"):
-        with pytest.raises(Timeout): acquire_lock(tmp_path / "a.lock")
+        with pytest.raises(Timeout):
+            acquire_lock(tmp_path / "a.lock")
     lines = ["import fcntl, os, sys", "from pathlib import Path", "from iddm.trainer import acquire_lock",
              "def none(*args): raise OSError(37, 'none')", "fcntl.flock = none",
              "lock = acquire_lock(Path(sys.argv[1]))", "os.kill(os.getpid(), 9)"]
     killed = subprocess.run([sys.executable, "-c", "\n".join(lines), tmp_path / "a.lock"], capture_output=True)
     assert killed.returncode == -9
-    with acquire_lock(tmp_path / "a.lock"): pass
+    with acquire_lock(tmp_path / "a.lock"):
+        pass
 
 # %% ../nbs/22_trainer.ipynb #0227b895
 def test_a_training_of_another_thread_is_not_taken_over():
@@ -716,7 +790,8 @@ def test_a_training_that_was_left_in_the_middle_is_taken_over_by_the_same_thread
         first = Trainer(tiny(d, epochs=4))
         left = first.fit()
         for e in left:
-            if e.kind == "checkpoint": break
+            if e.kind == "checkpoint":
+                break
         again = Trainer(load_run_config(Path(d) / "df"))  # another trainer, from the checkpoint
         second = again.fit()
         assert next(second).step == e.step + 1
@@ -727,15 +802,21 @@ def test_a_training_that_was_left_in_the_middle_is_taken_over_by_the_same_thread
 # %% ../nbs/22_trainer.ipynb #ec585362
 def test_another_data_set_or_network_is_not_resumed():
     with TemporaryDirectory() as d:
-        for _ in Trainer(tiny(d, batch_size=4, epochs=1), random_data(2, 1, 8)).fit(): pass
+        for _ in Trainer(tiny(d, batch_size=4, epochs=1), random_data(2, 1, 8)).fit():
+            pass
         more = random_data(2, 1, 8)
         for data, say in ((ImageDataset(more.images[:7], more.labels[:7], more.classes), "8 pictures, now there are 7"), (ImageDataset(more.images, more.labels, ("a", "c")), r"\['a', 'b'\] classes, now there are \['a', 'c'\]")):
-            with pytest.raises(ValueError, match=say): Trainer(tiny(d, batch_size=4, resume=True), data)
-        for _ in Trainer(tiny(d, run_name="c", batch_size=4, epochs=1), replace(more, key="a")).fit(): pass
-        with pytest.raises(ValueError, match="started with other pictures"): Trainer(tiny(d, run_name="c", batch_size=4, resume=True), replace(more, key="b"))
-        with pytest.raises(ValueError, match="--widths .64.: .* started with .32."): Trainer(tiny(d, batch_size=4, widths=(64,), resume=True), random_data(2, 1, 8))
+            with pytest.raises(ValueError, match=say):
+                Trainer(tiny(d, batch_size=4, resume=True), data)
+        for _ in Trainer(tiny(d, run_name="c", batch_size=4, epochs=1), replace(more, key="a")).fit():
+            pass
+        with pytest.raises(ValueError, match="started with other pictures"):
+            Trainer(tiny(d, run_name="c", batch_size=4, resume=True), replace(more, key="b"))
+        with pytest.raises(ValueError, match="--widths .64.: .* started with .32."):
+            Trainer(tiny(d, batch_size=4, widths=(64,), resume=True), random_data(2, 1, 8))
         other = Trainer(tiny(d, batch_size=8, run_name="b"), random_data(2, 1, 8))
-        with pytest.raises(ValueError, match="started with"): load_state(other, o := resolve_checkpoint(f"{d}/df"), read_run(o, list(other.net.parameters())))
+        with pytest.raises(ValueError, match="started with"):
+            load_state(other, o := resolve_checkpoint(f"{d}/df"), read_run(o, list(other.net.parameters())))
 
 # %% ../nbs/22_trainer.ipynb #8236fb30
 GREY, LABELS = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.arange(8) % 2
@@ -758,14 +839,16 @@ GREY, LABELS = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.arange(8) % 2
     (ImageDataset(GREY, LABELS, (1, 2)), "data.classes .1, 2.: give the names"),
     (ImageDataset(GREY, LABELS, None), "data.classes None")])
 def test_data_that_is_not_what_it_should_be_is_named(tmp_path, data, say):
-    with pytest.raises(ValueError, match=say): Trainer(tiny(str(tmp_path), batch_size=4), data)
+    with pytest.raises(ValueError, match=say):
+        Trainer(tiny(str(tmp_path), batch_size=4), data)
     assert not list(tmp_path.iterdir())
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     "A run of one epoch."
     trainer = Trainer(tiny(str(tmp_path_factory.mktemp("runs")), epochs=1, batch_size=600, sample_interval=0))
-    for _ in trainer.fit(): pass
+    for _ in trainer.fit():
+        pass
     return trainer.run
 
 @pytest.mark.parametrize("changes, say",
@@ -773,13 +856,15 @@ def finished(tmp_path_factory):
     (dict(epochs=2.5), "--epochs 2.5: give a whole number"), (dict(Epochs=3), "did you mean epochs"),
     (dict(lr="x"), "--lr 'x': give a number"), (dict(epochs=0), "--epochs 0")])
 def test_a_change_of_a_run_that_cannot_be_is_named(finished, changes, say):
-    with pytest.raises(ValueError, match=say): load_run_config(finished, **changes)
+    with pytest.raises(ValueError, match=say):
+        load_run_config(finished, **changes)
 
 @pytest.mark.parametrize("run, say",
     [(None, "None: give some text"), (3, "3: give some text"), ("", "'': give some text"),
     ("nowhere", "nowhere: no run of iddm")])
 def test_a_run_that_cannot_be_is_named(run, say):
-    with pytest.raises(ValueError, match=say): load_run_config(run)
+    with pytest.raises(ValueError, match=say):
+        load_run_config(run)
 
 def test_the_settings_of_the_folder_one_is_in_are_found(finished, monkeypatch):
     monkeypatch.chdir(finished)
@@ -788,7 +873,8 @@ def test_the_settings_of_the_folder_one_is_in_are_found(finished, monkeypatch):
 def test_settings_of_before_mean_what_they_meant(finished):
     kept = plain_config(load_run_config(finished))
     assert stored_config(kept | dict(dataset_path=""), "x").dataset_path == "."
-    with pytest.raises(ValueError, match="^x: unknown setting more"): stored_config(kept | dict(more=1), "x")
+    with pytest.raises(ValueError, match="^x: unknown setting more"):
+        stored_config(kept | dict(more=1), "x")
 
 def test_shapes_are_known_without_memory():
     config = TrainConfig(image_size=8, widths=(32, 64))
@@ -813,11 +899,13 @@ def test_a_class_name_never_leads_out_of_the_folder_of_the_run():
 # %% ../nbs/22_trainer.ipynb #f78a6460
 def test_a_step_whose_loss_is_no_number_changes_nothing_and_is_counted():
     trainer = Trainer(tiny("nowhere", batch_size=64))
-    for _ in range(3): train_step(trainer)
+    for _ in range(3):
+        train_step(trainer)
     before = deepcopy([trainer.net.state_dict(), trainer.ema.state_dict(), trainer.optim.state_dict()["state"][0]])
     bad = [b._replace(x0=b.x0 * math.nan) for b in map(maker(trainer), [3])]
     assert math.isnan(train_step(trainer, bad)) and (trainer.step, trainer.skipped, trainer.in_a_row) == (4, 1, 1)
-    for old, new in zip(before, [trainer.net.state_dict(), trainer.ema.state_dict(), trainer.optim.state_dict()["state"][0]]): assert all(torch.equal(old[k], new[k]) for k in old)
+    for old, new in zip(before, [trainer.net.state_dict(), trainer.ema.state_dict(), trainer.optim.state_dict()["state"][0]]):
+        assert all(torch.equal(old[k], new[k]) for k in old)
     assert math.isfinite(train_step(trainer)) and (trainer.skipped, trainer.in_a_row) == (1, 0)
 
 # %% ../nbs/22_trainer.ipynb #bb43684c
@@ -825,7 +913,8 @@ def test_a_hundred_steps_without_effect_stop_the_run_with_advice():
     trainer = Trainer(tiny("nowhere"))
     trainer.in_a_row, bad = 98, [b._replace(x0=b.x0 * math.nan) for b in map(maker(trainer), [0])]
     train_step(trainer, bad)
-    with pytest.raises(FloatingPointError, match="100 steps in a row .*go on from an earlier epoch with a smaller --lr than 0.002"): train_step(trainer, bad)
+    with pytest.raises(FloatingPointError, match="100 steps in a row .*go on from an earlier epoch with a smaller --lr than 0.002"):
+        train_step(trainer, bad)
 
 # %% ../nbs/22_trainer.ipynb #5e255c24
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes"), MemoryError("2.00 GiB")])
@@ -833,7 +922,8 @@ def test_a_step_that_does_not_fit_ends_with_one_line(error, tmp_path, monkeypatc
     def broken(*args): raise error
     monkeypatch.setitem(fit.__globals__, "train_step", broken)
     with pytest.raises(ValueError, match="^out of memory on cpu.*; take half the batch twice, --batch_size 300 --grad_accum 2") as e:
-        for _ in Trainer(tiny(tmp_path)).fit(): pass
+        for _ in Trainer(tiny(tmp_path)).fit():
+            pass
     assert "\n" not in str(e.value)
 
 @pytest.mark.parametrize("kw, say", [
@@ -841,18 +931,21 @@ def test_a_step_that_does_not_fit_ends_with_one_line(error, tmp_path, monkeypatc
 ])
 def test_a_network_that_does_not_fit_is_refused_and_nothing_is_written(kw, say, tmp_path, monkeypatch):
     monkeypatch.setitem(check_memory.__globals__, "memory", lambda device: (8e9, 16e9))
-    with pytest.raises(ValueError, match=say): Trainer(tiny(tmp_path, **kw))
+    with pytest.raises(ValueError, match=say):
+        Trainer(tiny(tmp_path, **kw))
     assert not list(tmp_path.iterdir())
 
 def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setitem(check_memory.__globals__, "memory", lambda device: (1e7, 2e7))
-    with pytest.raises(ValueError, match="^--batch_size 600: a step with 600 images of 8x8 needs at least"): next(Trainer(tiny(tmp_path)).fit())
+    with pytest.raises(ValueError, match="^--batch_size 600: a step with 600 images of 8x8 needs at least"):
+        next(Trainer(tiny(tmp_path)).fit())
     assert not list(tmp_path.iterdir())
 
 def test_data_that_do_not_fit_are_told(tmp_path, monkeypatch):
     def broken(*args): raise MemoryError
     monkeypatch.setitem(prepare.__globals__, "load_data", broken)
-    with pytest.raises(ValueError, match="out of memory on cpu.*; choose a smaller --image_size than 8"): Trainer(tiny(tmp_path))
+    with pytest.raises(ValueError, match="out of memory on cpu.*; choose a smaller --image_size than 8"):
+        Trainer(tiny(tmp_path))
 
 # %% ../nbs/22_trainer.ipynb #bdd747be
 def test_half_precision_scales_its_loss_and_skips_what_was_too_much():
@@ -867,11 +960,14 @@ def test_the_scaler_of_half_precision_goes_on_where_it_was():
     with TemporaryDirectory() as d:
         kw, data = dict(precision="fp16", batch_size=2, epochs=1), random_data(2, 1, 8)
         whole = Trainer(tiny(d, run_name="whole", **kw), data)
-        for _ in whole.fit(): pass
+        for _ in whole.fit():
+            pass
         cut = Trainer(tiny(d, **kw), data)
-        for e in cut.fit(): cut.stopping = e.step == 2
+        for e in cut.fit():
+            cut.stopping = e.step == 2
         cut = Trainer(tiny(d, resume=True, **kw), data)
-        for _ in cut.fit(): pass
+        for _ in cut.fit():
+            pass
         assert same(whole.run, cut.run) and cut.scaler.state_dict() == whole.scaler.state_dict()
 
 # %% ../nbs/22_trainer.ipynb #f00aee0f

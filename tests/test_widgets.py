@@ -49,7 +49,8 @@ def test_the_histogram_of_noise_fits_the_bell():
 def test_an_uploaded_image_fits_the_others_and_a_wrong_one_is_named():
     Image.new("RGB", (40, 20), "white").save(out := io.BytesIO(), "PNG")
     assert torch.equal(read_upload(dict(name="a.png", content=memoryview(out.getvalue())), 8, 1), torch.ones(1, 8, 8))
-    with pytest.raises(ValueError, match="b.txt: not an image"): read_upload(dict(name="b.txt", content=b"x"), 8, 3)
+    with pytest.raises(ValueError, match="b.txt: not an image"):
+        read_upload(dict(name="b.txt", content=b"x"), 8, 3)
 
 # %% ../nbs/40_widgets.ipynb #62cef027
 def file_of(im, kind="PNG", **kw):
@@ -165,8 +166,10 @@ def test_the_same_file_can_be_uploaded_again_and_every_other_image_chosen_again(
 # %% ../nbs/40_widgets.ipynb #704423d0
 def test_wrong_pictures_and_schedules_are_named_before_anything_is_drawn():
     for kw, match in ((dict(images=torch.zeros(2, 8, 8)), "give \\(N, C, H, H\\)"), (dict(schedules=("linar",)), "no 'linar'; choose of linear"), (dict(schedules=()), "none given")):
-        with pytest.raises(ValueError, match=match): noising_demo(**kw)
-    with pytest.raises(ValueError, match="give \\(N, C, H, H\\)"): check_noising(torch.zeros(1, 2, 8, 8), ["cosine"], None)
+        with pytest.raises(ValueError, match=match):
+            noising_demo(**kw)
+    with pytest.raises(ValueError, match="give \\(N, C, H, H\\)"):
+        check_noising(torch.zeros(1, 2, 8, 8), ["cosine"], None)
     assert noising_controls(1000, 5)["t"].value == 250
 
 # %% ../nbs/40_widgets.ipynb #7b714d16
@@ -193,7 +196,8 @@ def test_a_model_is_asked_at_the_time_of_equal_noise():
     ui = noising_demo(torch.zeros(2, 1, 8, 8), ("cosine",), model).ui
     column = ui.columns["cosine"]
     assert len(column["box"].children[-1].children) == 2 and Image.open(io.BytesIO(column["model"].value)).size == (8, 8)
-    with pytest.raises(ValueError, match="the model draws 1 channels and 8"): noising_demo(model=model)
+    with pytest.raises(ValueError, match="the model draws 1 channels and 8"):
+        noising_demo(model=model)
 
 # %% ../nbs/40_widgets.ipynb #09fc7c24
 def test_a_walk_is_shown_at_a_share_of_its_way():
@@ -219,14 +223,16 @@ def test_a_contact_sheet_has_two_rows_a_walk():
     states = [Step(i, 9 - i, torch.full((2, 1, 48, 48), i / 9), torch.zeros(2, 1, 48, 48)) for i in range(10)]
     assert contact_sheet(dict(a=states)).size == (502, 102) and contact_sheet(dict(a=states, b=states[:1]), 5).size == (252, 202)
     assert frames(states)["x"][3] == to_png(states[3].x) and len(frames(states, torch.zeros(3, 1, 48, 48))["near"]) == 10
-    with pytest.raises(ValueError, match="no step in it"): trajectory([])
+    with pytest.raises(ValueError, match="no step in it"):
+        trajectory([])
 
 # %% ../nbs/40_widgets.ipynb #e42180a7
 def test_a_watched_network_counts_and_refuses():
     net = CancellableModel(toy().net, stop := Flag())
     assert torch.equal(net(torch.ones(1), 0), torch.full((1,), .5)) and net.nfe == 1
     stop.set()
-    with pytest.raises(Stopped): net(torch.ones(1), 0)
+    with pytest.raises(Stopped):
+        net(torch.ones(1), 0)
 
 # %% ../nbs/40_widgets.ipynb #78dfecf2
 def test_drawing_tells_its_steps_and_ends_with_all_pictures():
@@ -251,10 +257,14 @@ def test_the_lines_of_Python_run():
 # %% ../nbs/40_widgets.ipynb #defff8ee
 def test_runs_are_found_and_an_empty_place_is_named():
     with TemporaryDirectory() as d:
-        with pytest.raises(ValueError, match="no run found there; train one first"): list_models(d)
-        with pytest.raises(ValueError, match="nowhere: no run found"): list_models(f"{d}/nowhere")
-        for name in ("b/checkpoints/epoch_002", "a/checkpoints"): (Path(d) / name).mkdir(parents=True)
-        for name in "ab": (Path(d) / name / "config.yaml").touch()
+        with pytest.raises(ValueError, match="no run found there; train one first"):
+            list_models(d)
+        with pytest.raises(ValueError, match="nowhere: no run found"):
+            list_models(f"{d}/nowhere")
+        for name in ("b/checkpoints/epoch_002", "a/checkpoints"):
+            (Path(d) / name).mkdir(parents=True)
+        for name in "ab":
+            (Path(d) / name / "config.yaml").touch()
         assert list(list_models(d)) == ["a", "b", "b, epoch_002"] and list(list_models(Path(d) / "b")) == ["b", "b, epoch_002"]
 
 # %% ../nbs/40_widgets.ipynb #0e956044
@@ -290,7 +300,8 @@ def test_panels_begin_with_a_guidance_that_the_model_knows(model, scale, why):
     drawn = [list(between(*way, steps=2, cfg_scale=o))[-1][3] for o in (None, scale)]
     assert torch.equal(*drawn)
     if why:
-        with pytest.raises(ValueError, match=f"can't be guided: .*{why}"): guidance_panel(model)
+        with pytest.raises(ValueError, match=f"can't be guided: .*{why}"):
+            guidance_panel(model)
 
 @pytest.mark.parametrize("name, shown", [
     ("caf\udce9", "caf\ufffd"), ("x" * 300, "x" * 32 + "…" + "x" * 15)])
@@ -333,7 +344,8 @@ def test_a_frame_tells_how_its_pictures_were_made_and_saves_them():
 # %% ../nbs/40_widgets.ipynb #b9ce6da8
 def test_only_the_newest_stay_in_the_gallery():
     gallery = w.HBox()
-    for seed in range(3): list(hung(toy(), torch.tensor([0]), GenerateConfig(steps=2, cfg_scale=1, seed=seed), Flag(), gallery, 2))
+    for seed in range(3):
+        list(hung(toy(), torch.tensor([0]), GenerateConfig(steps=2, cfg_scale=1, seed=seed), Flag(), gallery, 2))
     assert [o.children[1].value[-6:] for o in gallery.children] == ["seed 2", "seed 1"]
 
 # %% ../nbs/40_widgets.ipynb #b9ce812f
@@ -360,7 +372,8 @@ def test_stop_answers_within_one_evaluation_and_two_clicks_start_one_run():
     ui = generation_panel(model).ui
     ui.sampler.value, ui.steps.value = "heun", 50
     ui.job.go.click(), ui.job.go.click()
-    while ui.job.running and model.net.calls < 3: time.sleep(.01)
+    while ui.job.running and model.net.calls < 3:
+        time.sleep(.01)
     ui.job.halt.click()
     asked = model.net.calls
     assert ui.job.wait(5) and model.net.calls <= asked + 1 and ui.job.status.value.startswith("stopped") and not ui.gallery.children
@@ -398,7 +411,8 @@ def test_a_training_by_buttons_stops_saves_and_goes_on_to_the_same_bits():
     with TemporaryDirectory() as d, TemporaryDirectory() as other:
         ui = train_panel(replace(small(d), epochs=40, lr_func="constant")).ui
         ui.job.go.click()
-        while ui.job.running and (not ui.current["trainer"] or ui.current["trainer"].step < 3): time.sleep(.01)
+        while ui.job.running and (not ui.current["trainer"] or ui.current["trainer"].step < 3):
+            time.sleep(.01)
         ui.job.halt.click()
         assert ui.job.wait(60) and ui.job.status.value.startswith("stopped"), ui.job.problem.value
         epochs = ui.current["trainer"].epoch + 2
@@ -406,7 +420,8 @@ def test_a_training_by_buttons_stops_saves_and_goes_on_to_the_same_bits():
         ui.epochs.value = epochs
         ui.resume.click()
         assert ui.job.wait(60) and ui.job.status.value.startswith("done") and ui.samples["told"].value == f"samples after epoch {epochs}" and ui.job.problem.value == ""
-        for _ in Trainer(replace(small(other), epochs=epochs, lr_func="constant")).fit(): pass
+        for _ in Trainer(replace(small(other), epochs=epochs, lr_func="constant")).fit():
+            pass
         a, b = (read_weights(resolve_checkpoint(Path(o) / "small") / "model.safetensors")[0] for o in (d, other))
         assert all(torch.equal(a[k], b[k]) for k in b) and a.keys() == b.keys()
         ui.job.go.click()
@@ -425,14 +440,16 @@ def test_a_training_that_is_stopped_while_it_reads_its_data_begins_nothing():
         (stop := Flag()).set()
         states = begun(small(d), stop, {})
         assert next(states)[2] == "reading digits"
-        with pytest.raises(Stopped): next(states)
+        with pytest.raises(Stopped):
+            next(states)
         assert not (Path(d) / "small").exists()
 
 # %% ../nbs/40_widgets.ipynb #e835dc9f
 def soon(happened, timeout=60):
     "Wait until something is so."
     end = time.monotonic() + timeout
-    while not happened() and time.monotonic() < end: time.sleep(.01)
+    while not happened() and time.monotonic() < end:
+        time.sleep(.01)
     return happened()
 
 def at_step(ui, step):
@@ -490,7 +507,8 @@ def test_a_first_training_that_was_interrupted_goes_on_when_the_panel_is_opened_
         assert missing(small(d)).resume  # not one checkpoint
         stop = Flag()
         for state in prepared(missing(small(d)), stop, lambda: None):
-            if state[0] == 1: stop.set()
+            if state[0] == 1:
+                stop.set()
         assert "this is what draws now; run the cell again" in state[2] and state[:2] == (2, 4), state
         ui = generation_panel(d, first=small(d)).ui
         assert ui.job.wait(60) and ui.job.status.value.startswith("done") and missing(small(d)) is None and ui.run.value == Path(d) / "small", ui.job.problem.value
@@ -498,9 +516,11 @@ def test_a_first_training_that_was_interrupted_goes_on_when_the_panel_is_opened_
 # %% ../nbs/40_widgets.ipynb #0fa46b5f
 def test_a_damaged_model_is_not_drawn_with_that_of_before():
     with TemporaryDirectory() as d:
-        for _ in Trainer(replace(small(d), epochs=1)).fit(): pass
+        for _ in Trainer(replace(small(d), epochs=1)).fit():
+            pass
         shutil.copytree(Path(d) / "small", Path(d) / "torn")
-        for o in (Path(d) / "torn").rglob("*.safetensors"): o.write_bytes(b"torn")
+        for o in (Path(d) / "torn").rglob("*.safetensors"):
+            o.write_bytes(b"torn")
         ui = generation_panel(d).ui
         ui.steps.value, ui.run.value = 2, Path(d) / "torn"
         assert "not a weights file of iddm, or damaged" in ui.job.problem.value
@@ -511,7 +531,8 @@ def test_a_damaged_model_is_not_drawn_with_that_of_before():
 # %% ../nbs/40_widgets.ipynb #1a3696db
 def test_a_run_can_go_while_a_panel_lists_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for _ in Trainer(replace(small("results"), epochs=1)).fit(): pass
+    for _ in Trainer(replace(small("results"), epochs=1)).fit():
+        pass
     small_run, other = Path("results/small"), Path("results/other")
     shutil.copytree(small_run, other)
     ui = generation_panel("results").ui
@@ -566,9 +587,12 @@ def test_guidance_goes_through_its_scales_from_one_noise():
 def test_all_rows_begin_from_one_noise():
     *_, rows = list(sweep(toy(), torch.tensor([0, 1]), (0, 1), GenerateConfig(steps=3), Flag()))[-1]
     assert torch.equal(rows[0], rows[1])  # this network ignores the label: guidance changes nothing
-    with pytest.raises(ValueError, match="can't be guided: trained without classes"): guidance_panel(toy(classes=()))
-    with pytest.raises(ValueError, match="n=1, .* give at least 2 pictures"): guidance_panel(toy(), n=1)
-    with pytest.raises(ValueError, match=r"scales=\(\): give"): guidance_panel(toy(), ())
+    with pytest.raises(ValueError, match="can't be guided: trained without classes"):
+        guidance_panel(toy(classes=()))
+    with pytest.raises(ValueError, match="n=1, .* give at least 2 pictures"):
+        guidance_panel(toy(), n=1)
+    with pytest.raises(ValueError, match=r"scales=\(\): give"):
+        guidance_panel(toy(), ())
 
 # %% ../nbs/40_widgets.ipynb #063e3db9
 def test_the_ends_of_the_way_are_the_pictures_of_the_two_seeds():
@@ -583,7 +607,8 @@ def test_the_slider_shows_a_station_of_the_way():
     assert ui.job.wait(20), ui.job.problem.value
     was, ui.at.value = ui.image.value, 0
     assert ui.image.value != was and Image.open(io.BytesIO(ui.image.value)).size == (8, 8)
-    with pytest.raises(ValueError, match="n=1: give at least 2 stations"): interpolation_panel(toy(), 1)
+    with pytest.raises(ValueError, match="n=1: give at least 2 stations"):
+        interpolation_panel(toy(), 1)
 
 # %% ../nbs/40_widgets.ipynb #641b665b
 def test_the_painter_gives_what_the_browser_sent():
@@ -598,7 +623,8 @@ def test_only_the_hole_is_filled():
     hole[:, 4:] = True
     *_, x = list(filled(toy(), torch.full((1, 8, 8), .25), hole, torch.zeros(3).long(), Flag(), steps=5))[-1]
     assert x.shape == (3, 1, 8, 8) and torch.allclose(x[..., :4], torch.tensor(.25), atol=1e-5) and not torch.allclose(x[..., 4:], torch.tensor(.25), atol=.01)
-    with pytest.raises(ValueError, match="nothing is painted yet"): next(filled(toy(), x[0], hole & False, torch.zeros(1).long(), Flag()))
+    with pytest.raises(ValueError, match="nothing is painted yet"):
+        next(filled(toy(), x[0], hole & False, torch.zeros(1).long(), Flag()))
 
 # %% ../nbs/40_widgets.ipynb #ae76a775
 def test_the_inpainting_panel_asks_for_paint_then_fills():
@@ -615,7 +641,8 @@ def test_pictures_that_do_not_fit_the_model_are_named():
     ui = inpaint_panel(toy(), torch.zeros(3, 1, 8, 8), n=2).ui
     before, ui.which.value = ui.painter.photo, 1
     assert ui.painter.photo == before  # both are grey
-    with pytest.raises(ValueError, match="the model draws"): inpaint_panel(toy(), torch.zeros(3, 1, 9, 9))
+    with pytest.raises(ValueError, match="the model draws"):
+        inpaint_panel(toy(), torch.zeros(3, 1, 9, 9))
 
 # %% ../nbs/40_widgets.ipynb #621e7544
 OURS = {"b", "br", "details", "i", "path", "polyline", "pre", "rect", "span", "style", "sub", "summary", "svg", "text"}
@@ -626,22 +653,27 @@ class Tags(HTMLParser):
         super().__init__()
         self.odd = []
     def handle_starttag(self, tag, attrs):
-        if tag not in OURS or any(k.startswith("on") for k, _ in attrs): self.odd.append((tag, attrs))
+        if tag not in OURS or any(k.startswith("on") for k, _ in attrs):
+            self.odd.append((tag, attrs))
 
 def walked(widget):
     yield widget
-    for o in getattr(widget, "children", ()): yield from walked(o)
+    for o in getattr(widget, "children", ()):
+        yield from walked(o)
 
 def odd_tags(panel):
     tags = Tags()
     for o in walked(panel):
-        if isinstance(o, w.HTML | w.HTMLMath): tags.feed(o.value)
-        if getattr(o, "description_allow_html", False): tags.odd.append(o)
+        if isinstance(o, w.HTML | w.HTMLMath):
+            tags.feed(o.value)
+        if getattr(o, "description_allow_html", False):
+            tags.odd.append(o)
     return tags.odd
 
 def pressed(panel):
     "A panel after its work."
-    if hasattr(panel.ui, "painter"): panel.ui.painter.set_state(dict(mask=memoryview(bytes([1] * 64))))
+    if hasattr(panel.ui, "painter"):
+        panel.ui.painter.set_state(dict(mask=memoryview(bytes([1] * 64))))
     assert panel.ui.job.start() and panel.ui.job.wait(20)
     return panel
 
@@ -714,6 +746,8 @@ def test_sizes_and_styles_are_css(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("gone", ["ipywidgets", "anywidget"])
 def test_what_panels_need_is_told_in_a_line(gone, monkeypatch):
-    for name in ("iddm.parts", "iddm.widgets"): monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("iddm.parts", "iddm.widgets"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, gone, None)
-    with pytest.raises(ImportError, match=r"pip install 'iddm-kit\[nb\]'$"): import_module("iddm.widgets")
+    with pytest.raises(ImportError, match=r"pip install 'iddm-kit\[nb\]'$"):
+        import_module("iddm.widgets")
