@@ -4,7 +4,7 @@
 import copy
 import torch
 from torch import nn
-from iddm.data import load_digits
+from iddm.dataset import load_digits
 from iddm.images import to_float, to_uint8
 from iddm.modules import timestep_embedding
 from iddm.oracles import gaussian_denoiser, gmm_denoiser, quantile_map

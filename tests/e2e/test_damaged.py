@@ -11,8 +11,10 @@ import yaml
 import iddm.generate
 import iddm.train
 from iddm.checkpoints import read_weights, write_weights
+from iddm.config import TrainConfig, load_run_config
 from iddm.generate import load
-from iddm.trainer import TrainConfig, Trainer, load_run_config, record
+from iddm.recording import record
+from iddm.trainer import Trainer
 
 LAST = "checkpoints/epoch_002"
 BINARY = bytes(range(256)) * 40

@@ -13,8 +13,9 @@ import os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
 from iddm.checkpoints import resolve_checkpoint, load_checkpoint, load_optim, read_weights
-from iddm.data import load_digits
-from iddm.trainer import TrainConfig, Trainer, record
+from iddm.dataset import load_digits
+from iddm.recording import record
+from iddm.trainer import TrainConfig, Trainer
 
 where, mode = sys.argv[1:]
 data = load_digits(8)

@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from iddm.config import load_run_config
 from iddm.generate import load, sample
 from iddm.train import parse_command_line
-from iddm.trainer import Trainer, load_run_config
+from iddm.trainer import Trainer
 
 OLD = Path(__file__).with_name("old_run")
 RUNS = "widths_32", "widths_32_64"

@@ -17,7 +17,7 @@ import iddm.bench
 import iddm.generate
 import iddm.train
 from iddm import TrainConfig, Trainer, load, run_config, sample
-from iddm.data import ImageDataset
+from iddm.dataset import ImageDataset
 from iddm.generate import GenerateConfig
 
 SMALL = dict(image_size=8, widths=(32,), attention=(), epochs=1, batch_size=600, sample_steps=2, precision="fp32", device="cpu")
