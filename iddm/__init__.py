@@ -16,7 +16,7 @@ DOORS = dict(  # name -> module, and the name that it has there
     load=("generate", "load"),
     progress=("recording", "progress"),
     record=("recording", "record"),
-    run_config=("config", "load_run_config"),
+    run_config=("run", "load_run_config"),
     sample=("generate", "sample"))
 
 def __getattr__(name: str) -> object:

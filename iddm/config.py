@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'RARE', 'DataConfig', 'NetConfig', 'TrainConfig', 'validate', 'check_together', 'only_cfg_scale',
-           'usable_cfg_scale', 'cfg_note', 'resolve_defaults', 'plain_config', 'upgrade_config', 'stored_config',
-           'run_settings', 'load_run_config']
+           'usable_cfg_scale', 'cfg_note', 'resolve_defaults', 'plain_config', 'upgrade_config', 'stored_config']
 
 # %% ../nbs/29_config.ipynb #f8f5c561
 import json
@@ -14,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from .flags import check_names, convert, convert_fields, from_mapping, option, read_settings
+from .flags import convert_fields, from_mapping, option
 from .modules import ACTIVATIONS
 from .predictions import LOSSES, TO_X0, WEIGHTS, check_prediction
 from .samplers import SAMPLERS
@@ -223,27 +222,3 @@ def stored_config(
     paths = ("dataset_path", "result_path", "data_root")
     here = {k: "." for k in paths if values.get(k) == ""}  # which meant this folder
     return from_mapping(TrainConfig, values | here, where)
-
-def run_settings(
-    run: Path,  # folder of a run
-) -> TrainConfig:
-    "The settings of a run as its config.yaml has them. Raises `ValueError` where there is none, or it's damaged."
-    path = run / "config.yaml"
-    if not path.exists():
-        raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
-    return stored_config(read_settings(TrainConfig, path), path)
-
-def load_run_config(
-    run: str | Path,  # folder of a run, for example results/df
-    **changes,  # fields of `TrainConfig`
-) -> TrainConfig:
-    """The settings of a run, to resume it: `Trainer(run_config('results/df', epochs=40))`.
-
-    Raises `ValueError` where there is no run, or for a change that can't be."""
-    check_names(TrainConfig, changes)
-    run = Path(convert(run, str, "run"))
-    if run.name in ("", ".."):
-        run = run.resolve()
-    alone = dict(distributed=False, world_size=2, main_gpu=0, shard=False)  # what resumes it here is this process
-    named = dict(run_name=run.name, result_path=str(run.parent), resume=True)
-    return replace(run_settings(run), **alone | named | changes)

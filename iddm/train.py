@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .checkpoints import full_disk
-from .config import TrainConfig, cfg_note, run_settings
+from .config import TrainConfig, cfg_note
 from .console import steady_output
 from .dataset import summary_table
 from .device import own_device
@@ -30,6 +30,7 @@ from .launch import ProcessFailed, launch
 from .model import build_model
 from .parallel import check_world, is_distributed_launch, noted, process_group, speaks
 from .recording import progress, record
+from .run import run_settings
 from .trainer import Trainer, TrainEvent
 from .unet import count_params_and_flops
 

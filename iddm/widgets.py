@@ -53,7 +53,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from .checkpoints import resolve_checkpoint
-from .config import TrainConfig, cfg_note, load_run_config, only_cfg_scale
+from .config import TrainConfig, cfg_note, only_cfg_scale
 from .dataset import load_digits
 from .decoding import center_crop_resize
 from .editing import inpainting_denoiser, slerp
@@ -73,6 +73,7 @@ from .model import sample_steps
 from .oracles import empirical_denoiser
 from .predictions import clip_denoised, denoiser
 from .recording import columns, record
+from .run import load_run_config
 from .samplers import SAMPLERS, Step, initial_x, per_sample_generators, randn
 from .schedules import SCHEDULES, Schedule, sigma_to_t
 from .sources import DATASETS

@@ -11,9 +11,10 @@ import yaml
 import iddm.generate
 import iddm.train
 from iddm.checkpoints import read_weights, write_weights
-from iddm.config import TrainConfig, load_run_config
+from iddm.config import TrainConfig
 from iddm.generate import load
 from iddm.recording import record
+from iddm.run import load_run_config
 from iddm.trainer import Trainer
 
 LAST = "checkpoints/epoch_002"

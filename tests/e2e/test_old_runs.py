@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 import iddm.train
-from iddm.config import load_run_config
 from iddm.generate import load, sample
+from iddm.run import load_run_config
 from iddm.train import parse_command_line
 from iddm.trainer import Trainer
 
