@@ -4,7 +4,7 @@
 import subprocess
 import sys
 import pytest
-from iddm.__init__ import DOORS
+from iddm import DOORS
 
 # %% ../nbs/31_python.ipynb #312d127d
 def test_the_front_door_opens_and_importing_it_costs_nothing():

@@ -9,7 +9,9 @@ from iddm.data import Batch, folder, own_noise
 from contextlib import redirect_stdout
 from io import StringIO
 import pytest
-from iddm.bench import BenchConfig, MISSING, Ratio, bench_data, bench_memory, bench_train, chosen, in_turns, in_words, main, measured, missing_peer, our_step, seconds, some_jpegs, their_step, train_ratios
+from iddm.bench import (
+    BenchConfig, MISSING, Ratio, bench_data, bench_memory, bench_train, chosen, in_turns, in_words, main, measured,
+    missing_peer, our_step, seconds, some_jpegs, their_step, train_ratios)
 
 # %% ../nbs/32_bench.ipynb #a7eb4c3c
 def test_a_ratio_is_that_of_the_speeds():

@@ -15,7 +15,10 @@ import math
 from tempfile import TemporaryDirectory
 from zipfile import ZIP_DEFLATED
 import pytest
-from iddm.checkpoints import CheckpointMeta, check_optim, drop, epoch_folder, epochs, find_checkpoint, fit_weights, flush, full_disk, is_our_name, load_checkpoint, load_optim, own_checkpoints, read_weights, save_checkpoint, turn, write_weights, write_whole
+from iddm.checkpoints import (
+    CheckpointMeta, check_optim, drop, epoch_folder, epochs, find_checkpoint, fit_weights, flush, full_disk,
+    is_our_name, load_checkpoint, load_optim, own_checkpoints, read_weights, save_checkpoint, turn, write_weights,
+    write_whole)
 
 # %% ../nbs/21_checkpoints.ipynb #ea5147fa
 def save_tiny(folder, **meta):

@@ -27,7 +27,11 @@ import socket
 import sys
 import threading
 import pytest
-from iddm.data import Batch, Chunk, DATASETS, Data, FASHION, NAMED, SUFFIXES, Source, ahead, as_image, batch, batches, build, cached, chunks, colourless, content_key, date_stamp, decode, digits, drop_colour, find, folder, from_idx, idx_files, kept_size, known_key, known_set, load_data, luck, named, one_at_a_time, open_built, order, overview, own_noise, pictures, read_idx, show_classes, square, views, wanted
+from iddm.data import (
+    Batch, Chunk, DATASETS, Data, FASHION, NAMED, SUFFIXES, Source, ahead, as_image, batch, batches, build, cached,
+    chunks, colourless, content_key, date_stamp, decode, digits, drop_colour, find, folder, from_idx, idx_files,
+    kept_size, known_key, known_set, load_data, luck, named, one_at_a_time, open_built, order, overview, own_noise,
+    pictures, read_idx, show_classes, square, views, wanted)
 
 # %% ../nbs/20_data.ipynb #7c1fa458
 def test_digits_are_the_1797_scans_with_their_labels():

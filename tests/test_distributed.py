@@ -18,7 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 import pytest
-from iddm.distributed import HERE, agree, announce_wait, check_launch, check_world, flat_gradient, gathered, job_store, joined, launched, local, meet, note, noted, put, set_gradient, speaks, split_like, split_state, sum_in_order, take_wires, unsharded
+from iddm.distributed import (
+    HERE, agree, announce_wait, check_launch, check_world, flat_gradient, gathered, job_store, joined, launched, local,
+    meet, note, noted, put, set_gradient, speaks, split_like, split_state, sum_in_order, take_wires, unsharded)
 
 # %% ../nbs/23_distributed.ipynb #10691305
 def test_too_few_GPUs_are_said():

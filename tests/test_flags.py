@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.flags import allowed, check_ranges, convert, convert_fields, from_mapping, from_text, parse, read, read_settings, read_small, setting, shown, stop
+from iddm.flags import (
+    allowed, check_ranges, convert, convert_fields, from_mapping, from_text, parse, read, read_settings, read_small,
+    setting, shown, stop)
 
 # %% ../nbs/19_flags.ipynb #bff16bf9
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.trainer import Trainer
-from iddm.generate import GenerateConfig, Model, check_batch, check_drawing, check_model, choose, draw, draw_files, has_eta, load, main, new_folder, read_mask, read_picture, sample, shown_size, starting, strength, times, write_animation, write_batch
+from iddm.generate import (
+    GenerateConfig, Model, check_batch, check_drawing, check_model, choose, draw, draw_files, has_eta, load, main,
+    new_folder, read_mask, read_picture, sample, shown_size, starting, strength, times, write_animation, write_batch)
 
 # %% ../nbs/30_generate.ipynb #271096a9
 def test_classes_are_chosen_by_number_or_name_or_all_in_turn():

@@ -6,7 +6,8 @@ import torch
 from iddm.schedules import SCHEDULES, add_noise, cosine, edm, flow, linear
 import re
 import pytest
-from iddm.oracles import finite, gaussian, gaussian_log_density, log_joint, mixture, mixture_log_density, score, transport
+from iddm.oracles import (
+    finite, gaussian, gaussian_log_density, log_joint, mixture, mixture_log_density, score, transport)
 
 # %% ../nbs/02_oracles.ipynb #bb3c62e5
 def test_no_straight_line_guesses_better_than_the_Gaussian_oracle():

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from iddm.images import to_float
-from iddm.parts import COLORS, DASHES, Html, Job, Panel, STYLE, Stopped, chart, control, hook, joined, markup, picture, png, row, run_job, sendable, sentence, shown_name, svg, telling, thin, ticks, update, uploads
+from iddm.parts import (
+    COLORS, DASHES, Html, Job, Panel, STYLE, Stopped, chart, control, hook, joined, markup, picture, png, row, run_job,
+    sendable, sentence, shown_name, svg, telling, thin, ticks, update, uploads)
 
 # %% ../nbs/39_parts.ipynb #fa03bc6c
 @pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>", '"><script>', "a & b", "it's"])

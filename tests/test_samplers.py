@@ -11,7 +11,9 @@ from iddm.oracles import finite, gaussian, mixture
 from iddm.schedules import SCHEDULES, SPACINGS, cosine, edm, flow, linear, zero_terminal_snr
 import re
 import pytest
-from iddm.samplers import ADAMS_BASHFORTH, SAMPLERS, Step, begin, churned, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, generators, heun, hops, last, noise
+from iddm.samplers import (
+    ADAMS_BASHFORTH, SAMPLERS, Step, begin, churned, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, generators, heun,
+    hops, last, noise)
 
 # %% ../nbs/03_samplers.ipynb #4312df8c
 def test_a_picture_draws_the_same_noise_in_every_batch():

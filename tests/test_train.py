@@ -18,7 +18,9 @@ import pytest
 from torch.distributed import TCPStore
 from iddm.distributed import HERE, note
 from iddm.trainer import plain_config
-from iddm.train import _newest_grid, _stop_signals, again, alone, describe, done, farewell, give_up, going_on, lost, main, settings, stoppable, stopped, train, trouble
+from iddm.train import (
+    _newest_grid, _stop_signals, again, alone, describe, done, farewell, give_up, going_on, lost, main, settings,
+    stoppable, stopped, train, trouble)
 
 # %% ../nbs/24_train.ipynb #281922c1
 def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew():

@@ -27,7 +27,13 @@ from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import parse
-from iddm.trainer import DataConfig, Event, NetConfig, RANGES, TrainConfig, Trainer, acquire_lock, build, check_config, check_data, check_groups, check_memory, check_run, check_together, columns, default_save_interval, ema_share, ema_update, enough_memory, exact_gradient, facts, fit, foreign, found, gradient, grid_size, has_bf16, has_grid, keep_memory, line, lr_factor, maker, memory, metadata, net_size, open_run, owes, own_device, part, pick_device, pick_precision, plain_config, prepare, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle, shapes_of, stored_config, together, train_step, upgrade_config, usable_cfg_scale, walk
+from iddm.trainer import (
+    DataConfig, Event, NetConfig, RANGES, TrainConfig, Trainer, acquire_lock, build, check_config, check_data,
+    check_groups, check_memory, check_run, check_together, columns, default_save_interval, ema_share, ema_update,
+    enough_memory, exact_gradient, facts, fit, foreign, found, gradient, grid_size, has_bf16, has_grid, keep_memory,
+    line, lr_factor, maker, memory, metadata, net_size, open_run, owes, own_device, part, pick_device, pick_precision,
+    plain_config, prepare, progress, read_run, record, restore, run_config, samples, seeded, set_aside, settle,
+    shapes_of, stored_config, together, train_step, upgrade_config, usable_cfg_scale, walk)
 
 # %% ../nbs/22_trainer.ipynb #db2e2226
 @pytest.mark.parametrize("kw, asked, scale", [

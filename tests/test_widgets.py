@@ -38,7 +38,12 @@ from iddm.checkpoints import read_weights
 from iddm.generate import sample
 from iddm.samplers import ddim
 from iddm.trainer import plain_config
-from iddm.widgets import FILMS, MaskPainter, PAINT, Watched, adopted, begun, between, check_noising, class_menu, commands, contact_sheet, drawing, drawing_controls, fill_column, filled, framed, frames, generation_panel, guess, guidance_panel, hung, inpaint_panel, interpolation_panel, keep, levels, missing, noising_column, noising_controls, noising_demo, noising_still, prepared, read_upload, runs, sample_places, screen, scrub, show_drawing, show_training, spread, sweep, taken, train_panel, trajectory, usable_guidance, variety, variety_chart, wanted
+from iddm.widgets import (
+    FILMS, MaskPainter, PAINT, Watched, adopted, begun, between, check_noising, class_menu, commands, contact_sheet,
+    drawing, drawing_controls, fill_column, filled, framed, frames, generation_panel, guess, guidance_panel, hung,
+    inpaint_panel, interpolation_panel, keep, levels, missing, noising_column, noising_controls, noising_demo,
+    noising_still, prepared, read_upload, runs, sample_places, screen, scrub, show_drawing, show_training, spread,
+    sweep, taken, train_panel, trajectory, usable_guidance, variety, variety_chart, wanted)
 
 # %% ../nbs/40_widgets.ipynb #4ee21b58
 def test_the_histogram_of_noise_fits_the_bell():
