@@ -21,6 +21,7 @@ setup(
     license=cfg["license"],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[package, f"{package}.*"]),
+    package_data={package: ["py.typed"]},  # type checkers may trust our annotations
     install_requires=cfg["requirements"].split(),
     extras_require={key.removesuffix(extra): cfg[key].split() for key in cfg if key.endswith(extra)},
     entry_points={
