@@ -149,8 +149,7 @@ LAUNCHER = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.di
 TRAINING = ("iddm.trainer", "iddm.parallel", "iddm.recording", "iddm.launch", "iddm.train")
 
 
-@pytest.mark.parametrize("module", ["iddm.samplers", "iddm.unet", "iddm.generate"])
 @pytest.mark.parametrize("unwanted", [*TRAINING, *LAUNCHER])
-def test_sampling_needs_no_training(module, unwanted):
-    modules = loaded(f"import {module}", after="import torch, torchvision")
+def test_sampling_needs_no_training(unwanted):
+    modules = loaded("import iddm.generate", after="import torch, torchvision")
     assert not {o for o in modules if o == unwanted or o.startswith(f"{unwanted}.")}
