@@ -8,7 +8,8 @@ HERE = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(HERE / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
-package, extra = cfg["lib_path"], "_requirements"
+package = cfg["lib_path"]
+extra = "_requirements"
 
 setup(
     name=cfg["lib_name"],

@@ -151,12 +151,23 @@ def unrelated(tree: ast.Module) -> Iterator[ast.AST]:
 def _belong_together(targets: ast.Tuple, values: ast.Tuple) -> bool:
     names = [_names(o) for o in values.elts]
     is_update = bool(_names(targets) & set().union(*names))  # a, b = b, a + b: they change at once
-    alike = {type(o.value) if isinstance(o, ast.Constant) else ast.dump(o) for o in values.elts}
-    return is_update or bool(set.intersection(*names)) or len(alike) == 1 or alike <= {int, float}
+    have_a_name_in_common = bool(set.intersection(*names))  # mean, std = x.mean(), x.std()
+    are_alike = len({_shape(o) for o in values.elts}) == 1  # a, b = f(x), f(y)
+    return is_update or have_a_name_in_common or are_alike
 
 
 def _names(node: ast.AST) -> set[str]:
     return {o.id for o in _parts(node, ast.Name)}
+
+
+def _shape(node: ast.AST) -> str:
+    "What a value is like, whatever it is of: the names in it are left out, but for those of functions."
+    if isinstance(node, ast.Constant):
+        kind = type(node.value)
+        return "number" if kind in (int, float) else kind.__name__
+    functions = {o.func.id for o in _parts(node, ast.Call) if isinstance(o.func, ast.Name)}
+    others = "|".join(map(re.escape, _names(node) - functions)) or "$^"
+    return re.sub(rf"\b({others})\b", "_", ast.unparse(node))
 
 
 def joined(tree: ast.Module) -> Iterator[ast.AST]:
@@ -179,7 +190,8 @@ def rows_in_loop(tree: ast.Module) -> Iterator[ast.AST]:
         raises = [o for o in _parts(node, ast.Attribute) if o.attr == "raises"]
         asserts = _parts(node, ast.Assert)
         is_silent = raises or any(o.msg is None for o in asserts)
-        if (is_table and asserts) or (is_literal and is_silent):
+        could_be_rows = is_table and (asserts or raises)
+        if could_be_rows or (is_literal and is_silent):
             yield node
 
 
@@ -343,6 +355,8 @@ def test_a_rule_finds_what_it_is_for(rule, bad):
     (unrelated, "low, high = 0, 1."),
     (unrelated, "a, b = [], []"),
     (unrelated, "h, w = image.shape"),
+    (unrelated, "p, q = a.flatten(1), b.flatten(1)"),
+    (unrelated, "to_x0, to_eps = TO_X0[source], TO_EPS[kind]"),
     (joined, "x = 1\nx, x.shape"),
     (rows_in_loop, "for step in ddim(denoise, x): assert step.x"),
     (rows_in_loop, "for n in (1, 2): total += n"),
