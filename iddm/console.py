@@ -34,11 +34,16 @@ class SteadyStream:
 # %% ../nbs/18_console.ipynb #9966d08e
 def _attempt(stream: TextIO | None, method: str, *text: str) -> None:
     "Call a method of a stream. Where its reader is gone, send what still comes nowhere."
-    if stream is None: return
-    try: getattr(stream, method)(*text)
-    except UnicodeEncodeError: _attempt(stream, method, *(_escaped(o, stream) for o in text))
-    except OSError: _send_nowhere(stream)
-    except (ValueError, RuntimeError): pass  # it was closed; or a signal came in the middle of another write
+    if stream is None:
+        return
+    try:
+        getattr(stream, method)(*text)
+    except UnicodeEncodeError:
+        _attempt(stream, method, *(_escaped(o, stream) for o in text))
+    except OSError:
+        _send_nowhere(stream)
+    except (ValueError, RuntimeError):
+        pass  # it was closed; or a signal came in the middle of another write
 
 # %% ../nbs/18_console.ipynb #c62b2ebf
 def _escaped(text: str, stream: TextIO) -> str:
@@ -58,8 +63,10 @@ def _send_nowhere(stream: TextIO) -> None:
 def _take_standard_files() -> None:
     "Open the null device for each of the files 0, 1 and 2 (input, output, errors) that is closed."
     for number in (0, 1, 2):
-        try: os.fstat(number)
-        except OSError: os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
 
 # %% ../nbs/18_console.ipynb #3c7bebfd
 @contextmanager
@@ -68,7 +75,9 @@ def steady_output() -> Iterator[None]:
     _take_standard_files()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(SteadyStream, before)
-    try: yield
+    try:
+        yield
     finally:
-        for stream in (sys.stdout, sys.stderr): stream.flush()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
         sys.stdout, sys.stderr = before

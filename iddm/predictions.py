@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'TO_X0', 'TO_EPS', 'IMPLIED', 'WEIGHTS', 'LOSSES', 'eps_target', 'x0_target', 'v_target',
-           'flow_target', 'known', 'x0_from_eps', 'x0_from_x0', 'x0_from_v', 'x0_from_flow', 'eps_from_eps',
-           'eps_from_x0', 'eps_from_v', 'eps_from_flow', 'check_prediction', 'convert', 'uniform', 'min_snr', 'seen',
-           'predicted', 'diffusion_loss', 'denoiser', 'clipped']
+           'flow_target', 'safe_divide', 'x0_from_eps', 'x0_from_x0', 'x0_from_v', 'x0_from_flow', 'eps_from_eps',
+           'eps_from_x0', 'eps_from_v', 'eps_from_flow', 'check_prediction', 'convert_prediction', 'uniform_weight',
+           'min_snr_weight', 'scale_input', 'predicted', 'diffusion_loss', 'denoiser', 'clip_denoised']
 
 # %% ../nbs/01_predictions.ipynb #ccc00766
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
-from .schedules import Choices, Schedule, add_noise, check_alike, check_floats, check_schedule, number, per_image
+from .schedules import Choices, Schedule, add_noise, check_alike, check_floats, check_schedule, extract, number
 
 # %% ../nbs/01_predictions.ipynb #02812f6f
 def eps_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -36,18 +36,19 @@ def flow_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor
     return eps - x0
 
 # %% ../nbs/01_predictions.ipynb #d37da23d
-def known(
+def safe_divide(
     num: Tensor,
     den: Tensor | float,
 ) -> Tensor:
     "`num / den`, and 0 where `den` is 0: what can't be known is taken for its mean."
-    if isinstance(den, Tensor): return num / den.where(den != 0, 1) * (den != 0)
+    if isinstance(den, Tensor):
+        return num / den.where(den != 0, 1) * (den != 0)
     return num / den if den else torch.zeros_like(num)
 
 # %% ../nbs/01_predictions.ipynb #ae744361
 def x0_from_eps(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "`(x - sigma eps) / alpha` (Ho et al. 2020, eq. 15); 0 at SNR 0, where noise tells nothing."
-    return known(x - sigma * out, alpha)
+    return safe_divide(x - sigma * out, alpha)
 
 def x0_from_x0(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "Nothing to do."
@@ -69,7 +70,7 @@ def eps_from_eps(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor
 
 def eps_from_x0(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     "`(x - alpha x0) / sigma`; 0 without noise, where the picture tells nothing."
-    return known(x - alpha * out, sigma)
+    return safe_divide(x - alpha * out, sigma)
 
 # %% ../nbs/01_predictions.ipynb #59da9f80
 def eps_from_v(out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -92,14 +93,15 @@ def check_prediction(
 ) -> None:
     "Raise `ValueError` for a prediction that isn't there, or that can't tell the picture at some step of the schedule."
     needs_signal = TARGETS[prediction] is eps_target
-    if schedule is None: return
+    if schedule is None:
+        return
     check_schedule(schedule)
     if needs_signal and schedule.alpha.min() == 0:
         raise ValueError("prediction='eps': this schedule ends without any picture (SNR 0), "
                          "where the noise tells nothing of it; choose v, x0 or flow")
 
 # %% ../nbs/01_predictions.ipynb #0edabdf5
-def convert(
+def convert_prediction(
     out: Tensor,  # (B, ...) what the network said
     x: Tensor,  # (B, ...) what it saw
     alpha: Tensor | float,
@@ -110,7 +112,8 @@ def convert(
     "From any prediction to any other; finite at any SNR, 0 and infinity too. Raises as `check_alike`."
     to_x0, to_eps, to_target = TO_X0[source], TO_EPS[source], TARGETS[target]
     check_alike(out=out, x=x)
-    if source == target: return out
+    if source == target:
+        return out
     return to_target(to_x0(out, x, alpha, sigma), to_eps(out, x, alpha, sigma), alpha, sigma)
 
 # %% ../nbs/01_predictions.ipynb #36531145
@@ -118,28 +121,30 @@ IMPLIED = Choices("prediction", eps=lambda snr: snr, x0=torch.ones_like, v=lambd
                   flow=lambda snr: (1 + snr.sqrt())**2)
 
 # %% ../nbs/01_predictions.ipynb #419c2e03
-def uniform(prediction: str, snr: Tensor) -> Tensor:
+def uniform_weight(prediction: str, snr: Tensor) -> Tensor:
     "Every time counts the same."
     return torch.ones_like(snr)
 
 # %% ../nbs/01_predictions.ipynb #ae3aedef
-def min_snr(
+def min_snr_weight(
     prediction: str,  # a key of `IMPLIED`
     snr: Tensor,  # (B,)
     gamma: float = 5.,  # where the weight on the picture's error stops to grow
 ) -> Tensor:  # (B,)
     "`min(snr, gamma)` on the error of the picture, whatever is predicted (Hang et al. 2023, arXiv 2303.09556)."
-    if not number("gamma", gamma) > 0: raise ValueError(f"gamma={gamma}: give a number above 0")
+    if not number("gamma", gamma) > 0:
+        raise ValueError(f"gamma={gamma}: give a number above 0")
     snr = snr.clamp(min=1e-20)  # eps: the limit, instead of 0 / 0
     return snr.clamp(max=gamma) / IMPLIED[prediction](snr)
 
 # %% ../nbs/01_predictions.ipynb #9837965d
-WEIGHTS = Choices("loss_weight", uniform=uniform, min_snr=min_snr)
+WEIGHTS = Choices("loss_weight", uniform=uniform_weight, min_snr=min_snr_weight)
 
 # %% ../nbs/01_predictions.ipynb #4cbba994
-def seen(x: Tensor, spread: Tensor | float) -> Tensor:
+def scale_input(x: Tensor, spread: Tensor | float) -> Tensor:
     "What the network is shown: `x`, at unit spread or less (Karras et al. 2022, table 1, c_in)."
-    if isinstance(spread, Tensor): return x / spread.clamp(min=1)
+    if isinstance(spread, Tensor):
+        return x / spread.clamp(min=1)
     return x / spread if spread > 1 + 1e-6 else x
 
 # %% ../nbs/01_predictions.ipynb #25075dd4
@@ -155,7 +160,8 @@ def predicted(
     "What a model answers. Raises `TypeError` for an answer that is no tensor, `ValueError` for one of another shape."
     check_floats(x=x)
     out = model(x, *args, **kw)
-    if not isinstance(out, Tensor): raise TypeError(f"the model answers {type(out).__name__}: let it return a tensor")
+    if not isinstance(out, Tensor):
+        raise TypeError(f"the model answers {type(out).__name__}: let it return a tensor")
     if out.shape != x.shape:
         raise ValueError(f"the model answers {tuple(out.shape)} for pictures of {tuple(x.shape)}")
     return out
@@ -178,10 +184,11 @@ def diffusion_loss(
     if x0.ndim != 4 or t.shape != x0.shape[:1]:
         raise ValueError(f"x0 is {tuple(x0.shape)} and t {tuple(t.shape)}: "
                          "give images (B, C, H, W) and a time for each, (B,)")
-    if y is not None and len(y) != len(x0): raise ValueError(f"{len(y)} labels for {len(x0)} images: give one for each")
+    if y is not None and len(y) != len(x0):
+        raise ValueError(f"{len(y)} labels for {len(x0)} images: give one for each")
     times = t.cpu()  # once, for a GPU is waited for
-    alpha, sigma, spread = (per_image(table, times, x0) for table in (schedule.alpha, schedule.sigma, schedule.spread))
-    out = predicted(model, seen(x, spread), t, y)
+    alpha, sigma, spread = (extract(table, times, x0) for table in (schedule.alpha, schedule.sigma, schedule.spread))
+    out = predicted(model, scale_input(x, spread), t, y)
     error = error_of(out.float(), target(x0, eps, alpha, sigma), reduction="none").mean((1, 2, 3))
     return error * weight(prediction, schedule.snr[times]).to(error)
 
@@ -197,11 +204,11 @@ def denoiser(
         check_floats(x=x)
         alpha, sigma = schedule.at(t)
         ts = torch.full((len(x),), t, device=x.device)  # (B,)
-        return TO_X0[prediction](predicted(model, seen(x, (alpha**2 + sigma**2)**.5), ts, y).to(x), x, alpha, sigma)
+        return TO_X0[prediction](predicted(model, scale_input(x, (alpha**2 + sigma**2)**.5), ts, y).to(x), x, alpha, sigma)
     return denoise
 
 # %% ../nbs/01_predictions.ipynb #b1ba681d
-def clipped(
+def clip_denoised(
     denoise: Callable,  # denoise(x, t, ...) -> x0
 ) -> Callable:
     "A denoiser that knows that pictures lie in [-1, 1]: its guess is clamped, and the sampler follows the clamped guess."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'SPACINGS', 'whole', 'number', 'check_floats', 'check_alike', 'check_finite', 'Schedule',
-           'check_schedule', 'from_beta', 'line', 'linear', 'sqrt_linear', 'sqrt', 'from_curve', 'fractions', 'cosine',
-           'sigmoid', 'flow', 'edm', 'zero_terminal_snr', 'Choices', 'per_image', 'add_noise', 'trailing', 'leading',
-           'linspace', 'quadratic', 'timesteps', 'time_of']
+           'check_schedule', 'from_beta', 'line', 'linear', 'sqrt_linear', 'sqrt', 'from_alpha_bar', 'fractions',
+           'cosine', 'sigmoid', 'flow', 'edm', 'zero_terminal_snr', 'Choices', 'extract', 'add_noise', 'trailing',
+           'leading', 'linspace', 'quadratic', 'timesteps', 'sigma_to_t']
 
 # %% ../nbs/00_schedules.ipynb #fe8f1e86
 import math
@@ -26,17 +26,21 @@ def whole(
     high: float = math.inf,
 ) -> int:
     "A whole number from `low` to `high`. Raises `TypeError` for anything else, `ValueError` out of this range."
-    try: n = operator.index(value)
-    except TypeError: raise TypeError(f"{name}={value!r:.60}: give a whole number") from None
+    try:
+        n = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r:.60}: give a whole number") from None
     allowed = f"give {low} or more" if high == math.inf else f"choose from {low} to {high}"
-    if not low <= n <= high: raise ValueError(f"{name}={n}: {allowed}")
+    if not low <= n <= high:
+        raise ValueError(f"{name}={n}: {allowed}")
     return n
 
 # %% ../nbs/00_schedules.ipynb #77b07faa
 def number(name: str, value: float) -> float:
     "A real number (or a tensor of one). Raises `TypeError` for anything else, such as text."
     one = isinstance(value, Tensor) and value.ndim == 0
-    if not one and not isinstance(value, Real): raise TypeError(f"{name}={value!r:.60}: give a number")
+    if not one and not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r:.60}: give a number")
     return value
 
 # %% ../nbs/00_schedules.ipynb #b8bb3379
@@ -45,8 +49,10 @@ def check_floats(
 ) -> None:
     "Raise `TypeError` for what is no tensor, `ValueError` for a tensor of other numbers than floats."
     for name, x in tensors.items():
-        if not isinstance(x, Tensor): raise TypeError(f"{name} is {type(x).__name__}: give a tensor of floats")
-        if not x.is_floating_point(): raise ValueError(f"{name} is {x.dtype}: give floats")
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} is {type(x).__name__}: give a tensor of floats")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} is {x.dtype}: give floats")
 
 # %% ../nbs/00_schedules.ipynb #678978e3
 def check_alike(
@@ -55,7 +61,8 @@ def check_alike(
     "Raise `ValueError` for tensors whose shapes differ, and as `check_floats`."
     check_floats(**tensors)
     shapes = {name: tuple(x.shape) for name, x in tensors.items()}
-    if len(set(shapes.values())) == 1: return
+    if len(set(shapes.values())) == 1:
+        return
     raise ValueError(" and ".join(f"{name} is {shape}" for name, shape in shapes.items()) + ": give the same shape")
 
 # %% ../nbs/00_schedules.ipynb #18964f1f
@@ -66,10 +73,13 @@ def check_finite(
     "Raise `TypeError` for what is no number nor tensor, `ValueError` for numbers that are not finite, or below `low`."
     allowed = "give finite numbers" if low == -math.inf else f"give finite numbers, {low:g} or more"
     for name, value in values.items():
-        try: v = torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError): raise TypeError(f"{name}={value!r:.60}: {allowed}") from None
+        try:
+            v = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name}={value!r:.60}: {allowed}") from None
         bad = v[~(v.isfinite() & (v >= low))]
-        if len(bad): raise ValueError(f"{name} holds {bad[0]:g}: {allowed}" if v.ndim else f"{name}={value}: {allowed}")
+        if len(bad):
+            raise ValueError(f"{name} holds {bad[0]:g}: {allowed}" if v.ndim else f"{name}={value}: {allowed}")
 
 # %% ../nbs/00_schedules.ipynb #60f25d0e
 @dataclass(frozen=True, eq=False)
@@ -80,10 +90,14 @@ class Schedule:
 
     def __post_init__(self):
         check_floats(alpha=self.alpha, sigma=self.sigma)
-        if self.alpha.shape != self.sigma.shape or self.alpha.ndim != 1: raise ValueError(f"a schedule has one alpha and one sigma per step, not {tuple(self.alpha.shape)} and {tuple(self.sigma.shape)}")
-        if not len(self.alpha): raise ValueError("T=0: a schedule needs at least 1 step")
-        if not (self.sigma > 0).all() or not (self.alpha >= 0).all() or not self.spread.isfinite().all(): raise ValueError("a schedule must have finite scales, sigma above 0 and alpha not below it")
-        if not (self.logsnr.diff() < 0).all(): raise ValueError("a schedule must get noisier with every step: alpha / sigma has to fall")
+        if self.alpha.shape != self.sigma.shape or self.alpha.ndim != 1:
+            raise ValueError(f"a schedule has one alpha and one sigma per step, not {tuple(self.alpha.shape)} and {tuple(self.sigma.shape)}")
+        if not len(self.alpha):
+            raise ValueError("T=0: a schedule needs at least 1 step")
+        if not (self.sigma > 0).all() or not (self.alpha >= 0).all() or not self.spread.isfinite().all():
+            raise ValueError("a schedule must have finite scales, sigma above 0 and alpha not below it")
+        if not (self.logsnr.diff() < 0).all():
+            raise ValueError("a schedule must get noisier with every step: alpha / sigma has to fall")
 
     @property
     def T(self) -> int: return len(self.alpha)
@@ -102,7 +116,8 @@ class Schedule:
 
     def at(self, t: int | None) -> tuple[float, float]:
         "`alpha` and `sigma` at step `t`; `None` is the clean picture behind the last step: 1 and 0. Raises as `whole`."
-        if t is None: return 1., 0.
+        if t is None:
+            return 1., 0.
         t = whole("t", t, 0, self.T - 1)
         return self.alpha[t].item(), self.sigma[t].item()
 
@@ -118,7 +133,8 @@ def from_beta(
 ) -> Schedule:
     "The variance preserving schedule of per-step variances: `abar = cumprod(1 - beta)` (Ho et al. 2020, arXiv 2006.11239, eq. 4). Raises `ValueError` outside (0, 1)."
     check_floats(beta=beta)
-    if not ((beta > 0) & (beta < 1)).all(): raise ValueError(f"T={len(beta)}: variances per step from {beta.min():.3g} to {beta.max():.3g}, where (0, 1) is allowed; take more steps, or the cosine schedule")
+    if not ((beta > 0) & (beta < 1)).all():
+        raise ValueError(f"T={len(beta)}: variances per step from {beta.min():.3g} to {beta.max():.3g}, where (0, 1) is allowed; take more steps, or the cosine schedule")
     abar = (1 - beta.double()).cumprod(0)
     return Schedule(abar.sqrt(), (1 - abar).sqrt())
 
@@ -149,7 +165,7 @@ def sqrt(
     return from_beta(line(1e-4, .02, T)**.5 * 1000 / T)
 
 # %% ../nbs/00_schedules.ipynb #e2026a6f
-def from_curve(
+def from_alpha_bar(
     f: Tensor,  # (T+1,) falling: the share of picture at the clean end and after each step, up to a factor
 ) -> Schedule:
     "The variance preserving schedule whose `abar` follows a curve, beta clipped at 0.999 (Nichol & Dhariwal 2021, section 3.2)."
@@ -167,7 +183,7 @@ def cosine(
 ) -> Schedule:
     "abar follows a squared cosine (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17)."
     u = fractions(T)  # (T+1,)
-    return from_curve(torch.cos((u + .008) / 1.008 * math.pi / 2)**2)
+    return from_alpha_bar(torch.cos((u + .008) / 1.008 * math.pi / 2)**2)
 
 # %% ../nbs/00_schedules.ipynb #b6f2ea74
 def sigmoid(
@@ -175,7 +191,7 @@ def sigmoid(
 ) -> Schedule:
     "abar follows the logistic curve from -3 to 3 (Jabri et al. 2022, arXiv 2212.11972)."
     u = fractions(T)  # (T+1,)
-    return from_curve(torch.sigmoid(torch.tensor(3., dtype=torch.float64)) - torch.sigmoid(6 * u - 3))
+    return from_alpha_bar(torch.sigmoid(torch.tensor(3., dtype=torch.float64)) - torch.sigmoid(6 * u - 3))
 
 # %% ../nbs/00_schedules.ipynb #ead38de5
 def flow(
@@ -206,7 +222,8 @@ def zero_terminal_snr(
 ) -> Schedule:
     "Rescale a variance preserving schedule to end without any signal (Lin et al. 2024, arXiv 2305.08891, algorithm 1). Raises `ValueError` for others."
     check_schedule(schedule)
-    if not torch.allclose(schedule.spread, torch.ones_like(schedule.spread)): raise ValueError("zero_terminal_snr: takes variance preserving schedules (linear, cosine, ...); flow ends without signal by itself, edm never does")
+    if not torch.allclose(schedule.spread, torch.ones_like(schedule.spread)):
+        raise ValueError("zero_terminal_snr: takes variance preserving schedules (linear, cosine, ...); flow ends without signal by itself, edm never does")
     first, end = schedule.alpha[0], schedule.alpha[-1]
     alpha = (schedule.alpha - end) * (first / (first - end) if schedule.T > 1 else 1)
     return Schedule(alpha, (1 - alpha**2).sqrt())
@@ -224,20 +241,22 @@ SCHEDULES = Choices("schedule", linear=linear, cosine=cosine, sqrt_linear=sqrt_l
                     flow=flow, edm=edm)
 
 # %% ../nbs/00_schedules.ipynb #cb8f8ba2
-def per_image(
+def extract(
     table: Tensor,  # (T,) a table of the schedule
     t: Tensor,  # (B,) int in 0..T-1, which entry for each image; (1,): the same for all
     x: Tensor,  # (B, ...) what it will multiply: gives dtype, device and number of axes
 ) -> Tensor:  # (B, 1, ..., 1)
     "Look up one number per image. Raises `TypeError` for what is no tensor, `ValueError` for times that don't fit."
     check_floats(x=x)
-    if not isinstance(t, Tensor): raise TypeError(f"t is {type(t).__name__}: give a tensor of whole numbers, (B,)")
+    if not isinstance(t, Tensor):
+        raise TypeError(f"t is {type(t).__name__}: give a tensor of whole numbers, (B,)")
     fits = t.ndim < 2 and t.numel() in (1, len(x))
     if t.dtype not in (torch.int64, torch.int32) or not fits:
         raise ValueError(f"t is {t.dtype} {tuple(t.shape)} for images of {tuple(x.shape)}: give whole numbers, (B,)")
     t = t.cpu()
     low, high = map(int, t.aminmax()) if t.numel() else (0, 0)
-    if low < 0 or high >= len(table): raise ValueError(f"t from {low} to {high}: give times from 0 to {len(table) - 1}")
+    if low < 0 or high >= len(table):
+        raise ValueError(f"t from {low} to {high}: give times from 0 to {len(table) - 1}")
     return table[t].to(x).view(-1, *[1] * (x.ndim - 1))
 
 # %% ../nbs/00_schedules.ipynb #b0cc648a
@@ -247,10 +266,10 @@ def add_noise(
     t: Tensor,  # (B,) int in 0..T-1
     eps: Tensor,  # (B, ...) standard normal
 ) -> Tensor:  # (B, ...) noised
-    "`x_t = alpha x0 + sigma eps` (Ho et al. 2020, eq. 4). Raises as `check_alike` and `per_image`."
+    "`x_t = alpha x0 + sigma eps` (Ho et al. 2020, eq. 4). Raises as `check_alike` and `extract`."
     check_schedule(schedule)
     check_alike(x0=x0, eps=eps)
-    return per_image(schedule.alpha, t, x0) * x0 + per_image(schedule.sigma, t, x0) * eps
+    return extract(schedule.alpha, t, x0) * x0 + extract(schedule.sigma, t, x0) * eps
 
 # %% ../nbs/00_schedules.ipynb #1ec274c6
 def trailing(T: int, steps: int) -> list[int]:
@@ -284,11 +303,12 @@ def timesteps(
     return SPACINGS[spacing](T, whole("steps", steps, 1, T))[::-1]
 
 # %% ../nbs/00_schedules.ipynb #790cb429
-def time_of(
+def sigma_to_t(
     schedule: Schedule,
     ratio: float,  # sigma / alpha
 ) -> int:  # in 0..T-1
     "The `t` whose noise is nearest to a ratio, by its logarithm. Raises `ValueError` for a ratio that isn't above 0."
     check_schedule(schedule)
-    if not number("ratio", ratio) > 0: raise ValueError(f"ratio={ratio}: give a noise level above 0")
+    if not number("ratio", ratio) > 0:
+        raise ValueError(f"ratio={ratio}: give a noise level above 0")
     return schedule.T - 1 if ratio == math.inf else int((schedule.logsnr + 2 * math.log(ratio)).abs().argmin())

@@ -4,16 +4,16 @@
 import copy
 import torch
 from torch import nn
-from iddm.data import digits
+from iddm.dataset import load_digits
 from iddm.images import to_float, to_uint8
-from iddm.modules import sinusoid
-from iddm.oracles import gaussian, mixture, transport
+from iddm.modules import timestep_embedding
+from iddm.oracles import gaussian_denoiser, gmm_denoiser, quantile_map
 from iddm.predictions import diffusion_loss
-from iddm.samplers import Step, ddpm, dpmpp_2m, hops, last, noise, renewed
+from iddm.samplers import Step, ancestral_split, ddpm, dpmpp_2m, final_sample, randn, timestep_pairs
 from iddm.schedules import cosine, linear, timesteps
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #937731c3
-data, vp = digits(8), linear()
+data, vp = load_digits(8), linear()
 pics = to_float(data.images)  # (1797, 1, 8, 8)
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #fc5856a5
@@ -26,18 +26,18 @@ def test_a_value_just_outside_of_the_range_keeps_its_colour():
     x = torch.tensor([-1.01, -1., 1., 1.01])
     assert to_uint8(x).tolist() == [0, 0, 255, 255]
     assert wrapped(x).tolist() == [255, 0, 255, 0]
-    black = -1 + .01 * noise((100, 1, 8, 8), torch.Generator().manual_seed(0))
+    black = -1 + .01 * randn((100, 1, 8, 8), torch.Generator().manual_seed(0))
     assert (to_uint8(black) < 10).all() and .2 < (wrapped(black) > 200).float().mean() < .24
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #b6f6c808
 @torch.no_grad()
 def noisy_to_the_end(denoise, x, schedule, steps, generator):
     "DDPM with the bug: noise after every step, whether or not another follows."
-    for t, t_next in hops(schedule, steps):
+    for t, t_next in timestep_pairs(schedule, steps):
         (a, sigma), (a_next, sigma_next) = schedule.at(t), schedule.at(t_next)
         beta = sigma**2 - (a * sigma_next / a_next)**2
         x = a_next * beta / sigma**2 * denoise(x, t) + a / a_next * (sigma_next / sigma)**2 * x
-        x = x + beta**.5 * noise(x.shape, generator)  # ours: only if t_next is not None
+        x = x + beta**.5 * randn(x.shape, generator)  # ours: only if t_next is not None
     return x
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #fedc0d31
@@ -45,7 +45,7 @@ def test_a_flat_picture_comes_out_flat():
     x, g = torch.zeros(100, 1, 8, 8), torch.Generator().manual_seed(0)
     def flat(x, t): return torch.full_like(x, .5)
     for steps, left in ((1000, .01), (20, .17)):
-        assert (last(ddpm(flat, x, vp, steps, variance="large", generator=g)) - .5).abs().max() < 1e-6
+        assert (final_sample(ddpm(flat, x, vp, steps, variance="large", generator=g)) - .5).abs().max() < 1e-6
         assert abs(noisy_to_the_end(flat, x, vp, steps, g).std() - left) < .1 * left
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #def767b8
@@ -66,24 +66,25 @@ def walk(denoise, x, schedule, pairs):
 def test_each_hop_starts_where_the_one_before_it_landed():
     for spacing in ("linspace", "trailing"):
         ts, one = timesteps(1000, 600, spacing), torch.ones(1, 1, 1, 1, dtype=torch.float64)
-        joined = [all(u == v for (_, u), (v, _) in zip(pairs, pairs[1:])) for pairs in (hops(vp, ts), strides(vp, ts))]
-        right, wrong = (walk(gaussian(vp, 0, .5), one, vp, pairs).item() for pairs in (hops(vp, ts), strides(vp, ts)))
+        joined = [all(u == v for (_, u), (v, _) in zip(pairs, pairs[1:])) for pairs in (timestep_pairs(vp, ts), strides(vp, ts))]
+        right, wrong = (walk(gaussian_denoiser(vp, 0, .5), one, vp, pairs).item() for pairs in (timestep_pairs(vp, ts), strides(vp, ts)))
         assert joined == [True, False] and abs(right - .5) < .005 and wrong > .65
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #345d356d
 @torch.no_grad()
 def look_ahead(denoise, x, schedule, steps, *, eta=1., generator=None):
     "The bug: weights for the past, given to the future."
-    for i, (t, t_next) in enumerate(hops(schedule, steps)):
+    for i, (t, t_next) in enumerate(timestep_pairs(schedule, steps)):
         (a, sigma), (a_next, sigma_next) = schedule.at(t), schedule.at(t_next)
-        tau, kept = renewed((a, sigma), (a_next, sigma_next), eta)
+        tau, kept = ancestral_split((a, sigma), (a_next, sigma_next), eta)
         x0 = denoise(x, t)
         eps = (x - a * x0) / sigma
         if t_next is not None:
             ahead = a_next * x0 + kept * eps
             eps = 3 / 2 * eps - 1 / 2 * (ahead - a_next * denoise(ahead, t_next)) / sigma_next
         x = a_next * x0 + kept * eps
-        if tau: x = x + tau * noise(x.shape, generator).to(x)
+        if tau:
+            x = x + tau * randn(x.shape, generator).to(x)
         yield Step(i, t, x, x0)
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #74445f87
@@ -92,13 +93,13 @@ fine, three = linear(2**14), dict(means=torch.tensor([-1.2, .3, 1.]), stds=torch
 def error_of(sampler, steps):
     "Largest distance to the true end, without fresh noise."
     x = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]  # (41, 1)
-    end = last(sampler(mixture(fine, **three), x, fine, timesteps(fine.T, steps, "quadratic"), eta=0.))
-    return (end - transport(fine, x, **three, start=fine.T - 1)).abs().max().item()
+    end = final_sample(sampler(gmm_denoiser(fine, **three), x, fine, timesteps(fine.T, steps, "quadratic"), eta=0.))
+    return (end - quantile_map(fine, x, **three, start=fine.T - 1)).abs().max().item()
 
 def spread_of(sampler, steps):
     "Spread of the samples of Gaussian data, with fresh noise."
     rows = iter(torch.eye(steps + 1, dtype=torch.float64).view(-1, steps + 1, 1, 1, 1))
-    x = last(sampler(gaussian(vp, 0, .5), next(rows), vp, steps, eta=1., generator=lambda shape: next(rows)))
+    x = final_sample(sampler(gaussian_denoiser(vp, 0, .5), next(rows), vp, steps, eta=1., generator=lambda shape: next(rows)))
     return x.square().sum().sqrt().item()
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #5e0e637d
@@ -114,7 +115,7 @@ class Tiny(nn.Module):
     "Three layers that are told the time, as sines or from a table that is learned, and the label; 10 is no label."
     def __init__(self, smooth=True):
         super().__init__()
-        self.code = nn.Embedding.from_pretrained(sinusoid(torch.arange(T), 64)) if smooth else nn.Embedding(T, 64)
+        self.code = nn.Embedding.from_pretrained(timestep_embedding(torch.arange(T), 64)) if smooth else nn.Embedding(T, 64)
         self.time, self.label, self.pixels = nn.Linear(64, 128), nn.Embedding(11, 128), nn.Linear(64, 128)
         self.rest = nn.Sequential(nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 64))
 
@@ -153,7 +154,8 @@ def per_batch(y, g):
 def test_labels_are_dropped_one_by_one():
     g, y = torch.Generator().manual_seed(0), torch.zeros(128, dtype=torch.long)
     n = {drop: torch.tensor([(drop(y, g) == 10).sum() for _ in range(2000)]).float() for drop in (per_picture, per_batch)}
-    for o in n.values(): assert abs(o.mean() - 12.8) < 2  # the means agree
+    for o in n.values():
+        assert abs(o.mean() - 12.8) < 2  # the means agree
     assert abs(n[per_picture].std() - (128 * .1 * .9)**.5) < .3  # Binomial(128, 0.1)
     assert set(n[per_batch].tolist()) == {0, 128}
 
@@ -182,14 +184,17 @@ def test_every_time_is_trained():
 # %% ../nbs/tutorials/06_bug_museum.ipynb #79e6e700
 @torch.no_grad()
 def update(ema, net, decay=.99):
-    for a, b in zip(ema.parameters(), net.parameters()): a.lerp_(b, 1 - decay)
+    for a, b in zip(ema.parameters(), net.parameters()):
+        a.lerp_(b, 1 - decay)
 
 def save(net, ema, opt): return copy.deepcopy([o.state_dict() for o in (net, ema, opt)])
 
 def resume(saved, careless):
     (net, opt), ema = begin(1e-2), Tiny()
-    for o, state in zip((net, ema, opt), saved): o.load_state_dict(copy.deepcopy(state))
-    if careless: update(ema, net, decay=0.)  # the bug
+    for o, state in zip((net, ema, opt), saved):
+        o.load_state_dict(copy.deepcopy(state))
+    if careless:
+        update(ema, net, decay=0.)  # the bug
     return net, ema, opt
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #0a940837
@@ -199,7 +204,8 @@ def go_on(net, ema, opt, steps, seed):
     for i, loss in enumerate(train(net, opt, steps, seed=seed)):
         update(ema, net)
         losses.append(loss)
-        if i % 10 == 0: errors.append(error_at(ema, times))
+        if i % 10 == 0:
+            errors.append(error_at(ema, times))
     return losses, errors
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #6fdf0167

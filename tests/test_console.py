@@ -42,7 +42,8 @@ def test_output_that_works_is_passed_on_unchanged():
 def test_letters_that_an_encoding_lacks_are_escaped():
     raw = io.BytesIO()
     latin = io.TextIOWrapper(raw, "ascii")
-    with redirect_stdout(latin), steady_output(): print("猫 \udce9")
+    with redirect_stdout(latin), steady_output():
+        print("猫 \udce9")
     assert raw.getvalue() == b"\\u732b \\udce9\n"
 
 # %% ../nbs/18_console.ipynb #b3949566

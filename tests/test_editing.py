@@ -2,40 +2,41 @@
 
 # %% ../nbs/05_editing.ipynb #auto
 import torch
-from iddm.samplers import noise
-from iddm.oracles import finite, gaussian, mixture, transport
-from iddm.samplers import SAMPLERS, begin, ddim, ddpm, generators, heun, last
+from iddm.samplers import randn
+from iddm.oracles import empirical_denoiser, gaussian_denoiser, gmm_denoiser, quantile_map
+from iddm.samplers import SAMPLERS, ddim, ddpm, final_sample, heun, initial_x, per_sample_generators
 from iddm.schedules import add_noise, cosine, edm, flow, linear, timesteps
 import math
 import re
 import pytest
-from iddm.editing import img2img, inpainted, invert, kept_part, repaint, slerp
+from iddm.editing import img2img, inpainting_denoiser, invert, kept_part, repaint, slerp
 
 # %% ../nbs/05_editing.ipynb #b6284713
 def test_inversion_finds_the_exact_noise_with_an_error_that_falls_with_the_square_of_the_steps():
     three = dict(means=torch.tensor([-1.2, .3, 1.]), stds=torch.tensor([.2, .25, .15]), weights=torch.tensor([.3, .5, .2]))
     x = torch.linspace(-1.5, 1.3, 41, dtype=torch.float64)[:, None]
     for s, spacing in ((flow(2**14), "linspace"), (edm(2**14, sigma_min=1e-3), "linspace")):
-        want = transport(s, x, **three, start=None, end=s.T - 1)
-        off = [((last(invert(mixture(s, **three), x, s, timesteps(s.T, n, spacing))) - want).abs() / s.spread[-1]).max().item() for n in (64, 128, 256)]
+        want = quantile_map(s, x, **three, start=None, end=s.T - 1)
+        off = [((final_sample(invert(gmm_denoiser(s, **three), x, s, timesteps(s.T, n, spacing))) - want).abs() / s.spread[-1]).max().item() for n in (64, 128, 256)]
         assert off[-1] < 2e-3 and 3 < off[-2] / off[-1] < 5.5, off
 
 # %% ../nbs/05_editing.ipynb #2df33e01
 def test_there_and_back_is_the_picture_better_with_more_steps():
     s = linear()
-    x = torch.tanh(noise((4, 1, 4, 4), generators(3, 4)).double())
-    model_ = mixture(s, torch.tanh(noise((6, 1, 4, 4), generators(4, 6))), .5)
+    x = torch.tanh(randn((4, 1, 4, 4), per_sample_generators(3, 4)).double())
+    model_ = gmm_denoiser(s, torch.tanh(randn((6, 1, 4, 4), per_sample_generators(4, 6))), .5)
     def error(steps, sampler):
         ts = timesteps(s.T, steps, "quadratic")
-        return (last(sampler(model_, last(invert(model_, x, s, ts)), s, ts)) - x).square().mean().item()
+        return (final_sample(sampler(model_, final_sample(invert(model_, x, s, ts)), s, ts)) - x).square().mean().item()
     off = {sampler: [error(n, sampler) for n in (10, 20, 50, 100)] for sampler in (ddim, heun)}
-    for row in off.values(): assert row == sorted(row, reverse=True)
+    for row in off.values():
+        assert row == sorted(row, reverse=True)
     assert off[heun][-1] < 1e-4 * off[ddim][0] and off[heun][-1] < off[ddim][-1]
     assert [o.t for o in invert(model_, x, s, 3)] == [332, 666, 999]
 
 # %% ../nbs/05_editing.ipynb #a59204ea
 def test_slerp_stays_on_the_sphere_and_turns_evenly():
-    a, b = noise((2, 3, 1, 8, 8), generators(0, 2)).double()
+    a, b = randn((2, 3, 1, 8, 8), per_sample_generators(0, 2)).double()
     b = b * a.flatten(1).norm(dim=1).div(b.flatten(1).norm(dim=1))[:, None, None, None]  # same length
     cos = lambda p, q: torch.nn.functional.cosine_similarity(p.flatten(1), q.flatten(1))  # noqa: E731
     for w in (0., .25, .5, 1.):
@@ -52,32 +53,32 @@ def test_a_walk_from_a_picture_starts_at_the_time_it_was_noised_to():
     s, x0 = cosine(), torch.full((1, 1, 2, 2), .5, dtype=torch.float64)
     for strength, want in ((1., 999), (.6, 599), (.58, 599), (.1, 99), (.01, 99)):
         looks.clear()
-        list(img2img(ddim, look, x0, s, 10, strength=strength, generator=generators(0, 1)))
+        list(img2img(ddim, look, x0, s, 10, strength=strength, generator=per_sample_generators(0, 1)))
         x, t = looks[0]
         assert t == want and len(looks) == round((want + 1) / 100)
-        torch.testing.assert_close(x, add_noise(s, x0, torch.tensor([want]), noise(x0.shape, generators(0, 1)).double()))
+        torch.testing.assert_close(x, add_noise(s, x0, torch.tensor([want]), randn(x0.shape, per_sample_generators(0, 1)).double()))
 
 # %% ../nbs/05_editing.ipynb #799fca4c
 def test_a_walk_from_a_picture_of_the_data_stays_in_the_data_with_every_sampler():
     s, g = linear(), torch.Generator().manual_seed(0)
-    x0 = .3 + .5 * noise((20_000, 1, 1, 1), g)
+    x0 = .3 + .5 * randn((20_000, 1, 1, 1), g)
     for name in ("ddim", "ddpm", "heun", "plms", "dpmpp_2m", "dpmpp_2m_sde"):
-        out = last(img2img(SAMPLERS[name], gaussian(s, .3, .5), x0, s, timesteps(1000, 50, "quadratic"), strength=.7, generator=g))
+        out = final_sample(img2img(SAMPLERS[name], gaussian_denoiser(s, .3, .5), x0, s, timesteps(1000, 50, "quadratic"), strength=.7, generator=g))
         assert out.mean().item() == pytest.approx(.3, abs=.02) and out.std().item() == pytest.approx(.5, abs=.05)  # of first order, in 35 steps
-        near, far = ((last(img2img(SAMPLERS[name], gaussian(s, .3, .5), x0, s, 20, strength=k, generator=g)) - x0).abs().mean() for k in (.2, .8))
+        near, far = ((final_sample(img2img(SAMPLERS[name], gaussian_denoiser(s, .3, .5), x0, s, 20, strength=k, generator=g)) - x0).abs().mean() for k in (.2, .8))
         assert near < far
 
 # %% ../nbs/05_editing.ipynb #b17ddfd6
 def test_the_known_part_comes_out_as_it_is_with_every_sampler_on_every_path():
-    known, mask = torch.tanh(noise((2, 1, 4, 4), generators(0, 2))), torch.tensor([1., 1, 0, 0])
+    known, mask = torch.tanh(randn((2, 1, 4, 4), per_sample_generators(0, 2))), torch.tensor([1., 1, 0, 0])
     for make in (linear, cosine, flow, edm):
         s = make()
-        x, data = begin(s, noise((2, 1, 4, 4), generators(1, 2))), torch.tanh(noise((5, 1, 4, 4), generators(2, 5)))
+        x, data = initial_x(s, randn((2, 1, 4, 4), per_sample_generators(1, 2))), torch.tanh(randn((5, 1, 4, 4), per_sample_generators(2, 5)))
         for sampler in SAMPLERS.values():
-            out = last(sampler(inpainted(finite(s, data), known, mask), x, s, 12, generator=generators(3, 2)))
+            out = final_sample(sampler(inpainting_denoiser(empirical_denoiser(s, data), known, mask), x, s, 12, generator=per_sample_generators(3, 2)))
             torch.testing.assert_close(out[..., :2], known[..., :2], rtol=0, atol=2e-3)
             assert (out[..., 2:] - known[..., 2:]).abs().max() > .1
-        out = last(repaint(finite(s, data), x, s, 12, known=known, mask=mask, rounds=3, generator=generators(3, 2)))
+        out = final_sample(repaint(empirical_denoiser(s, data), x, s, 12, known=known, mask=mask, rounds=3, generator=per_sample_generators(3, 2)))
         assert torch.equal(out[..., :2], known[..., :2])
 
 # %% ../nbs/05_editing.ipynb #9ca5037d
@@ -85,41 +86,45 @@ def fillings(n: int = 20_000, steps: int = 100, rounds=(1, 3, 10, 30)):
     "Fill the second of two pixels (correlation .9) whose first is 1: for each way, mean and variance of what comes out."
     s, g = cosine(), torch.Generator().manual_seed(0)
     var, basis = torch.linalg.eigh(torch.tensor([[1., .9], [.9, 1.]]))
-    pair, known, mask = gaussian(s, 0., var.sqrt(), basis), torch.ones(n, 1, 1, 2), torch.tensor([1., 0.])
-    x, ts = noise((n, 1, 1, 2), g), timesteps(s.T, steps, "quadratic")
-    out = {"inpainted": last(ddpm(inpainted(pair, known, mask), x, s, ts, generator=g))}
-    for r in rounds: out[f"repaint {r:2}"] = last(repaint(pair, x, s, ts, known=known, mask=mask, rounds=r, generator=g))
+    pair, known, mask = gaussian_denoiser(s, 0., var.sqrt(), basis), torch.ones(n, 1, 1, 2), torch.tensor([1., 0.])
+    x, ts = randn((n, 1, 1, 2), g), timesteps(s.T, steps, "quadratic")
+    out = {"inpainted": final_sample(ddpm(inpainting_denoiser(pair, known, mask), x, s, ts, generator=g))}
+    for r in rounds:
+        out[f"repaint {r:2}"] = final_sample(repaint(pair, x, s, ts, known=known, mask=mask, rounds=r, generator=g))
     return {k: (v[..., 1].mean().item(), v[..., 1].var().item()) for k, v in out.items()}
 
 # %% ../nbs/05_editing.ipynb #f7c7c158
 def test_going_up_again_brings_the_right_amount_of_noise():
-    s, eps = linear(), noise((40_000, 1), torch.Generator().manual_seed(0))
+    s, eps = linear(), randn((40_000, 1), torch.Generator().manual_seed(0))
     for ts in ([900, 895], [500, 495]):
-        step = next(repaint(gaussian(s, 0., 1.), eps, s, ts, known=eps, mask=torch.zeros(1), rounds=8, generator=torch.Generator().manual_seed(1)))
+        step = next(repaint(gaussian_denoiser(s, 0., 1.), eps, s, ts, known=eps, mask=torch.zeros(1), rounds=8, generator=torch.Generator().manual_seed(1)))
         assert step.x.std().item() == pytest.approx(1, abs=.02)  # data of unit spread keeps it, up and down
     looks = []
-    list(repaint(lambda x, t: looks.append(t) or x, torch.ones(1, 1), s, [9, 5, 1], known=eps[:1], mask=torch.ones(1), rounds=3, generator=generators(0, 1)))
+    list(repaint(lambda x, t: looks.append(t) or x, torch.ones(1, 1), s, [9, 5, 1], known=eps[:1], mask=torch.ones(1), rounds=3, generator=per_sample_generators(0, 1)))
     assert looks == [9] * 3 + [5] * 3 + [1]
 
 # %% ../nbs/05_editing.ipynb #6b7896cf
 def test_a_mask_that_does_not_fit_is_refused():
     x = torch.zeros(2, 1, 4, 4)
     for shape in ((2, 4, 4), (2, 3, 4, 4), (5, 2, 1, 4, 4), (4, 3)):
-        with pytest.raises(ValueError, match="give .H, W., .B, 1, H, W. or the shape of the pictures"): inpainted(lambda x, t: x, x, torch.ones(shape))(x, 0)
-    for shape in ((4, 4), (2, 1, 4, 4), (1, 4)): assert kept_part(torch.ones(shape), x).all() and not kept_part(torch.full(shape, .4), x).any()
-    with pytest.raises(ValueError, match="rounds=0: give 1"): last(repaint(None, x, cosine(), known=x, mask=x, rounds=0))
+        with pytest.raises(ValueError, match="give .H, W., .B, 1, H, W. or the shape of the pictures"):
+            inpainting_denoiser(lambda x, t: x, x, torch.ones(shape))(x, 0)
+    for shape in ((4, 4), (2, 1, 4, 4), (1, 4)):
+        assert kept_part(torch.ones(shape), x).all() and not kept_part(torch.full(shape, .4), x).any()
+    with pytest.raises(ValueError, match="rounds=0: give 1"):
+        final_sample(repaint(None, x, cosine(), known=x, mask=x, rounds=0))
 
 # %% ../nbs/05_editing.ipynb #66592d25
 s, x, hole = cosine(), torch.zeros(2, 1, 4, 4), torch.ones(4, 4)
 def same(x, t): return x
-def sketched(x0=x, steps=5, **kw): return last(img2img(ddim, same, x0, s, steps, **kw))
+def sketched(x0=x, steps=5, **kw): return final_sample(img2img(ddim, same, x0, s, steps, **kw))
 def filled(denoise=same, x=x, known=x, mask=hole, **kw):
-    return last(repaint(denoise, x, s, 3, known=known, mask=mask, **kw))
+    return final_sample(repaint(denoise, x, s, 3, known=known, mask=mask, **kw))
 WRONG = {
-    "a list turned to noise": (lambda: last(invert(same, [0.], s, 3)), TypeError, "x is list"),
-    "bytes turned to noise": (lambda: last(invert(same, x.byte(), s, 3)), ValueError, "x is torch.uint8: give floats"),
+    "a list turned to noise": (lambda: final_sample(invert(same, [0.], s, 3)), TypeError, "x is list"),
+    "bytes turned to noise": (lambda: final_sample(invert(same, x.byte(), s, 3)), ValueError, "x is torch.uint8: give floats"),
     "noise of a denoiser of another shape": (
-        lambda: last(invert(lambda x, t: x[:1], x, s, 3)), ValueError, "the model answers (1, "),
+        lambda: final_sample(invert(lambda x, t: x[:1], x, s, 3)), ValueError, "the model answers (1, "),
     "ends of other shapes": (lambda: slerp(x, x[:1], .5), ValueError, "a is (2, 1, 4, 4) and b is (1, 1, 4, 4)"),
     "shares for another batch": (lambda: slerp(x, x, torch.ones(3)), ValueError, "w is (3,): give one share"),
     "a share of NaN": (lambda: slerp(x, x, math.nan), ValueError, "w=nan: give finite numbers"),
@@ -132,15 +137,15 @@ WRONG = {
     "a strength as text": (lambda: sketched(strength="0.5"), TypeError, "strength='0.5': give a number"),
     "a sketch as bytes": (lambda: sketched(x.byte()), ValueError, "x0 is torch.uint8: give floats"),
     "a sketch in too many steps": (lambda: sketched(steps=1001), ValueError, "steps=1001: choose from 1 to 1000"),
-    "a mask as a list": (lambda: inpainted(same, x, [1, 0])(x, 0), TypeError, "mask is list: give a tensor"),
+    "a mask as a list": (lambda: inpainting_denoiser(same, x, [1, 0])(x, 0), TypeError, "mask is list: give a tensor"),
     "a mask of another size": (
         lambda: filled(mask=torch.ones(5, 5)), ValueError, "a mask of (5, 5) for pictures of (2, 1, 4, 4)"),
     "known images of another size": (
-        lambda: inpainted(same, x[..., :2], hole)(x, 0), ValueError, "known is (2, 1, 4, 2)"),
+        lambda: inpainting_denoiser(same, x[..., :2], hole)(x, 0), ValueError, "known is (2, 1, 4, 2)"),
     "known images of another batch": (lambda: filled(known=x.repeat(2, 1, 1, 1)), ValueError, "known is (4, 1, 4, 4)"),
     "known images as a list": (lambda: filled(known=[0.]), TypeError, "known is list"),
     "a hole filled with another shape": (
-        lambda: inpainted(lambda x, t: x[:1], x, hole)(x, 0), ValueError, "the model answers (1, "),
+        lambda: inpainting_denoiser(lambda x, t: x[:1], x, hole)(x, 0), ValueError, "the model answers (1, "),
     "a hole in a list": (lambda: filled(x=[0.]), TypeError, "x is list"),
     "no round": (lambda: filled(rounds=0), ValueError, "rounds=0: give 1 or more"),
     "half a round": (lambda: filled(rounds=.5), TypeError, "rounds=0.5: give a whole number"),
@@ -151,7 +156,8 @@ WRONG = {
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()
 
 # %% ../nbs/05_editing.ipynb #2b9c81aa
 def test_going_back_and_forth_brings_fillings_to_the_truth():

@@ -15,22 +15,22 @@ from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
 from iddm.flags import (
-    allowed, check_ranges, convert, convert_fields, from_mapping, from_text, parse, read, read_settings, read_small,
-    setting, shown, stop)
+    allowed, check_ranges, convert, convert_fields, exit_with_error, from_mapping, from_text, option, parse_args, read,
+    read_settings, read_small, shown)
 
 # %% ../nbs/19_flags.ipynb #bff16bf9
 @dataclass(frozen=True)
 class Soup:
     "Cook."
-    salt: float = setting(1.5, "grams per litre")
-    kind: Literal["leek", "pea", 3] = setting("pea", "what is in it")
-    spoons: tuple[int, ...] = setting((1, 2), "sizes")
-    bowls: tuple[int, ...] | None = setting(None, "who eats")
-    hot: bool = setting(True, "serve at once")
-    guests: int = setting(2, "how many eat")
-    cook: str = setting("me", "who cooks")
-    pot: str | None = setting(None, "which pot; default: the large one")
-    table: int | str = setting(-1, "number or name of the table")
+    salt: float = option(1.5, "grams per litre")
+    kind: Literal["leek", "pea", 3] = option("pea", "what is in it")
+    spoons: tuple[int, ...] = option((1, 2), "sizes")
+    bowls: tuple[int, ...] | None = option(None, "who eats")
+    hot: bool = option(True, "serve at once")
+    guests: int = option(2, "how many eat")
+    cook: str = option("me", "who cooks")
+    pot: str | None = option(None, "which pot; default: the large one")
+    table: int | str = option(-1, "number or name of the table")
 
     def __post_init__(self):
         convert_fields(self)
@@ -53,7 +53,8 @@ def test_a_value_in_a_message_can_be_seen(value, want): assert shown(value) == w
 
 def _deep(n):
     out = []
-    for _ in range(n): out = [out, out]
+    for _ in range(n):
+        out = [out, out]
     return out
 
 @pytest.mark.parametrize("value",
@@ -99,7 +100,8 @@ def test_what_means_the_same_is_converted(value, kind, want):
     ([], Literal["a"]), (True, int | str), (2.5, int | str), ("3", int | None), (1, bool | None), ("x", float | None),
     ([], dict), ("a", dict), (len, str), (object(), int)])
 def test_what_means_something_else_is_refused_in_a_line(value, kind):
-    with pytest.raises(ValueError, match=": (give|choose) ") as e: convert(value, kind)
+    with pytest.raises(ValueError, match=": (give|choose) ") as e:
+        convert(value, kind)
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 250
 
@@ -117,7 +119,8 @@ def test_a_setting_carries_its_explanation():
                                         (dict(cook=""), "--cook '': give some text"),
                                         (dict(table=True), "--table True: give a whole number or a name")])
 def test_a_wrong_setting_from_python_is_named(wrong, say):
-    with pytest.raises(ValueError) as e: Soup(**wrong)
+    with pytest.raises(ValueError) as e:
+        Soup(**wrong)
     assert str(e.value) == say
 
 def test_settings_from_python_get_the_types_of_their_fields():
@@ -133,14 +136,16 @@ def test_settings_from_python_get_the_types_of_their_fields():
                                          (None, "None: give names and values"), ({3: 1}, "unknown setting 3"),
                                          (dict(bowls=[[1]]), "bowls .*: give whole numbers")])
 def test_what_is_wrong_in_a_file_is_named(values, say):
-    with pytest.raises(ValueError, match=f"^a.json: .*{say}"): from_mapping(Soup, values, "a.json")
+    with pytest.raises(ValueError, match=f"^a.json: .*{say}"):
+        from_mapping(Soup, values, "a.json")
 
 @dataclass
 class Ladle:
     length: int
 
 def test_a_field_that_is_missing_is_named():
-    with pytest.raises(ValueError, match="a.json: it says no length"): from_mapping(Ladle, {}, "a.json")
+    with pytest.raises(ValueError, match="a.json: it says no length"):
+        from_mapping(Ladle, {}, "a.json")
     assert from_mapping(Ladle, dict(length=3), "a.json") == Ladle(3)
 
 # %% ../nbs/19_flags.ipynb #d8305ba4
@@ -179,7 +184,8 @@ def test_text_is_read_as_the_flag_asks(text, kind, want):
     ("  ", int | None),
     ("a\0", str), ("x" * 5000, str), ("x", int | None)])
 def test_text_that_is_no_such_value_is_refused(text, kind):
-    with pytest.raises(ValueError, match=": (give|choose) "): from_text(text, kind)
+    with pytest.raises(ValueError, match=": (give|choose) "):
+        from_text(text, kind)
 
 # %% ../nbs/19_flags.ipynb #3f497f11
 def _file(folder, text):
@@ -228,59 +234,65 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{b}: &{b} [{','.join(['*' + a] 
     ("# " + "x" * 10**7, "larger than 256 KB"), ("hot: 1", "hot 1: choose True or False"),
     ("kind: tomato", "kind tomato: choose from"), ("salt: .nan", "salt .nan: give a number")])
 def test_a_file_of_settings_that_cannot_be_is_refused_in_a_line(tmp_path, text, say):
-    with pytest.raises(ValueError, match=f"soup.yaml: .*{say}") as e: read_settings(Soup, _file(tmp_path, text))
+    with pytest.raises(ValueError, match=f"soup.yaml: .*{say}") as e:
+        read_settings(Soup, _file(tmp_path, text))
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 400
 
 def test_a_file_that_is_none_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no such file"): read_small(tmp_path / "x")
-    with pytest.raises(ValueError, match="not a file"): read_small(tmp_path)
+    with pytest.raises(ValueError, match="no such file"):
+        read_small(tmp_path / "x")
+    with pytest.raises(ValueError, match="not a file"):
+        read_small(tmp_path)
     assert read_small(_file(tmp_path, "abc"), 3) == "abc"
 
 def test_a_file_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
     path = _file(tmp_path, "salt: 3")
     def forbidden(*args): raise PermissionError(13, "Permission denied")
     monkeypatch.setattr("builtins.open", forbidden)
-    with pytest.raises(ValueError, match="it can't be opened .Permission denied"): read_small(path)
+    with pytest.raises(ValueError, match="it can't be opened .Permission denied"):
+        read_small(path)
 
 # %% ../nbs/19_flags.ipynb #1d39d80f
 def test_flags_become_settings():
-    assert parse(Soup, "soup", []) == Soup()
-    got = parse(Soup, "soup", ["--salt=2", "--hot", "False", "--spoons", "3,4", "--kind", "leek"])
+    assert parse_args(Soup, "soup", []) == Soup()
+    got = parse_args(Soup, "soup", ["--salt=2", "--hot", "False", "--spoons", "3,4", "--kind", "leek"])
     assert got == Soup(2., "leek", (3, 4), None, False)
-    assert parse(Soup, "soup", ["--spoons", "[5]"]).spoons == (5,)
-    assert parse(Soup, "soup", ["--bowls=1,2"]).bowls == parse(Soup, "soup", ["--bowls", "1,2"]).bowls == (1, 2)
-    assert parse(Soup, "soup", ["--bowls", "null"]).bowls is None
+    assert parse_args(Soup, "soup", ["--spoons", "[5]"]).spoons == (5,)
+    assert parse_args(Soup, "soup", ["--bowls=1,2"]).bowls == parse_args(Soup, "soup", ["--bowls", "1,2"]).bowls == (1, 2)
+    assert parse_args(Soup, "soup", ["--bowls", "null"]).bowls is None
     assert read(Soup, "soup", ["--salt", "-1"]).salt == -1
-    assert parse(Soup, "soup", ["--guests", "3", "--guests", "4"]).guests == 4
-    assert parse(Soup, "soup", ["--guests", "3"], base=dict(guests=5, salt=2.)) == Soup(2., guests=3)
+    assert parse_args(Soup, "soup", ["--guests", "3", "--guests", "4"]).guests == 4
+    assert parse_args(Soup, "soup", ["--guests", "3"], base=dict(guests=5, salt=2.)) == Soup(2., guests=3)
 
 # %% ../nbs/19_flags.ipynb #6e22000c
 def test_a_settings_file_is_read_and_later_flags_win():
     with TemporaryDirectory() as d:
         path = Path(d) / "soup.yaml"
         path.write_text("salt: 3\nspoons: [7, 8]\n")
-        assert parse(Soup, "soup", ["--config", str(path), "--salt", "4"]) == Soup(4., spoons=(7, 8))
+        assert parse_args(Soup, "soup", ["--config", str(path), "--salt", "4"]) == Soup(4., spoons=(7, 8))
 
 # %% ../nbs/19_flags.ipynb #70046349
 @pytest.mark.parametrize("name", [o for o in NAMES if o.strip() == o])
 def test_a_name_on_the_command_line_stays_as_it_was_typed(name):
-    soup = parse(Soup, "soup", ["--cook", name, f"--pot={name}", "--table", name])
+    soup = parse_args(Soup, "soup", ["--cook", name, f"--pot={name}", "--table", name])
     assert [soup.cook, soup.pot, str(soup.table)] == [name] * 3
 
 # %% ../nbs/19_flags.ipynb #ed5f72e7
 @pytest.mark.parametrize("name", [*NAMES, "a\nb", "café", "猫"])
 def test_settings_are_printed_ready_to_be_read_again(tmp_path, name):
     argv = ["--salt", "4", f"--cook={name}", f"--table={name}", "--spoons", "3"]
-    with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as end: parse(Soup, "soup",
+    with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as end:
+        parse_args(Soup, "soup",
         [*argv, "--print_config"])
     assert end.value.code == 0
     (tmp_path / "soup.yaml").write_text(out.getvalue(), encoding="utf-8")
-    assert parse(Soup, "soup", ["--config", f"{tmp_path}/soup.yaml"]) == parse(Soup, "soup", argv)
+    assert parse_args(Soup, "soup", ["--config", f"{tmp_path}/soup.yaml"]) == parse_args(Soup, "soup", argv)
 
 @pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--salt", "4", "--help", "--guests", "x"], ["--help", "--salt"]])
 def test_help_wins_wherever_it_stands(argv):
-    with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as end: parse(Soup, "soup", argv)
+    with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as end:
+        parse_args(Soup, "soup", argv)
     assert end.value.code == 0
     assert "grams per litre (give a number; default: 1.5)" in out.getvalue()
     assert "--config" in out.getvalue()
@@ -289,7 +301,8 @@ def test_help_wins_wherever_it_stands(argv):
 def complaint(argv):
     "What parsing these flags prints before it ends with status 2."
     words = argv.split() if isinstance(argv, str) else argv
-    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: parse(Soup, "soup", words)
+    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end:
+        parse_args(Soup, "soup", words)
     assert end.value.code == 2
     return err.getvalue()
 
@@ -332,12 +345,13 @@ def test_wrong_flags_and_values_are_named_with_what_is_allowed(argv, line): asse
 def test_a_file_that_is_wrong_is_named_by_its_flag(tmp_path):
     assert complaint(["--config",
         str(_file(tmp_path, "slat: 3"))]) == f"soup: {tmp_path}/soup.yaml: unknown setting slat: did you mean salt?\n"
-    assert parse(Soup, "soup",
+    assert parse_args(Soup, "soup",
         ["--config", str(_file(tmp_path, "salt: 3")),
         f"--config={_file(tmp_path, 'guests: 3')}"]) == Soup(guests=3)  # the same file twice
 
 # %% ../nbs/19_flags.ipynb #ab2f8865
 def test_stop_is_one_line_and_status_2():
-    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end: stop("x", "no")
+    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end:
+        exit_with_error("x", "no")
     assert err.getvalue() == "x: no\n"
     assert end.value.code == 2

@@ -2,21 +2,21 @@
 
 # %% ../nbs/04_guidance.ipynb #auto
 import torch
-from iddm.oracles import mixture, mixture_log_density
+from iddm.oracles import gmm_denoiser, mixture_log_density
 from iddm.predictions import denoiser
-from iddm.samplers import heun, last
+from iddm.samplers import final_sample, heun
 from iddm.schedules import cosine, flow
 import math
 import re
 import pytest
-from iddm.guidance import autoguided, guided, rescaled
+from iddm.guidance import autoguidance_denoiser, cfg_denoiser, rescale_cfg
 
 # %% ../nbs/04_guidance.ipynb #930ef0c7
 def test_guidance_goes_beyond_the_difference_by_its_scale():
     toy = lambda x, t, y: torch.where(y == 9, 1., 3.)[:, None].expand_as(x)  # 1 without label, 3 with  # noqa: E731
     y, x = torch.tensor([0, 4]), torch.zeros(2, 5)
     for scale, want in ((0, 1), (1, 3), (1.5, 4), (3., 7), (-1., -1)):
-        assert (guided(toy, y, 9, scale)(x, 0) == want).all()
+        assert (cfg_denoiser(toy, y, 9, scale)(x, 0) == want).all()
 
 # %% ../nbs/04_guidance.ipynb #c7ad7e6f
 def test_one_batched_forward_equals_two():
@@ -26,7 +26,7 @@ def test_one_batched_forward_equals_two():
     def toy(x, t, y): return net(x) + label(y)
     x, y = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
     two = toy(x, 0, y * 0 + 3) + 2.5 * (toy(x, 0, y) - toy(x, 0, y * 0 + 3))
-    torch.testing.assert_close(guided(toy, y, 3, 2.5)(x, 0), two)
+    torch.testing.assert_close(cfg_denoiser(toy, y, 3, 2.5)(x, 0), two)
 
 # %% ../nbs/04_guidance.ipynb #38c3fef3
 def test_guidance_calls_the_network_once_and_where_it_isn_t_guided_with_half_the_batch():
@@ -34,64 +34,67 @@ def test_guidance_calls_the_network_once_and_where_it_isn_t_guided_with_half_the
     def toy(x, t, y):
         sizes.append(len(x))
         return x
-    for scale in (0, 1, 2): guided(toy, torch.tensor([1, 2]), 3, scale)(torch.zeros(2, 1), 0)
-    for t in (99, 100, 200, 201): guided(toy, torch.tensor([1, 2]), 3, 2., interval=(100, 200))(torch.zeros(2, 1), t)
+    for scale in (0, 1, 2):
+        cfg_denoiser(toy, torch.tensor([1, 2]), 3, scale)(torch.zeros(2, 1), 0)
+    for t in (99, 100, 200, 201):
+        cfg_denoiser(toy, torch.tensor([1, 2]), 3, 2., interval=(100, 200))(torch.zeros(2, 1), t)
     assert sizes == [2, 2, 4, 2, 4, 4, 2]
 
 # %% ../nbs/04_guidance.ipynb #ea09ee91
 def test_outside_of_its_interval_guidance_is_plain_conditional():
     toy = lambda x, t, y: torch.where(y == 9, 1., 3.)[:, None].expand_as(x)  # noqa: E731
-    g = guided(toy, torch.tensor([0]), 9, 2., interval=(100, 200))
+    g = cfg_denoiser(toy, torch.tensor([0]), 9, 2., interval=(100, 200))
     assert [g(torch.zeros(1, 1), t).item() for t in (99, 100, 200, 201)] == [3, 5, 5, 3]
 
 # %% ../nbs/04_guidance.ipynb #1c3e17f0
 def test_rescaling_brings_the_contrast_back_by_its_share():
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1., .2]).view(2, 1, 1, 1)
     toy = lambda x, t, y: x * torch.where(y == 9, 1., 2.)[:, None, None, None]  # with label twice the contrast  # noqa: E731
-    spread = [guided(toy, torch.tensor([0, 1]), 9, 3., rescale=r)(x, 0).std((1, 2, 3)) / x.std((1, 2, 3)) for r in (0., .5, 1.)]
+    spread = [cfg_denoiser(toy, torch.tensor([0, 1]), 9, 3., rescale=r)(x, 0).std((1, 2, 3)) / x.std((1, 2, 3)) for r in (0., .5, 1.)]
     torch.testing.assert_close(torch.stack(spread), torch.tensor([[4., 4], [3, 3], [2, 2]]))
     uneven, even = torch.stack([x[0], 3 * x[0]]), torch.stack([x[0], x[0]])
-    torch.testing.assert_close(rescaled(uneven, even), even)  # each picture for itself
-    assert rescaled(torch.zeros(1, 4), torch.ones(1, 4)).isfinite().all()
+    torch.testing.assert_close(rescale_cfg(uneven, even), even)  # each picture for itself
+    assert rescale_cfg(torch.zeros(1, 4), torch.ones(1, 4)).isfinite().all()
 
 # %% ../nbs/04_guidance.ipynb #4f3d3fab
 x, y = torch.zeros(2, 1), torch.tensor([0, 1])
 def same(x, t, y=None): return x
 WRONG = {
-    "labels as a list": (lambda: guided(same, [0, 1], 2), TypeError, "y is list: give a tensor of whole numbers"),
-    "labels as floats": (lambda: guided(same, y / 2, 2), ValueError, "y is torch.float32 (2,)"),
-    "labels in two axes": (lambda: guided(same, y[:, None], 2), ValueError, "y is torch.int64 (2, 1)"),
-    "a label below 0": (lambda: guided(same, -y, 2), ValueError, "y holds -1: give labels from 0"),
-    "labels for another batch": (lambda: guided(same, y, 2)(x[:1], 0), ValueError, "2 labels for 1 pictures"),
-    "no label as None": (lambda: guided(same, y, None), TypeError, "null=None: give a whole number"),
-    "a scale of NaN": (lambda: guided(same, y, 2, math.nan), ValueError, "cfg_scale=nan: give finite numbers"),
-    "a scale as text": (lambda: guided(same, y, 2, "2"), TypeError, "cfg_scale='2': give finite numbers"),
-    "a share that is rescaled above 1": (lambda: guided(same, y, 2, rescale=2), ValueError, "rescale=2: give a share"),
+    "labels as a list": (lambda: cfg_denoiser(same, [0, 1], 2), TypeError, "y is list: give a tensor of whole numbers"),
+    "labels as floats": (lambda: cfg_denoiser(same, y / 2, 2), ValueError, "y is torch.float32 (2,)"),
+    "labels in two axes": (lambda: cfg_denoiser(same, y[:, None], 2), ValueError, "y is torch.int64 (2, 1)"),
+    "a label below 0": (lambda: cfg_denoiser(same, -y, 2), ValueError, "y holds -1: give labels from 0"),
+    "labels for another batch": (lambda: cfg_denoiser(same, y, 2)(x[:1], 0), ValueError, "2 labels for 1 pictures"),
+    "no label as None": (lambda: cfg_denoiser(same, y, None), TypeError, "null=None: give a whole number"),
+    "a scale of NaN": (lambda: cfg_denoiser(same, y, 2, math.nan), ValueError, "cfg_scale=nan: give finite numbers"),
+    "a scale as text": (lambda: cfg_denoiser(same, y, 2, "2"), TypeError, "cfg_scale='2': give finite numbers"),
+    "a share that is rescaled above 1": (lambda: cfg_denoiser(same, y, 2, rescale=2), ValueError, "rescale=2: give a share"),
     "a share that is rescaled as text": (
-        lambda: guided(same, y, 2, rescale="a"), TypeError, "rescale='a': give a number"),
-    "an interval of one time": (lambda: guided(same, y, 2, interval=(5,)), ValueError, "interval=(5,): give two times"),
-    "an interval the wrong way round": (lambda: guided(same, y, 2, interval=(9, 3)), ValueError, "the lower first"),
-    "an interval of shares": (lambda: guided(same, y, 2, interval=(.2, .8)), ValueError, "`time_of` tells the time"),
-    "an interval of none": (lambda: guided(same, y, 2, interval=()), ValueError, "interval=(): give two times"),
-    "an interval with NaN": (lambda: guided(same, y, 2, interval=(0, math.nan)), ValueError, "give two times"),
-    "an interval without an end": (lambda: guided(same, y, 2, interval=(0, math.inf)), ValueError, "give two times"),
-    "an interval as text": (lambda: guided(same, y, 2, interval="ab"), ValueError, "interval='ab': give two times"),
+        lambda: cfg_denoiser(same, y, 2, rescale="a"), TypeError, "rescale='a': give a number"),
+    "an interval of one time": (lambda: cfg_denoiser(same, y, 2, interval=(5,)), ValueError, "interval=(5,): give two times"),
+    "an interval the wrong way round": (lambda: cfg_denoiser(same, y, 2, interval=(9, 3)), ValueError, "the lower first"),
+    "an interval of shares": (lambda: cfg_denoiser(same, y, 2, interval=(.2, .8)), ValueError, "`time_of` tells the time"),
+    "an interval of none": (lambda: cfg_denoiser(same, y, 2, interval=()), ValueError, "interval=(): give two times"),
+    "an interval with NaN": (lambda: cfg_denoiser(same, y, 2, interval=(0, math.nan)), ValueError, "give two times"),
+    "an interval without an end": (lambda: cfg_denoiser(same, y, 2, interval=(0, math.inf)), ValueError, "give two times"),
+    "an interval as text": (lambda: cfg_denoiser(same, y, 2, interval="ab"), ValueError, "interval='ab': give two times"),
     "an answer for half of the batch": (
-        lambda: guided(lambda x, t, y: x[::2], y, 2, 2.)(x, 0), ValueError, "(2, 1) for pictures of (4, 1)"),
+        lambda: cfg_denoiser(lambda x, t, y: x[::2], y, 2, 2.)(x, 0), ValueError, "(2, 1) for pictures of (4, 1)"),
     "an answer that is no tensor": (
-        lambda: guided(lambda x, t, y: [x], y, 2, 2.)(x, 0), TypeError, "the model answers list"),
+        lambda: cfg_denoiser(lambda x, t, y: [x], y, 2, 2.)(x, 0), TypeError, "the model answers list"),
     "a bad version of another shape": (
-        lambda: autoguided(same, lambda x, t: x[:1])(x, 0), ValueError, "the model answers (1, 1)"),
+        lambda: autoguidance_denoiser(same, lambda x, t: x[:1])(x, 0), ValueError, "the model answers (1, 1)"),
     "autoguidance by NaN": (
-        lambda: autoguided(same, same, math.nan), ValueError, "cfg_scale=nan: give finite numbers"),
-    "the contrast of other images": (lambda: rescaled(x, x[:1]), ValueError, "x0 is (2, 1) and like is (1, 1)"),
+        lambda: autoguidance_denoiser(same, same, math.nan), ValueError, "cfg_scale=nan: give finite numbers"),
+    "the contrast of other images": (lambda: rescale_cfg(x, x[:1]), ValueError, "x0 is (2, 1) and like is (1, 1)"),
 }
 
 # %% ../nbs/04_guidance.ipynb #51d1ba3e
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()
 
 # %% ../nbs/04_guidance.ipynb #e7914627
 def test_guidance_of_the_picture_is_guidance_of_the_noise_and_of_v():
@@ -100,14 +103,14 @@ def test_guidance_of_the_picture_is_guidance_of_the_noise_and_of_v():
     for prediction in ("eps", "v", "flow"):
         den = denoiser(lambda x, t, y: out[y, torch.arange(len(y)) % 2], s, prediction)
         mixed = denoiser(lambda x, t, y: out[0] + 2.5 * (out[1] - out[0]), s, prediction)
-        torch.testing.assert_close(guided(den, torch.tensor([1, 1]), 0, 2.5)(x, t), mixed(x, t))
+        torch.testing.assert_close(cfg_denoiser(den, torch.tensor([1, 1]), 0, 2.5)(x, t), mixed(x, t))
 
 # %% ../nbs/04_guidance.ipynb #29900a74
 def test_autoguidance_goes_away_from_the_bad_model_and_may_come_nearer_to_the_data_than_the_good_one():
-    assert autoguided(lambda x, t: x + 1, lambda x, t: x, 3.)(torch.zeros(1), 0).item() == 3
+    assert autoguidance_denoiser(lambda x, t: x + 1, lambda x, t: x, 3.)(torch.zeros(1), 0).item() == 3
     s, q = flow(), torch.special.ndtri((torch.arange(500, dtype=torch.float64) + .5) / 500)[:, None]
-    narrow, good, bad = (mixture(s, torch.tensor([-1., 1.]), k) for k in (.1, .2, .4))
-    spread = [(last(heun(d, q, s, 50)).abs() - 1).std().item() for d in (narrow, autoguided(good, bad), good, bad)]
+    narrow, good, bad = (gmm_denoiser(s, torch.tensor([-1., 1.]), k) for k in (.1, .2, .4))
+    spread = [(final_sample(heun(d, q, s, 50)).abs() - 1).std().item() for d in (narrow, autoguidance_denoiser(good, bad), good, bad)]
     assert spread == sorted(spread) and spread[1] - spread[0] < (spread[2] - spread[0]) / 2
 
 # %% ../nbs/04_guidance.ipynb #2e54176b
@@ -116,8 +119,8 @@ pair, spreads = torch.tensor([-1., 1.]), torch.tensor([.7, .7])
 def guided_samples(scale: float, n: int = 2000, steps: int = 100):
     "Where guidance to the right one of two peaks carries evenly likely starts."
     s, q = flow(), torch.special.ndtri((torch.arange(n, dtype=torch.float64) + .5) / n)[:, None]  # (n, 1)
-    right, both = mixture(s, pair[1:], spreads[1:]), mixture(s, pair, spreads)
-    return last(heun(lambda x, t: both(x, t) + scale * (right(x, t) - both(x, t)), q, s, steps))  # (n, 1)
+    right, both = gmm_denoiser(s, pair[1:], spreads[1:]), gmm_denoiser(s, pair, spreads)
+    return final_sample(heun(lambda x, t: both(x, t) + scale * (right(x, t) - both(x, t)), q, s, steps))  # (n, 1)
 
 # %% ../nbs/04_guidance.ipynb #4d72505f
 def sharpened(scale: float, x: torch.Tensor):
@@ -133,5 +136,7 @@ def test_guidance_does_not_sample_the_sharpened_density():
         p, out = sharpened(scale, x), guided_samples(scale, 500, 200)
         mean = torch.trapezoid(p * x[:, 0], x[:, 0]).item()
         std = torch.trapezoid(p * (x[:, 0] - mean)**2, x[:, 0]).sqrt().item()
-        if scale == 1: assert out.mean().item() == pytest.approx(mean, abs=1e-3) and out.std().item() == pytest.approx(std, abs=5e-3)
-        else: assert out.mean() > mean + .2 * std and out.std() < .9 * std
+        if scale == 1:
+            assert out.mean().item() == pytest.approx(mean, abs=1e-3) and out.std().item() == pytest.approx(std, abs=5e-3)
+        else:
+            assert out.mean() > mean + .2 * std and out.std() < .9 * std

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 import pytest
-from iddm.modules import ACTIVATIONS, Attention, Down, ResBlock, TimeEmbedding, Up, sinusoid, zero
+from iddm.modules import (
+    ACTIVATIONS, Attention, Downsample, ResBlock, TimeEmbedding, Upsample, timestep_embedding, zero_module)
 
 # %% ../nbs/10_modules.ipynb #22826d64
 def test_activations_are_what_their_names_say():
@@ -17,7 +18,7 @@ def test_activations_are_what_their_names_say():
 
 # %% ../nbs/10_modules.ipynb #f40bc039
 def test_the_time_code_is_cosine_and_sine_of_the_right_angles():
-    code = sinusoid(torch.tensor([0, 3]), 4)
+    code = timestep_embedding(torch.tensor([0, 3]), 4)
     assert code[0].tolist() == [1, 1, 0, 0]
     assert code[1].tolist() == pytest.approx([math.cos(3), math.cos(.03), math.sin(3), math.sin(.03)], abs=1e-6)
 
@@ -26,7 +27,7 @@ def test_a_fresh_residual_block_passes_its_input_through():
     x, emb = torch.randn(2, 32, 8, 8), torch.randn(2, 16)
     assert torch.equal(ResBlock(32, 32, 16)(x, emb), x)
     assert ResBlock(32, 64, 16)(x, emb).shape == (2, 64, 8, 8)
-    assert all(not p.any() for p in zero(nn.Linear(3, 3)).parameters())
+    assert all(not p.any() for p in zero_module(nn.Linear(3, 3)).parameters())
 
 # %% ../nbs/10_modules.ipynb #c7c340f9
 def test_a_residual_block_agrees_with_diffusers():
@@ -79,11 +80,11 @@ def test_attention_agrees_with_diffusers():
 # %% ../nbs/10_modules.ipynb #c212fc9c
 def test_down_halves_and_up_doubles():
     x = torch.randn(1, 4, 8, 6)
-    assert Down(4)(x).shape == (1, 4, 4, 3) and Up(4)(x).shape == (1, 4, 16, 12)
+    assert Downsample(4)(x).shape == (1, 4, 4, 3) and Upsample(4)(x).shape == (1, 4, 16, 12)
 
 # %% ../nbs/10_modules.ipynb #eb80b1d5
 def test_the_time_embedding_is_two_linear_layers():
     emb = TimeEmbedding(8, 16)
-    code = sinusoid(torch.tensor([1, 2, 3]), 8)
+    code = timestep_embedding(torch.tensor([1, 2, 3]), 8)
     torch.testing.assert_close(emb(code), emb.linear_2(F.silu(emb.linear_1(code))))
     assert emb(code).shape == (3, 16)

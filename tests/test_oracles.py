@@ -7,7 +7,8 @@ from iddm.schedules import SCHEDULES, add_noise, cosine, edm, flow, linear
 import re
 import pytest
 from iddm.oracles import (
-    finite, gaussian, gaussian_log_density, log_joint, mixture, mixture_log_density, score, transport)
+    empirical_denoiser, gaussian_denoiser, gaussian_log_density, gmm_denoiser, log_joint, mixture_log_density,
+    quantile_map, score_from_denoiser)
 
 # %% ../nbs/02_oracles.ipynb #bb3c62e5
 def test_no_straight_line_guesses_better_than_the_Gaussian_oracle():
@@ -17,13 +18,13 @@ def test_no_straight_line_guesses_better_than_the_Gaussian_oracle():
     x = s.alpha[t] * x0 + s.sigma[t] * eps
     slope = ((x - x.mean()) * (x0 - x0.mean())).mean() / x.var()  # least squares
     fit = x0.mean() + slope * (x - x.mean())
-    torch.testing.assert_close(gaussian(s, 1, .5)(x, t), fit, rtol=0, atol=.02)
+    torch.testing.assert_close(gaussian_denoiser(s, 1, .5)(x, t), fit, rtol=0, atol=.02)
 
 # %% ../nbs/02_oracles.ipynb #42ad7eab
 def test_the_Gaussian_oracle_trusts_clean_pictures_and_ignores_noise():
     s, x = linear(), torch.tensor([[2.], [-3.]])
-    torch.testing.assert_close(gaussian(s, 1, .5)(x, 0), x, rtol=0, atol=.01)
-    torch.testing.assert_close(gaussian(s, 1, .5)(x, 999), torch.ones(2, 1), rtol=0, atol=.01)
+    torch.testing.assert_close(gaussian_denoiser(s, 1, .5)(x, 0), x, rtol=0, atol=.01)
+    torch.testing.assert_close(gaussian_denoiser(s, 1, .5)(x, 999), torch.ones(2, 1), rtol=0, atol=.01)
 
 # %% ../nbs/02_oracles.ipynb #337079f8
 def test_any_covariance_is_handled_by_its_eigenbasis():
@@ -35,7 +36,7 @@ def test_any_covariance_is_handled_by_its_eigenbasis():
         for t in (0, 400, 999):
             alpha, sigma = s.at(t)
             gain = alpha * cov @ torch.linalg.inv(alpha**2 * cov + sigma**2 * torch.eye(d))  # Bishop, eq. 2.81
-            torch.testing.assert_close(gaussian(s, mean, var.sqrt(), basis)(x, t), mean + (x - alpha * mean) @ gain.T)
+            torch.testing.assert_close(gaussian_denoiser(s, mean, var.sqrt(), basis)(x, t), mean + (x - alpha * mean) @ gain.T)
 
 # %% ../nbs/02_oracles.ipynb #bbee625e
 def test_a_mixture_of_one_is_a_Gaussian_and_of_clusters_far_apart_each_for_itself():
@@ -43,10 +44,10 @@ def test_a_mixture_of_one_is_a_Gaussian_and_of_clusters_far_apart_each_for_itsel
     far = torch.tensor([[-50.] * 3, [50.] * 3], dtype=torch.float64)
     for s in (linear(), edm()):
         for t in (0, 300, 500):
-            torch.testing.assert_close(mixture(s, torch.ones(1, 3), .5)(x, t), gaussian(s, 1, .5)(x, t))
+            torch.testing.assert_close(gmm_denoiser(s, torch.ones(1, 3), .5)(x, t), gaussian_denoiser(s, 1, .5)(x, t))
             alpha, _ = s.at(t)
             near = x + 50 * alpha
-            torch.testing.assert_close(mixture(s, far, torch.tensor([.3, .5]))(near, t), gaussian(s, 50, .5)(near, t))
+            torch.testing.assert_close(gmm_denoiser(s, far, torch.tensor([.3, .5]))(near, t), gaussian_denoiser(s, 50, .5)(near, t))
 
 # %% ../nbs/02_oracles.ipynb #63ffb7c4
 def test_the_mixture_oracle_is_the_mean_of_data_that_looks_like_x():
@@ -57,7 +58,7 @@ def test_the_mixture_oracle_is_the_mean_of_data_that_looks_like_x():
     x = s.alpha[t] * x0 + s.sigma[t] * torch.randn(len(k), generator=g)
     for at in (-.8, 0., .5):
         alike = x0[(x - at).abs() < .01]
-        assert mixture(s, means, stds, weights)(torch.tensor([[at]]), t).item() == pytest.approx(alike.mean().item(), abs=4 * alike.std().item() / len(alike)**.5 + .005)
+        assert gmm_denoiser(s, means, stds, weights)(torch.tensor([[at]]), t).item() == pytest.approx(alike.mean().item(), abs=4 * alike.std().item() / len(alike)**.5 + .005)
 
 # %% ../nbs/02_oracles.ipynb #6a84533c
 def test_an_answer_does_not_depend_on_the_batch_and_has_the_digits_of_float32():
@@ -73,21 +74,23 @@ def test_an_answer_does_not_depend_on_the_batch_and_has_the_digits_of_float32():
 # %% ../nbs/02_oracles.ipynb #429f417f
 def test_pictures_of_another_size_are_refused_and_of_another_memory_layout_are_not():
     x, data = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 4, 4)
-    torch.testing.assert_close(finite(linear(), data)(x.contiguous(memory_format=torch.channels_last), 500), finite(linear(), data)(x, 500))
-    with pytest.raises(ValueError, match="x has 48 values, the data 16"): finite(linear(), data[:, :1])(x, 500)
+    torch.testing.assert_close(empirical_denoiser(linear(), data)(x.contiguous(memory_format=torch.channels_last), 500), empirical_denoiser(linear(), data)(x, 500))
+    with pytest.raises(ValueError, match="x has 48 values, the data 16"):
+        empirical_denoiser(linear(), data[:, :1])(x, 500)
 
 # %% ../nbs/02_oracles.ipynb #4a6a4bea
 def test_the_finite_oracle_of_one_picture_always_answers_it():
     x0, s = torch.rand(1, 1, 4, 4), linear()
-    for t in (0, 500, 999): torch.testing.assert_close(finite(s, x0)(torch.randn(3, 1, 4, 4), t), x0.expand(3, -1, -1, -1))
+    for t in (0, 500, 999):
+        torch.testing.assert_close(empirical_denoiser(s, x0)(torch.randn(3, 1, 4, 4), t), x0.expand(3, -1, -1, -1))
 
 # %% ../nbs/02_oracles.ipynb #a468ff22
 def test_the_finite_oracle_weighs_two_pictures_as_Bayes_does():
     s, data, x = linear(), torch.tensor([-1., 1.]).view(2, 1, 1, 1), torch.tensor([.3]).view(1, 1, 1, 1)
     alpha, sigma = s.at(500)
     want = torch.tanh(alpha * x / sigma**2)  # the posterior mean of a fair coin of -1 and 1
-    torch.testing.assert_close(finite(s, data)(x, 500), want)
-    assert finite(s, data)(x, 0).item() == pytest.approx(1)
+    torch.testing.assert_close(empirical_denoiser(s, data)(x, 500), want)
+    assert empirical_denoiser(s, data)(x, 0).item() == pytest.approx(1)
 
 # %% ../nbs/02_oracles.ipynb #c62dff92
 def test_the_score_is_the_gradient_of_the_log_density():
@@ -97,10 +100,10 @@ def test_the_score_is_the_gradient_of_the_log_density():
     stds, weights = torch.tensor([.2, .5, .9]), torch.tensor([.5, .2, .3])
     for s in (linear(), flow(), edm()):
         for t in (20, 500, 900):
-            for oracle, density, kw in ((gaussian, gaussian_log_density, dict(mean=means[0], std=var.sqrt(), basis=basis)),
-                                        (mixture, mixture_log_density, dict(means=means, stds=stds, weights=weights)), (mixture, mixture_log_density, dict(means=means))):
+            for oracle, density, kw in ((gaussian_denoiser, gaussian_log_density, dict(mean=means[0], std=var.sqrt(), basis=basis)),
+                                        (gmm_denoiser, mixture_log_density, dict(means=means, stds=stds, weights=weights)), (gmm_denoiser, mixture_log_density, dict(means=means))):
                 want, = torch.autograd.grad(density(s, **kw)(x, t).sum(), x)
-                torch.testing.assert_close(score(oracle(s, **kw), s)(x, t), want, rtol=1e-6, atol=1e-6)
+                torch.testing.assert_close(score_from_denoiser(oracle(s, **kw), s)(x, t), want, rtol=1e-6, atol=1e-6)
 
 # %% ../nbs/02_oracles.ipynb #9ca3eced
 def test_densities_are_those_of_torch_and_sum_up_to_one():
@@ -128,54 +131,55 @@ def test_the_quantile_map_of_a_Gaussian_is_a_straight_line_far_out_too():
         for t in (300, 999):
             (alpha, sigma), std = s.at(t), one["stds"].double().item()
             spread, mean = (alpha**2 * std**2 + sigma**2)**.5, one["means"].double().item()
-            got = transport(s, alpha * mean + spread * x, **one, start=t)
+            got = quantile_map(s, alpha * mean + spread * x, **one, start=t)
             torch.testing.assert_close(got, mean + std * x, rtol=0, atol=1e-10)
-            torch.testing.assert_close(transport(s, got, **one, start=None, end=t), alpha * mean + spread * x, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(quantile_map(s, got, **one, start=None, end=t), alpha * mean + spread * x, rtol=1e-9, atol=1e-9)
 
 # %% ../nbs/02_oracles.ipynb #c33b2a46
 def test_the_quantile_map_moves_along_the_score_as_the_flow_s_equation_says():
     s, x, t = flow(10_000), torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None], 5000
-    moved = transport(s, x, **three, start=t, end=t - 1)
-    x0 = mixture(s, **three)(x, t)
+    moved = quantile_map(s, x, **three, start=t, end=t - 1)
+    x0 = gmm_denoiser(s, **three)(x, t)
     eps = (x - s.alpha[t] * x0) / s.sigma[t]
     torch.testing.assert_close((moved - x) / (s.sigma[t - 1] - s.sigma[t]), eps - x0, rtol=0, atol=2e-3)
 
 # %% ../nbs/02_oracles.ipynb #6289b4a0
 s, x, pair, square = linear(), torch.zeros(2, 1), torch.tensor([-1., 1.]), torch.eye(2)
 WRONG = {
-    "a schedule by its name": (lambda: gaussian("cosine"), TypeError, "schedule='cosine': give a Schedule"),
-    "a mean of NaN": (lambda: gaussian(s, math.nan), ValueError, "mean=nan: give finite numbers"),
-    "a width below 0": (lambda: gaussian(s, 0., -1.), ValueError, "std=-1.0: give finite numbers, 0 or more"),
-    "a width as text": (lambda: gaussian(s, 0., "wide"), TypeError, "std='wide': give finite numbers"),
+    "a schedule by its name": (lambda: gaussian_denoiser("cosine"), TypeError, "schedule='cosine': give a Schedule"),
+    "a mean of NaN": (lambda: gaussian_denoiser(s, math.nan), ValueError, "mean=nan: give finite numbers"),
+    "a width below 0": (lambda: gaussian_denoiser(s, 0., -1.), ValueError, "std=-1.0: give finite numbers, 0 or more"),
+    "a width as text": (lambda: gaussian_denoiser(s, 0., "wide"), TypeError, "std='wide': give finite numbers"),
     "a basis that is not square": (
-        lambda: gaussian(s, 0., 1., torch.ones(2, 3)), ValueError, "basis is (2, 3): give a square one"),
-    "a basis as a list": (lambda: gaussian(s, 0., 1., [[1.]]), TypeError, "basis is list"),
+        lambda: gaussian_denoiser(s, 0., 1., torch.ones(2, 3)), ValueError, "basis is (2, 3): give a square one"),
+    "a basis as a list": (lambda: gaussian_denoiser(s, 0., 1., [[1.]]), TypeError, "basis is list"),
     "widths for other directions": (
-        lambda: gaussian(s, 0., torch.ones(3), square), ValueError, "std has 3 numbers for 2 directions"),
-    "a time after the last": (lambda: gaussian(s)(x, 1000), ValueError, "t=1000: choose from 0 to 999"),
+        lambda: gaussian_denoiser(s, 0., torch.ones(3), square), ValueError, "std has 3 numbers for 2 directions"),
+    "a time after the last": (lambda: gaussian_denoiser(s)(x, 1000), ValueError, "t=1000: choose from 0 to 999"),
     "a density of an infinite width": (lambda: gaussian_log_density(s, 0., math.inf), ValueError, "std=inf: give"),
-    "data as a list": (lambda: finite(s, [0., 1.]), TypeError, "means is list: give a tensor"),
-    "data as bytes": (lambda: finite(s, torch.zeros(2, 1).byte()), ValueError, "means is torch.uint8: give floats"),
+    "data as a list": (lambda: empirical_denoiser(s, [0., 1.]), TypeError, "means is list: give a tensor"),
+    "data as bytes": (lambda: empirical_denoiser(s, torch.zeros(2, 1).byte()), ValueError, "means is torch.uint8: give floats"),
     "data without an image": (
-        lambda: finite(s, torch.zeros(0, 1, 4, 4)), ValueError, "means is (0, 1, 4, 4): give at least one"),
-    "data with NaN": (lambda: finite(s, pair * math.nan), ValueError, "means holds nan"),
-    "widths for other means": (lambda: mixture(s, pair, torch.ones(3)), ValueError, "stds has 3 numbers for 2 means"),
-    "a width of a mean below 0": (lambda: mixture(s, pair, -.1), ValueError, "stds=-0.1: give finite numbers"),
-    "shares as a list": (lambda: mixture(s, pair, .1, [1, 2]), TypeError, "weights is list"),
+        lambda: empirical_denoiser(s, torch.zeros(0, 1, 4, 4)), ValueError, "means is (0, 1, 4, 4): give at least one"),
+    "data with NaN": (lambda: empirical_denoiser(s, pair * math.nan), ValueError, "means holds nan"),
+    "widths for other means": (lambda: gmm_denoiser(s, pair, torch.ones(3)), ValueError, "stds has 3 numbers for 2 means"),
+    "a width of a mean below 0": (lambda: gmm_denoiser(s, pair, -.1), ValueError, "stds=-0.1: give finite numbers"),
+    "shares as a list": (lambda: gmm_denoiser(s, pair, .1, [1, 2]), TypeError, "weights is list"),
     "shares for other means": (
-        lambda: mixture(s, pair, .1, torch.ones(3)), ValueError, "give a share for each of 2 means"),
-    "shares of nothing": (lambda: mixture(s, pair, .1, torch.zeros(2)), ValueError, "not all of them 0"),
+        lambda: gmm_denoiser(s, pair, .1, torch.ones(3)), ValueError, "give a share for each of 2 means"),
+    "shares of nothing": (lambda: gmm_denoiser(s, pair, .1, torch.zeros(2)), ValueError, "not all of them 0"),
     "a share below 0": (lambda: mixture_log_density(s, pair, .1, pair), ValueError, "weights holds -1"),
     "a score of a denoiser of another shape": (
-        lambda: score(lambda x, t: x[:1], s)(x, 5), ValueError, "the model answers (1, 1)"),
+        lambda: score_from_denoiser(lambda x, t: x[:1], s)(x, 5), ValueError, "the model answers (1, 1)"),
     "a flow in two dimensions": (
-        lambda: transport(s, x.T, pair, .1, pair.abs(), 9), ValueError, "x is (1, 2): give (B, 1)"),
+        lambda: quantile_map(s, x.T, pair, .1, pair.abs(), 9), ValueError, "x is (1, 2): give (B, 1)"),
     "a flow from a time that is none": (
-        lambda: transport(s, x, pair, .1, pair.abs(), -1), ValueError, "t=-1: choose from 0"),
+        lambda: quantile_map(s, x, pair, .1, pair.abs(), -1), ValueError, "t=-1: choose from 0"),
 }
 
 # %% ../nbs/02_oracles.ipynb #25e94129
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()

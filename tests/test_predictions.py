@@ -2,7 +2,7 @@
 
 # %% ../nbs/01_predictions.ipynb #auto
 import torch
-from iddm.schedules import add_noise, per_image
+from iddm.schedules import add_noise, extract
 from iddm.schedules import SCHEDULES, cosine, edm, flow, linear, zero_terminal_snr
 import math
 import re
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iddm.predictions import (
-    IMPLIED, LOSSES, TARGETS, TO_EPS, TO_X0, WEIGHTS, check_prediction, clipped, convert, denoiser, diffusion_loss,
-    eps_from_x0, known, min_snr, uniform, v_target, x0_from_eps, x0_from_v)
+    IMPLIED, LOSSES, TARGETS, TO_EPS, TO_X0, WEIGHTS, check_prediction, clip_denoised, convert_prediction, denoiser,
+    diffusion_loss, eps_from_x0, min_snr_weight, safe_divide, uniform_weight, v_target, x0_from_eps, x0_from_v)
 
 # %% ../nbs/01_predictions.ipynb #7d71555d
 def test_every_prediction_turns_into_every_other_and_back():
@@ -22,10 +22,10 @@ def test_every_prediction_turns_into_every_other_and_back():
         ratio = 10**log_ratio  # sigma / alpha
         alpha, sigma = (torch.tensor(o * spread / (1 + ratio**2)**.5, dtype=torch.float64) for o in (1, ratio))
         x, out = alpha * x0 + sigma * eps, TARGETS[source](x0, eps, alpha, sigma)
-        there = convert(out, x, alpha, sigma, source, target)
+        there = convert_prediction(out, x, alpha, sigma, source, target)
         lost = 1e-14 * 10**abs(log_ratio) * max(1, spread)  # digits that cancel
         torch.testing.assert_close(there, TARGETS[target](x0, eps, alpha, sigma), rtol=1e-9, atol=100 * lost)
-        torch.testing.assert_close(convert(there, x, alpha, sigma, target, source), out, rtol=1e-9, atol=10_000 * lost)
+        torch.testing.assert_close(convert_prediction(there, x, alpha, sigma, target, source), out, rtol=1e-9, atol=10_000 * lost)
     check()
 
 # %% ../nbs/01_predictions.ipynb #f0cb9857
@@ -34,7 +34,7 @@ def test_each_target_leads_back_to_the_picture():
     x0, eps = torch.randn(2, 3, 1, 8, 8, generator=g, dtype=torch.float64)  # (3, 1, 8, 8) each
     for schedule in SCHEDULES:
         s, t = SCHEDULES[schedule](), torch.tensor([0, 100, 500])
-        alpha, sigma, x = per_image(s.alpha, t, x0), per_image(s.sigma, t, x0), add_noise(s, x0, t, eps)
+        alpha, sigma, x = extract(s.alpha, t, x0), extract(s.sigma, t, x0), add_noise(s, x0, t, eps)
         for name in TARGETS:
             out = TARGETS[name](x0, eps, alpha, sigma)
             torch.testing.assert_close(TO_X0[name](out, x, alpha, sigma), x0, rtol=0, atol=1e-6 if schedule == "sqrt" else 1e-9)
@@ -48,17 +48,18 @@ def test_conversions_are_finite_at_SNR_0_and_infinity_and_right_where_there_is_s
             x = alpha * x0 + sigma * eps
             for source in TARGETS:
                 for target in TARGETS:
-                    got, want = convert(TARGETS[source](x0, eps, a, s), x, a, s, source, target), TARGETS[target](x0, eps, a, s)
+                    got, want = convert_prediction(TARGETS[source](x0, eps, a, s), x, a, s, source, target), TARGETS[target](x0, eps, a, s)
                     assert got.isfinite().all()
                     lost = (source == "eps" and alpha == 0) or (source == "x0" and sigma == 0)
-                    if not lost or source == target: torch.testing.assert_close(got, want)
+                    if not lost or source == target:
+                        torch.testing.assert_close(got, want)
     assert (x0_from_eps(eps, eps, 0., 1.) == 0).all() and (eps_from_x0(x0, x0, 1., 0.) == 0).all()
 
 # %% ../nbs/01_predictions.ipynb #dddcf737
 def test_an_unknown_quotient_has_a_gradient_of_0_not_NaN():
     num, den = torch.ones(2, requires_grad=True), torch.tensor([0., 2.])
-    known(num, den).sum().backward()
-    assert num.grad.tolist() == [0, .5] and known(torch.ones(2), 0.).tolist() == [0, 0] and known(torch.ones(2), 4.).tolist() == [.25, .25]
+    safe_divide(num, den).sum().backward()
+    assert num.grad.tolist() == [0, .5] and safe_divide(torch.ones(2), 0.).tolist() == [0, 0] and safe_divide(torch.ones(2), 4.).tolist() == [.25, .25]
 
 # %% ../nbs/01_predictions.ipynb #0fa51336
 def test_an_error_of_the_output_moves_the_picture_by_the_known_factor():
@@ -89,11 +90,11 @@ def test_the_implied_weights_are_those_stated_by_the_gradients_of_both_losses():
 def test_min_SNR_weighs_the_picture_alike_whatever_is_predicted_and_is_finite_at_both_ends():
     snr = torch.tensor([0., 1e-6, .1, 1, 5, 6, 1e6, float("inf")], dtype=torch.float64)
     for name in TARGETS:
-        w = min_snr(name, snr)
+        w = min_snr_weight(name, snr)
         assert w.isfinite().all() and (w >= 0).all()
         torch.testing.assert_close((w * IMPLIED[name](snr))[1:-1], snr[1:-1].clamp(max=5))
-    assert min_snr("eps", snr)[0] == 1 and min_snr("x0", snr)[-1] == 5 and min_snr("v", snr)[0] < 1e-19
-    assert (uniform("eps", snr) == 1).all()
+    assert min_snr_weight("eps", snr)[0] == 1 and min_snr_weight("x0", snr)[-1] == 5 and min_snr_weight("v", snr)[0] < 1e-19
+    assert (uniform_weight("eps", snr) == 1).all()
 
 # %% ../nbs/01_predictions.ipynb #4ef43450
 def test_a_network_that_answers_nothing_pays_the_variance_of_its_target():
@@ -108,7 +109,7 @@ def test_a_network_that_answers_nothing_pays_the_variance_of_its_target():
 # %% ../nbs/01_predictions.ipynb #95930fd7
 def test_a_perfect_answer_costs_nothing():
     s, x0, eps, t = cosine(), torch.rand(4, 1, 8, 8), torch.randn(4, 1, 8, 8), torch.tensor([0, 9, 500, 999])
-    perfect = lambda x, t, y: v_target(x0, eps, per_image(s.alpha, t, x), per_image(s.sigma, t, x))  # noqa: E731
+    perfect = lambda x, t, y: v_target(x0, eps, extract(s.alpha, t, x), extract(s.sigma, t, x))  # noqa: E731
     assert diffusion_loss(perfect, s, "v", x0, t, eps).max() == 0
 
 # %% ../nbs/01_predictions.ipynb #0dca688f
@@ -125,7 +126,7 @@ def test_the_loss_is_weighed_picture_by_picture():
     x0, eps = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     for name in TARGETS:
         plain, weighed = (diffusion_loss(lambda x, t, y: x, s, name, x0, t, eps, loss_weight=w) for w in WEIGHTS)
-        torch.testing.assert_close(weighed, plain * min_snr(name, s.snr[t]).float())
+        torch.testing.assert_close(weighed, plain * min_snr_weight(name, s.snr[t]).float())
 
 # %% ../nbs/01_predictions.ipynb #804c6fde
 def test_a_loss_is_taken_in_float32_over_all_channels_and_the_network_gets_its_labels():
@@ -150,7 +151,7 @@ def test_a_denoiser_of_a_perfect_network_returns_the_picture():
     for make in (linear, cosine, flow, edm):
         s = make()
         for name in TARGETS.keys() - ({"eps"} if make is flow else set()):
-            def model(x, t, y, name=name): return TARGETS[name](x0, eps, per_image(s.alpha, t, x), per_image(s.sigma, t, x))  # noqa: B023
+            def model(x, t, y, name=name): return TARGETS[name](x0, eps, extract(s.alpha, t, x), extract(s.sigma, t, x))  # noqa: B023
             x = add_noise(s, x0, torch.tensor([500, 500]), eps)
             torch.testing.assert_close(denoiser(model, s, name)(x, 500), x0, rtol=0, atol=1e-4)
 
@@ -169,13 +170,16 @@ def test_the_network_gets_a_long_time_for_each_picture_and_a_picture_of_unit_spr
 # %% ../nbs/01_predictions.ipynb #9f097f4c
 def test_a_model_of_the_noise_is_refused_where_there_is_nothing_but_noise():
     for s in (flow(), zero_terminal_snr(linear())):
-        with pytest.raises(ValueError, match="SNR 0.*choose v, x0 or flow"): denoiser(lambda x, t, y: x, s, "eps")
-        for name in ("x0", "v", "flow"): check_prediction(name, s)
-    with pytest.raises(ValueError, match="prediction='noise': choose eps, x0, v, flow"): check_prediction("noise", linear())
+        with pytest.raises(ValueError, match="SNR 0.*choose v, x0 or flow"):
+            denoiser(lambda x, t, y: x, s, "eps")
+        for name in ("x0", "v", "flow"):
+            check_prediction(name, s)
+    with pytest.raises(ValueError, match="prediction='noise': choose eps, x0, v, flow"):
+        check_prediction("noise", linear())
 
 # %% ../nbs/01_predictions.ipynb #320f2d75
 def test_a_clipped_denoiser_stays_in_range_and_passes_its_arguments_on():
-    wild = clipped(lambda x, t, y=None: x * y)
+    wild = clip_denoised(lambda x, t, y=None: x * y)
     assert wild(torch.tensor([-9., .5, 9.]), 0, y=2).tolist() == [-1, 1, 1]
 
 # %% ../nbs/01_predictions.ipynb #1b404561
@@ -213,20 +217,21 @@ WRONG = {
         lambda: denoiser(lambda x, t, y: None, s, "v")(x, 1), TypeError, "the model answers NoneType"),
     "a model that answers one image": (
         lambda: denoiser(lambda x, t, y: x[:1], s, "v")(x, 1), ValueError, "(1, 1, 4, 4) for pictures of (2, 1, 4, 4)"),
-    "a clipped model that answers a list": (lambda: clipped(lambda x: [x])(x), TypeError, "the model answers list"),
+    "a clipped model that answers a list": (lambda: clip_denoised(lambda x: [x])(x), TypeError, "the model answers list"),
     "a conversion of other shapes": (
-        lambda: convert(x, x[:1], .6, .8, "v", "eps"), ValueError, "out is (2, 1, 4, 4) and x is (1, 1, 4, 4)"),
-    "a conversion of lists": (lambda: convert([0.], x, .6, .8, "v", "eps"), TypeError, "out is list"),
+        lambda: convert_prediction(x, x[:1], .6, .8, "v", "eps"), ValueError, "out is (2, 1, 4, 4) and x is (1, 1, 4, 4)"),
+    "a conversion of lists": (lambda: convert_prediction([0.], x, .6, .8, "v", "eps"), TypeError, "out is list"),
     "a conversion to what is none": (
-        lambda: convert(x, x, .6, .8, "v", "x1"), ValueError, "prediction='x1': choose eps"),
-    "a cap of NaN": (lambda: min_snr("v", s.snr, math.nan), ValueError, "gamma=nan: give a number above 0"),
-    "a cap as text": (lambda: min_snr("v", s.snr, "5"), TypeError, "gamma='5': give a number"),
+        lambda: convert_prediction(x, x, .6, .8, "v", "x1"), ValueError, "prediction='x1': choose eps"),
+    "a cap of NaN": (lambda: min_snr_weight("v", s.snr, math.nan), ValueError, "gamma=nan: give a number above 0"),
+    "a cap as text": (lambda: min_snr_weight("v", s.snr, "5"), TypeError, "gamma='5': give a number"),
     "a weight of a prediction that is none": (
-        lambda: min_snr("noise", s.snr), ValueError, "prediction='noise': choose eps"),
+        lambda: min_snr_weight("noise", s.snr), ValueError, "prediction='noise': choose eps"),
 }
 
 # %% ../nbs/01_predictions.ipynb #0317920b
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()

@@ -2,8 +2,9 @@
 
 # %% ../nbs/06_proofs.ipynb #auto
 import torch
-from iddm.oracles import gaussian, mixture, transport
-from iddm.samplers import SAMPLERS, begin, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, heun, last, plms, renewed
+from iddm.oracles import gaussian_denoiser, gmm_denoiser, quantile_map
+from iddm.samplers import (
+    SAMPLERS, ancestral_split, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, final_sample, heun, initial_x, plms)
 from iddm.schedules import Schedule, cosine, edm, flow, linear, sqrt_linear, timesteps
 import pytest
 
@@ -20,9 +21,9 @@ PATHS = dict(linear=(linear(T), "quadratic"), sqrt_linear=(sqrt_linear(T), "quad
 def worst(sampler, data, path, steps, spacing=None):
     "Largest distance from the exact end point over 64 evenly likely starts."
     s, own = PATHS[path]
-    x = begin(s, torch.special.ndtri((torch.arange(64, dtype=torch.float64) + .5) / 64)[:, None])  # (64, 1)
-    ends = last(sampler(mixture(s, **data), x, s, timesteps(T, steps, spacing or own)))
-    return (ends - transport(s, x, **data, start=T - 1)).abs().max().item()
+    x = initial_x(s, torch.special.ndtri((torch.arange(64, dtype=torch.float64) + .5) / 64)[:, None])  # (64, 1)
+    ends = final_sample(sampler(gmm_denoiser(s, **data), x, s, timesteps(T, steps, spacing or own)))
+    return (ends - quantile_map(s, x, **data, start=T - 1)).abs().max().item()
 
 # %% ../nbs/06_proofs.ipynb #41aba717
 def test_every_deterministic_sampler_reaches_the_exact_end_point_at_its_order():
@@ -47,9 +48,10 @@ def drawn_std(schedule: Schedule, std: torch.Tensor, ts: list[int], eta: float, 
     var = torch.ones_like(std)
     for t, u in zip(ts, [*ts[1:], None]):
         (a, s), (a_u, s_u) = schedule.at(t), schedule.at(u)
-        tau, kept = renewed((a, s), (a_u, s_u), eta)
+        tau, kept = ancestral_split((a, s), (a_u, s_u), eta)
         gain = a * std**2 / (a**2 * std**2 + s**2)  # x0 = gain x
-        if large and u is not None: tau = (s**2 - (a * s_u / a_u)**2)**.5
+        if large and u is not None:
+            tau = (s**2 - (a * s_u / a_u)**2)**.5
         var = (a_u * gain + kept * (1 - a * gain) / s)**2 * var + tau**2
     return var.sqrt()
 
@@ -72,12 +74,14 @@ def test_the_rank_order_of_DDIM_s_table_comes_out_in_closed_form():
         for j in range(4):
             column = [rows[name][j] for name in PAPER]
             assert all(a < b * 1.02 for a, b in zip(column, column[1:])) and column[1] < column[2] < column[3] < column[4]
-        for row in rows.values(): assert [*row[:4]] == sorted(row[:4], reverse=True) and row[4] < row[3]
+        for row in rows.values():
+            assert [*row[:4]] == sorted(row[:4], reverse=True) and row[4] < row[3]
         assert min(rows, key=lambda name: rows[name][4]) == "large"
         assert rows["large"][0] > 3 * rows["0"][0]
     for spacing in ("trailing", "linspace", "quadratic"):  # what doesn't hang on the grid
         ours = table(spacing=spacing)
-        for row in ours.values(): assert [*row] == sorted(row, reverse=True)
+        for row in ours.values():
+            assert [*row] == sorted(row, reverse=True)
         assert ours["0"][0] < ours["0.2"][0] < ours["0.5"][0] < ours["1"][0] and min(ours, key=lambda name: ours[name][4]) == "large"  # noqa: B023
 
 # %% ../nbs/06_proofs.ipynb #72ef29ee
@@ -86,12 +90,12 @@ def test_the_recursion_of_the_table_is_what_the_samplers_draw():
     g, z = torch.Generator().manual_seed(0), torch.randn(50_000, 3, generator=torch.Generator().manual_seed(1)).double()
     for spacing in ("leading", "quadratic"):
         ts = timesteps(1000, 20, spacing)
-        x = last(ddim(gaussian(s, 0., std), torch.ones(1, 3, dtype=torch.float64), s, ts))
+        x = final_sample(ddim(gaussian_denoiser(s, 0., std), torch.ones(1, 3, dtype=torch.float64), s, ts))
         torch.testing.assert_close(x[0], drawn_std(s, std, ts, 0.), rtol=1e-10, atol=1e-10)
         for eta in (.5, 1.):
-            x = last(ddim(gaussian(s, 0., std), z, s, ts, eta=eta, generator=g))
+            x = final_sample(ddim(gaussian_denoiser(s, 0., std), z, s, ts, eta=eta, generator=g))
             torch.testing.assert_close(x.std(0), drawn_std(s, std, ts, eta), rtol=.02, atol=0)
-        x = last(ddpm(gaussian(s, 0., std), z, s, ts, variance="large", generator=g))
+        x = final_sample(ddpm(gaussian_denoiser(s, 0., std), z, s, ts, variance="large", generator=g))
         torch.testing.assert_close(x.std(0), drawn_std(s, std, ts, 1., True), rtol=.02, atol=0)
 
 # %% ../nbs/06_proofs.ipynb #b25d3375
@@ -119,7 +123,7 @@ def test_DDIM_and_DDPM_agree_with_diffusers():
     import diffusers
 
     s, x = linear(), normal(0)()
-    oracle = gaussian(s, .1, .5)
+    oracle = gaussian_denoiser(s, .1, .5)
     for cls, sampler, theirs_kw, ours_kw in ((diffusers.DDIMScheduler, ddim, {}, {}), (diffusers.DDIMScheduler, ddim, {}, dict(eta=.3)), (diffusers.DDIMScheduler, ddim, {}, dict(eta=1.)),
                                              (diffusers.DDPMScheduler, ddpm, dict(variance_type="fixed_small"), dict(variance="small")), (diffusers.DDPMScheduler, ddpm, dict(variance_type="fixed_large"), dict(variance="large"))):
         for steps in (10, 100, 1000):
@@ -139,7 +143,7 @@ def test_Heun_Euler_and_the_ancestral_step_agree_with_diffusers():
         a.set_timesteps(20)
         sigma = a.sigmas[:-1].unique().double()  # rising; Heun's list has them twice
         s = Schedule(torch.ones_like(sigma), sigma)  # they walk in x / alpha
-        oracle, x = gaussian(s, .1, .5), begin(s, normal(0)())
+        oracle, x = gaussian_denoiser(s, .1, .5), initial_x(s, normal(0)())
         a.sigmas = a.sigmas.double()
         ts = [i for i in range(19, -1, -1)] if sampler is not heun else [19, *[i for i in range(18, -1, -1) for _ in (0, 1)]]
         def output(x, t): return (x - oracle(x, t)) / s.sigma[t]  # noqa: B023
@@ -152,7 +156,7 @@ def test_DPM_Solver_2M_and_its_SDE_form_agree_with_diffusers():
     import diffusers
 
     s, x = linear(), normal(0)()
-    oracle = gaussian(s, .1, .5)
+    oracle = gaussian_denoiser(s, .1, .5)
     for kind, eta in (("dpmsolver++", 0.), ("sde-dpmsolver++", 1.)):
         for steps in (10, 50):
             a = diffusers.DPMSolverMultistepScheduler(beta_start=1e-4, beta_end=.02, algorithm_type=kind, prediction_type="sample", timestep_spacing="trailing", final_sigmas_type="zero", lower_order_final=False)
@@ -167,7 +171,7 @@ def test_EDM_s_Euler_and_the_straight_path_agree_with_diffusers():
     import diffusers
 
     s = edm(18)
-    oracle, x, a = gaussian(s, .1, .5), begin(s, normal(0)()), diffusers.EDMEulerScheduler()
+    oracle, x, a = gaussian_denoiser(s, .1, .5), initial_x(s, normal(0)()), diffusers.EDMEulerScheduler()
     a.set_timesteps(18)
     sd = a.config.sigma_data
     def output(x, t):  # what a preconditioned network would say: F
@@ -176,7 +180,7 @@ def test_EDM_s_Euler_and_the_straight_path_agree_with_diffusers():
     assert apart(list(euler(oracle, x, s, 18)), theirs(a, x, output, range(17, -1, -1))) < 1e-5
 
     s = flow()
-    oracle, x, ts = gaussian(s, .1, .5), normal(0)(), timesteps(1000, 40)
+    oracle, x, ts = gaussian_denoiser(s, .1, .5), normal(0)(), timesteps(1000, 40)
     a = diffusers.FlowMatchEulerDiscreteScheduler()
     a.set_timesteps(sigmas=s.sigma[ts].tolist())
     a.sigmas = torch.cat([s.sigma[ts], torch.zeros(1).double()])
@@ -204,7 +208,7 @@ def fixed_stride(s, std, x, ts):
     "DDIM that lands T // S below where it stands, wherever it looks next: the bug in our words."
     for t in ts:
         (alpha, sigma), (alpha_u, sigma_u) = s.at(t), s.at(t - s.T // len(ts) if t >= s.T // len(ts) else None)
-        x0 = gaussian(s, 0, std)(x, t)
+        x0 = gaussian_denoiser(s, 0, std)(x, t)
         x = alpha_u * x0 + sigma_u * (x - alpha * x0) / sigma
     return x
 
@@ -218,8 +222,8 @@ def test_on_linspace_the_closed_form_decides_against_a_fixed_stride():
         a.set_timesteps(steps)
         a.alphas_cumprod = s.abar
         right = drawn_std(s, std, ts, 0.).item()
-        assert last(ddim(gaussian(s, 0, .5), unit, s, ts)).item() == pytest.approx(right, abs=1e-10)
+        assert final_sample(ddim(gaussian_denoiser(s, 0, .5), unit, s, ts)).item() == pytest.approx(right, abs=1e-10)
         wrong = fixed_stride(s, .5, unit, ts).item()
         assert abs(wrong - right) > 1e-4
-        got = theirs(a, unit, gaussian(s, 0, .5), ts)[-1].item()
+        got = theirs(a, unit, gaussian_denoiser(s, 0, .5), ts)[-1].item()
         assert got == pytest.approx(wrong, abs=1e-10) or got == pytest.approx(right, abs=1e-10)  # as it is, or mended

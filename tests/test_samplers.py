@@ -7,35 +7,38 @@ import torch
 from iddm.schedules import timesteps
 import torch.nn.functional as F
 from iddm.images import to_uint8
-from iddm.oracles import finite, gaussian, mixture
+from iddm.oracles import empirical_denoiser, gaussian_denoiser, gmm_denoiser
 from iddm.schedules import SCHEDULES, SPACINGS, cosine, edm, flow, linear, zero_terminal_snr
 import re
 import pytest
 from iddm.samplers import (
-    ADAMS_BASHFORTH, SAMPLERS, Step, begin, churned, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, generators, heun,
-    hops, last, noise)
+    ADAMS_BASHFORTH, SAMPLERS, Step, add_churn, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, final_sample, heun,
+    initial_x, per_sample_generators, randn, timestep_pairs)
 
 # %% ../nbs/03_samplers.ipynb #4312df8c
 def test_a_picture_draws_the_same_noise_in_every_batch():
-    together, alone = noise((3, 1, 4, 4), generators(7, 3)), noise((1, 1, 4, 4), generators(7, 1, start=2))
+    together, alone = randn((3, 1, 4, 4), per_sample_generators(7, 3)), randn((1, 1, 4, 4), per_sample_generators(7, 1, start=2))
     assert torch.equal(together[2:], alone)
     assert not torch.equal(together[0], together[1])
-    assert not torch.equal(alone, noise((1, 1, 4, 4), generators(8, 1, start=2)))
+    assert not torch.equal(alone, randn((1, 1, 4, 4), per_sample_generators(8, 1, start=2)))
     one = torch.Generator().manual_seed(3)
-    assert torch.equal(noise((2, 5), one), torch.randn(2, 5, generator=torch.Generator().manual_seed(3)))
-    assert torch.equal(noise((2, 5), torch.ones), torch.ones(2, 5))
-    with pytest.raises(ValueError, match="1 generators for 4 pictures: give one for each"): noise((4, 1), generators(0, 1))
+    assert torch.equal(randn((2, 5), one), torch.randn(2, 5, generator=torch.Generator().manual_seed(3)))
+    assert torch.equal(randn((2, 5), torch.ones), torch.ones(2, 5))
+    with pytest.raises(ValueError, match="1 generators for 4 pictures: give one for each"):
+        randn((4, 1), per_sample_generators(0, 1))
 
 # %% ../nbs/03_samplers.ipynb #07513702
 def test_a_walk_starts_at_the_spread_of_its_end_and_hops_to_the_clean_picture():
-    assert hops(cosine(), 2) == [(999, 499), (499, None)] and hops(cosine(), (7, 3, 0)) == [(7, 3), (3, 0), (0, None)]
-    assert [begin(make(), torch.ones(1)).item() for make in (linear, flow, edm)] == pytest.approx([1, 1, (80**2 + 1)**.5], rel=1e-6)
-    assert begin(edm(), torch.ones(1), [500, 100]).item() == pytest.approx(math.hypot(*edm().at(500)))
+    assert timestep_pairs(cosine(), 2) == [(999, 499), (499, None)] and timestep_pairs(cosine(), (7, 3, 0)) == [(7, 3), (3, 0), (0, None)]
+    assert [initial_x(make(), torch.ones(1)).item() for make in (linear, flow, edm)] == pytest.approx([1, 1, (80**2 + 1)**.5], rel=1e-6)
+    assert initial_x(edm(), torch.ones(1), [500, 100]).item() == pytest.approx(math.hypot(*edm().at(500)))
     for bad in ([], [1000], [5, 5], [3, 4], [3, -1]):
-        with pytest.raises(ValueError, match="give times that fall, from 999 at most to 0"): hops(cosine(), bad)
+        with pytest.raises(ValueError, match="give times that fall, from 999 at most to 0"):
+            timestep_pairs(cosine(), bad)
     for bad in ("50", 5., None, [9.5, 3], ["9"]):
-        with pytest.raises(ValueError, match="give a whole number, or times that fall"): hops(cosine(), bad)
-    assert hops(cosine(), torch.tensor(2)) == hops(cosine(), 2) == hops(cosine(), torch.tensor([999, 499]))
+        with pytest.raises(ValueError, match="give a whole number, or times that fall"):
+            timestep_pairs(cosine(), bad)
+    assert timestep_pairs(cosine(), torch.tensor(2)) == timestep_pairs(cosine(), 2) == timestep_pairs(cosine(), torch.tensor([999, 499]))
 
 # %% ../nbs/03_samplers.ipynb #df2b3629
 class Impulses:
@@ -50,7 +53,7 @@ def spread_of(sampler, schedule, std, steps, first=1., **kw):
     "The standard deviation that a sampler makes of Gaussian data, exactly."
     x = torch.zeros(2 + (steps if isinstance(steps, int) else len(steps)), 1, 1, 1, dtype=torch.float64)
     x[0] = first
-    return last(sampler(gaussian(schedule, 0, std), x, schedule, steps, generator=Impulses(), **kw)).square().sum().sqrt().item()
+    return final_sample(sampler(gaussian_denoiser(schedule, 0, std), x, schedule, steps, generator=Impulses(), **kw)).square().sum().sqrt().item()
 
 # %% ../nbs/03_samplers.ipynb #ba54df80
 def test_DDIM_matches_its_recursion_on_Gaussian_data():
@@ -67,7 +70,8 @@ def test_DDIM_matches_its_recursion_on_Gaussian_data():
                     c = alpha_u * k + max(sigma_u**2 - tau2, 0)**.5 * (1 - alpha * k) / sigma  # x' = c x + tau z
                     var = c**2 * var + tau2
                 assert spread_of(ddim, s, std, ts, eta=eta) == pytest.approx(var**.5, abs=1e-10)
-                if spacing == "leading" and (eta, steps) in known: assert round(var**.5, 4) == known[eta, steps]
+                if spacing == "leading" and (eta, steps) in known:
+                    assert round(var**.5, 4) == known[eta, steps]
 
 # %% ../nbs/03_samplers.ipynb #5138175a
 def gaussian_end(alpha: torch.Tensor, sigma: torch.Tensor, ts: list[int], mean: float, std: float) -> torch.Tensor:
@@ -85,7 +89,7 @@ def gaussian_end(alpha: torch.Tensor, sigma: torch.Tensor, ts: list[int], mean: 
 def test_a_walk_ends_where_the_closed_form_says(name, spacing, steps):
     s, eps = SCHEDULES[name](), torch.tensor([[0.], [1.]], dtype=torch.float64)  # x is a line in eps: 0 gives the mean
     ts = timesteps(s.T, steps, spacing)
-    at_0, at_1 = last(ddim(gaussian(s, .5, .2), begin(s, eps, ts), s, ts)).flatten().tolist()
+    at_0, at_1 = final_sample(ddim(gaussian_denoiser(s, .5, .2), initial_x(s, eps, ts), s, ts)).flatten().tolist()
     assert [at_0, at_1 - at_0] == pytest.approx(gaussian_end(s.alpha, s.sigma, ts, .5, .2).tolist(), abs=1e-9)
 
 # %% ../nbs/03_samplers.ipynb #41a420aa
@@ -106,16 +110,16 @@ def test_every_grid_of_every_number_of_steps_ends_near_the_data(spacing):
 # %% ../nbs/03_samplers.ipynb #84c053f8
 def test_Euler_is_DDIM_without_fresh_noise_on_every_path():
     for make in SCHEDULES.values():
-        s, x = make(), noise((2, 1, 4, 4), generators(0, 2)).double()
+        s, x = make(), randn((2, 1, 4, 4), per_sample_generators(0, 2)).double()
         for steps in (1, 7, 50, timesteps(1000, 20, "quadratic")):
-            a, b = (last(sampler(gaussian(s, .2, .5), begin(s, x), s, steps)) for sampler in (euler, ddim))
+            a, b = (final_sample(sampler(gaussian_denoiser(s, .2, .5), initial_x(s, x), s, steps)) for sampler in (euler, ddim))
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 # %% ../nbs/03_samplers.ipynb #4e55211e
 def test_Heun_takes_two_looks_a_step_and_is_EDM_s_own_algorithm_on_EDM_s_path():
     s, std, looks = edm(18), .5, []
-    def look(x, t): return looks.append(t) or gaussian(s, .1, std)(x, t)
-    x = begin(s, noise((3, 1, 2, 2), generators(0, 3)).double())
+    def look(x, t): return looks.append(t) or gaussian_denoiser(s, .1, std)(x, t)
+    x = initial_x(s, randn((3, 1, 2, 2), per_sample_generators(0, 3)).double())
     got = list(heun(look, x, s, 18))
     assert len(looks) == 35
     for i, (sigma, sigma_next) in enumerate(zip(s.sigma.flip(0).tolist(), [*s.sigma.flip(0)[1:].tolist(), 0.])):  # algorithm 1
@@ -130,61 +134,63 @@ def test_churn_lifts_the_picture_to_the_level_of_a_noisier_time_and_keeps_its_va
     for make in (linear, cosine, flow, edm):
         s = make()
         for t in (100, 500, 800):
-            x, up = churned(torch.zeros(40_000, 1), s, t, .2, 1., torch.Generator().manual_seed(0))
+            x, up = add_churn(torch.zeros(40_000, 1), s, t, .2, 1., torch.Generator().manual_seed(0))
             (a, sig), (a_up, s_up) = s.at(t), s.at(up)
             assert up > t and s_up / a_up == pytest.approx(1.2 * sig / a, rel=.02)
             assert x.std().item() == pytest.approx((s_up**2 - (a_up / a * sig)**2)**.5, rel=.02)
-    assert churned(x, s, 999, .2, 1., None) == (x, 999)
-    doubled, _ = churned(torch.zeros(40_000, 1), s, 500, .2, 2., torch.Generator().manual_seed(0))
-    single, _ = churned(torch.zeros(40_000, 1), s, 500, .2, 1., torch.Generator().manual_seed(0))
+    assert add_churn(x, s, 999, .2, 1., None) == (x, 999)
+    doubled, _ = add_churn(torch.zeros(40_000, 1), s, 500, .2, 2., torch.Generator().manual_seed(0))
+    single, _ = add_churn(torch.zeros(40_000, 1), s, 500, .2, 1., torch.Generator().manual_seed(0))
     torch.testing.assert_close(doubled, 2 * single)
 
 # %% ../nbs/03_samplers.ipynb #7252fd63
 def test_churn_changes_the_walk_not_what_it_ends_on():
-    s, x = edm(), begin(edm(), noise((4, 1, 2, 2), generators(0, 4)))
-    calm, churn = (last(heun(gaussian(s, .3, .5), x, s, 40, s_churn=c, generator=generators(1, 4))) for c in (0, 40))
-    none = last(heun(gaussian(s, .3, .5), x, s, 40, s_churn=40, s_tmin=2, s_tmax=1, generator=generators(1, 4)))
+    s, x = edm(), initial_x(edm(), randn((4, 1, 2, 2), per_sample_generators(0, 4)))
+    calm, churn = (final_sample(heun(gaussian_denoiser(s, .3, .5), x, s, 40, s_churn=c, generator=per_sample_generators(1, 4))) for c in (0, 40))
+    none = final_sample(heun(gaussian_denoiser(s, .3, .5), x, s, 40, s_churn=40, s_tmin=2, s_tmax=1, generator=per_sample_generators(1, 4)))
     assert torch.equal(none, calm) and (churn - calm).abs().mean() > .3
     looks, v = [], linear()  # churn at most by a factor of sqrt(2), and only where sigma / alpha is between the bounds
-    list(heun(lambda x, t: looks.append(t) or x, torch.ones(1, 1), v, [900, 700, 500, 300, 100], s_churn=1e9, s_tmin=1., s_tmax=5., generator=generators(0, 1)))
+    list(heun(lambda x, t: looks.append(t) or x, torch.ones(1, 1), v, [900, 700, 500, 300, 100], s_churn=1e9, s_tmin=1., s_tmax=5., generator=per_sample_generators(0, 1)))
     ratio = lambda t: (v.sigma[t] / v.alpha[t]).item()  # noqa: E731
     lifted = [t for t in (900, 700, 500, 300, 100) if t not in looks[::2]]
     assert lifted == [t for t in (900, 700, 500, 300, 100) if 1 <= ratio(t) <= 5] == [500, 300]
     assert all(ratio(up) == pytest.approx(2**.5 * ratio(t), rel=.01) for up, t in zip(looks[::2][2:], lifted))
-    with pytest.raises(ValueError, match="s_churn=-1: give 0 for none"): next(heun(gaussian(s), x, s, 40, s_churn=-1))
+    with pytest.raises(ValueError, match="s_churn=-1: give 0 for none"):
+        next(heun(gaussian_denoiser(s), x, s, 40, s_churn=-1))
     for make in (linear, flow, edm):  # more steps, less error: the spread is that of the data, exactly
-        off = [abs(spread_of(heun, make(), .5, n, begin(make(), torch.ones(1)).item(), s_churn=10.) - .5) for n in (25, 50, 100, 200)]
+        off = [abs(spread_of(heun, make(), .5, n, initial_x(make(), torch.ones(1)).item(), s_churn=10.) - .5) for n in (25, 50, 100, 200)]
         assert off == sorted(off, reverse=True) and off[-1] < .005
 
 # %% ../nbs/03_samplers.ipynb #0ed81c7f
 def test_the_ancestral_step_is_that_of_k_diffusion():
     s, std = edm(), .5
-    x = begin(s, noise((3, 1, 2, 2), generators(0, 3)).double())
-    got, g = list(euler_ancestral(gaussian(s, .1, std), x, s, 12, generator=torch.Generator().manual_seed(5))), torch.Generator().manual_seed(5)
-    for step, (t, u) in zip(got, hops(s, 12)):
+    x = initial_x(s, randn((3, 1, 2, 2), per_sample_generators(0, 3)).double())
+    got, g = list(euler_ancestral(gaussian_denoiser(s, .1, std), x, s, 12, generator=torch.Generator().manual_seed(5))), torch.Generator().manual_seed(5)
+    for step, (t, u) in zip(got, timestep_pairs(s, 12)):
         (_, here), (_, there) = s.at(t), s.at(u)
         up = min(there, (there**2 * (here**2 - there**2) / here**2)**.5)
         down = (there**2 - up**2)**.5
-        d = (x - gaussian(s, .1, std)(x, t)) / here
+        d = (x - gaussian_denoiser(s, .1, std)(x, t)) / here
         x = x + d * (down - here)
-        if there > 0: x = x + torch.randn(x.shape, generator=g).double() * up
+        if there > 0:
+            x = x + torch.randn(x.shape, generator=g).double() * up
         torch.testing.assert_close(step.x, x, rtol=1e-9, atol=1e-9)
 
 # %% ../nbs/03_samplers.ipynb #fadee477
 def test_DDPM_with_small_variance_DDIM_with_eta_1_and_Euler_ancestral_are_one():
     for make in SCHEDULES.values():
-        s, x = make(), noise((2, 1, 4, 4), generators(0, 2)).double()
+        s, x = make(), randn((2, 1, 4, 4), per_sample_generators(0, 2)).double()
         for steps in (25, [999, 500, 3]):
-            a, b, c = (last(sampler(gaussian(s, .2, .5), begin(s, x), s, steps, generator=generators(1, 2), **kw))
+            a, b, c = (final_sample(sampler(gaussian_denoiser(s, .2, .5), initial_x(s, x), s, steps, generator=per_sample_generators(1, 2), **kw))
                        for sampler, kw in ((ddpm, {}), (ddim, dict(eta=1.)), (euler_ancestral, {})))
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
             torch.testing.assert_close(c, b, rtol=1e-6, atol=1e-8)
 
 # %% ../nbs/03_samplers.ipynb #cb567d35
 def test_DDPM_reproduces_the_mean_and_spread_of_Gaussian_data():
-    s, x = linear(), noise((20_000, 1, 1, 1), torch.Generator().manual_seed(0))
+    s, x = linear(), randn((20_000, 1, 1, 1), torch.Generator().manual_seed(0))
     for variance in ("large", "small"):
-        out = last(ddpm(gaussian(s, .3, .5), x, s, 1000, variance=variance, generator=torch.Generator().manual_seed(1)))
+        out = final_sample(ddpm(gaussian_denoiser(s, .3, .5), x, s, 1000, variance=variance, generator=torch.Generator().manual_seed(1)))
         assert out.mean().item() == pytest.approx(.3, abs=.02) and out.std().item() == pytest.approx(.5, abs=.015)
         assert spread_of(ddpm, s, .5, 1000, variance=variance) == pytest.approx(.5, abs=.005)
 
@@ -202,10 +208,11 @@ def test_the_SDE_form_of_DPM_Solver_matches_its_recursion_on_Gaussian_data():
             first = s.spread[-1].item()  # x: how the picture depends on the start and on each noise
             x, before, h_before, unit = torch.zeros(steps + 1, dtype=torch.float64), None, math.inf, 0
             x[0] = first
-            for t, u in hops(s, steps):
+            for t, u in timestep_pairs(s, steps):
                 (a, sig), (a_u, sig_u) = s.at(t), s.at(u)
                 x0 = a * std**2 / (a**2 * std**2 + sig**2) * x
-                if u is None: x = x0; continue  # noqa: E702
+                if u is None:
+                    x = x0; continue  # noqa: E702
                 h = math.log(a_u / sig_u) - math.log(a / sig) if a else math.inf
                 d1 = (x0 - before) * h / h_before if before is not None else 0 * x
                 x = sig_u / sig * math.exp(-h) * x + a_u * (1 - math.exp(-2 * h)) * (x0 + d1 / 2)  # the paper's, with its noise
@@ -216,52 +223,57 @@ def test_the_SDE_form_of_DPM_Solver_matches_its_recursion_on_Gaussian_data():
 # %% ../nbs/03_samplers.ipynb #a2e99eba
 def test_the_first_order_part_of_DPM_Solver_is_DDIM():
     for make in (linear, flow, edm):
-        s, x = make(), noise((2, 1, 4, 4), generators(0, 2)).double()
+        s, x = make(), randn((2, 1, 4, 4), per_sample_generators(0, 2)).double()
         for eta in (0., 1.):
-            a, b = (list(sampler(lambda x, t: x * 0 + .3, begin(s, x), s, 9, eta=eta, generator=generators(1, 2))) for sampler in (dpmpp_2m, ddim))  # a constant guess has nothing to extrapolate
-            for one, other in zip(a, b): torch.testing.assert_close(one.x, other.x)
+            a, b = (list(sampler(lambda x, t: x * 0 + .3, initial_x(s, x), s, 9, eta=eta, generator=per_sample_generators(1, 2))) for sampler in (dpmpp_2m, ddim))  # a constant guess has nothing to extrapolate
+            for one, other in zip(a, b):
+                torch.testing.assert_close(one.x, other.x)
 
 # %% ../nbs/03_samplers.ipynb #5bc72712
 def test_no_sampler_leaves_noise_in_its_last_step():
-    x = noise((2, 1, 8, 8), torch.Generator().manual_seed(0))
+    x = randn((2, 1, 8, 8), torch.Generator().manual_seed(0))
     for s in (*(make() for make in SCHEDULES.values()), zero_terminal_snr(linear())):
         for sampler in SAMPLERS.values():
             for steps in (1, 3, 30, timesteps(1000, 10, "leading"), timesteps(1000, 10, "quadratic")):
                 for level, byte in ((-1., 0), (1., 255)):
-                    out = last(sampler(lambda x, t: torch.full_like(x, level), begin(s, x), s, steps))  # noqa: B023
+                    out = final_sample(sampler(lambda x, t: torch.full_like(x, level), initial_x(s, x), s, steps))  # noqa: B023
                     assert (to_uint8(out) == byte).all()
 
 # %% ../nbs/03_samplers.ipynb #1baf70cc
 def test_a_sampler_yields_each_of_its_steps_and_its_guess():
     s = cosine()
     for sampler in SAMPLERS.values():
-        got = list(sampler(gaussian(s), noise((2, 1, 4, 4)), s, 7))
+        got = list(sampler(gaussian_denoiser(s), randn((2, 1, 4, 4)), s, 7))
         assert [o.i for o in got] == list(range(7)) and [o.t for o in got] == timesteps(1000, 7)
         assert isinstance(got[0], Step) and got[-1].x.shape == got[-1].x0.shape == (2, 1, 4, 4)
         torch.testing.assert_close(got[-1].x, got[-1].x0)
-    assert len(list(ddpm(gaussian(cosine(40)), noise((1, 1, 2, 2)), cosine(40)))) == 40
+    assert len(list(ddpm(gaussian_denoiser(cosine(40)), randn((1, 1, 2, 2)), cosine(40)))) == 40
 
 # %% ../nbs/03_samplers.ipynb #c65713bb
 def test_the_same_seed_gives_the_same_picture_in_every_batch():
     s = cosine()
     for sampler in (*SAMPLERS.values(), partial(ddim, eta=.7), partial(heun, s_churn=3)):
-        def draw(start, n): return last(sampler(finite(s, torch.eye(4)[None, None]), noise((n, 1, 4, 4), g := generators(5, n, start)), s, 8, generator=g))  # noqa: B023
+        def draw(start, n): return final_sample(sampler(empirical_denoiser(s, torch.eye(4)[None, None]), randn((n, 1, 4, 4), g := per_sample_generators(5, n, start)), s, 8, generator=g))  # noqa: B023
         torch.testing.assert_close(draw(0, 4)[3:], draw(3, 1))
 
 # %% ../nbs/03_samplers.ipynb #e62fd2c6
 def test_a_sampler_stops_between_steps_and_refuses_nonsense():
     s = cosine()
     for sampler in SAMPLERS.values():
-        walk = sampler(gaussian(s), noise((1, 1, 2, 2)), s, 10)
+        walk = sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 10)
         next(walk)
         walk.close()
         assert torch.is_grad_enabled()
-        with pytest.raises(ValueError, match="steps=1001"): last(sampler(gaussian(s), noise((1, 1, 2, 2)), s, 1001))
-        with pytest.raises(ValueError, match="steps=0"): last(sampler(gaussian(s), noise((1, 1, 2, 2)), s, 0))
+        with pytest.raises(ValueError, match="steps=1001"):
+            final_sample(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 1001))
+        with pytest.raises(ValueError, match="steps=0"):
+            final_sample(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 0))
     for sampler in (ddim, euler_ancestral, dpmpp_2m):
         for eta in (-1, 1.5, math.nan):
-            with pytest.raises(ValueError, match=f"eta={eta}: give a share from 0 to 1"): next(sampler(gaussian(s), noise((1, 1, 2, 2)), s, 5, eta=eta))
-    with pytest.raises(ValueError, match="variance='huge'"): last(ddpm(gaussian(s), noise((1, 1, 2, 2)), s, 5, variance="huge"))
+            with pytest.raises(ValueError, match=f"eta={eta}: give a share from 0 to 1"):
+                next(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 5, eta=eta))
+    with pytest.raises(ValueError, match="variance='huge'"):
+        final_sample(ddpm(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 5, variance="huge"))
 
 # %% ../nbs/03_samplers.ipynb #b37c614e
 def test_every_sampler_keeps_to_the_dtype_it_was_given():
@@ -269,16 +281,16 @@ def test_every_sampler_keeps_to_the_dtype_it_was_given():
         s = make()
         for sampler in SAMPLERS.values():
             for dtype in (torch.float32, torch.float64):
-                x = begin(s, noise((1, 1, 2, 2)).to(dtype))
-                assert last(sampler(mixture(s, torch.ones(2, 1, 2, 2)), x, s, 4)).dtype == dtype
+                x = initial_x(s, randn((1, 1, 2, 2)).to(dtype))
+                assert final_sample(sampler(gmm_denoiser(s, torch.ones(2, 1, 2, 2)), x, s, 4)).dtype == dtype
 
 # %% ../nbs/03_samplers.ipynb #ff2bc4ea
 s, x = cosine(), torch.zeros(2, 1, 4, 4)
 def same(x, t): return x
-def walked(denoise=same, x=x, s=s, steps=3, sampler=ddim, **kw): return last(sampler(denoise, x, s, steps, **kw))
+def walked(denoise=same, x=x, s=s, steps=3, sampler=ddim, **kw): return final_sample(sampler(denoise, x, s, steps, **kw))
 WRONG = {
     "a sampler that has ended": (
-        lambda: last(iter([])), ValueError, "the sampler makes no step: it has run to its end"),
+        lambda: final_sample(iter([])), ValueError, "the sampler makes no step: it has run to its end"),
     "steps below 0": (lambda: walked(steps=-1), ValueError, "steps=-1: choose from 1 to 1000"),
     "a time below 0": (lambda: walked(steps=[5, -1]), ValueError, "give times that fall, from 999 at most to 0"),
     "times that rise": (lambda: walked(steps=[1, 5]), ValueError, "give times that fall"),
@@ -288,16 +300,16 @@ WRONG = {
     "a schedule that was not made": (lambda: walked(s=cosine), TypeError, "give a Schedule, for example cosine()"),
     "noise as a list": (lambda: walked(x=[0.]), TypeError, "x is list: give a tensor"),
     "noise as whole numbers": (lambda: walked(x=x.long()), ValueError, "x is torch.int64: give floats"),
-    "a start as a list": (lambda: begin(s, [0.]), TypeError, "eps is list"),
+    "a start as a list": (lambda: initial_x(s, [0.]), TypeError, "eps is list"),
     "a share of fresh noise as text": (lambda: walked(eta="1"), TypeError, "eta='1': give a number"),
     "churn of NaN": (lambda: walked(sampler=heun, s_churn=math.nan), ValueError, "s_churn=nan"),
     "churn as text": (lambda: walked(sampler=heun, s_churn="9"), TypeError, "s_churn='9': give a number"),
     "a seed as a source": (lambda: walked(eta=1., generator=5), TypeError, "generator=5: give a torch.Generator"),
     "too few generators": (
-        lambda: walked(eta=1., generator=generators(0, 1)), ValueError, "1 generators for 2 pictures"),
-    "a seed below 0": (lambda: generators(-1, 2), ValueError, "seed=-1: give 0 or more"),
-    "a seed with a fraction": (lambda: generators(.5, 2), TypeError, "seed=0.5: give a whole number"),
-    "generators below 0": (lambda: generators(0, -2), ValueError, "n=-2: give 0 or more"),
+        lambda: walked(eta=1., generator=per_sample_generators(0, 1)), ValueError, "1 generators for 2 pictures"),
+    "a seed below 0": (lambda: per_sample_generators(-1, 2), ValueError, "seed=-1: give 0 or more"),
+    "a seed with a fraction": (lambda: per_sample_generators(.5, 2), TypeError, "seed=0.5: give a whole number"),
+    "generators below 0": (lambda: per_sample_generators(0, -2), ValueError, "n=-2: give 0 or more"),
     "a sampler that is none": (lambda: SAMPLERS["euler_a"], ValueError, "sample='euler_a': choose ddim, ddpm"),
 }
 
@@ -305,7 +317,8 @@ WRONG = {
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()
 
 # %% ../nbs/03_samplers.ipynb #c4206513
 ANSWERS = {
@@ -319,4 +332,5 @@ ANSWERS = {
 def test_a_denoiser_that_answers_something_else_is_told(name, answer):
     denoise, error, words = ANSWERS[answer]
     walk = SAMPLERS[name](denoise, torch.zeros(2, 1, 4, 4), cosine(), 3)
-    with pytest.raises(error, match=re.escape(words)): next(walk)
+    with pytest.raises(error, match=re.escape(words)):
+        next(walk)

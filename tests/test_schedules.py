@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iddm.schedules import (
-    SCHEDULES, SPACINGS, Schedule, add_noise, cosine, edm, flow, from_beta, from_curve, linear, per_image, sigmoid,
-    sqrt, sqrt_linear, time_of, timesteps, zero_terminal_snr)
+    SCHEDULES, SPACINGS, Schedule, add_noise, cosine, edm, extract, flow, from_alpha_bar, from_beta, linear,
+    sigma_to_t, sigmoid, sqrt, sqrt_linear, timesteps, zero_terminal_snr)
 
 # %% ../nbs/00_schedules.ipynb #caadbdc3
 def test_two_steps_of_noise_add_up_as_the_equation_says():
@@ -24,12 +24,17 @@ def test_two_steps_of_noise_add_up_as_the_equation_says():
 # %% ../nbs/00_schedules.ipynb #10e5bb6b
 def test_tables_that_are_no_process_are_refused():
     one = torch.ones(3)
-    with pytest.raises(ValueError, match="noisier with every step"): Schedule(one, one)
-    with pytest.raises(ValueError, match="T=0: a schedule needs at least 1 step"): Schedule(one[:0], one[:0])
-    with pytest.raises(ValueError, match=r"one alpha and one sigma per step, not \(3,\) and \(2,\)"): Schedule(one, one[:2])
+    with pytest.raises(ValueError, match="noisier with every step"):
+        Schedule(one, one)
+    with pytest.raises(ValueError, match="T=0: a schedule needs at least 1 step"):
+        Schedule(one[:0], one[:0])
+    with pytest.raises(ValueError, match=r"one alpha and one sigma per step, not \(3,\) and \(2,\)"):
+        Schedule(one, one[:2])
     for bad in (torch.tensor([0., .5, 1]), torch.tensor([.1, float("nan"), 1]), torch.tensor([.1, .5, float("inf")])):
-        with pytest.raises(ValueError, match="finite scales, sigma above 0"): Schedule(one, bad)
-    with pytest.raises(ValueError, match=r"T=3: variances per step from -1 to 1, where \(0, 1\) is allowed"): from_beta(torch.tensor([-1, .5, 1]))
+        with pytest.raises(ValueError, match="finite scales, sigma above 0"):
+            Schedule(one, bad)
+    with pytest.raises(ValueError, match=r"T=3: variances per step from -1 to 1, where \(0, 1\) is allowed"):
+        from_beta(torch.tensor([-1, .5, 1]))
 
 # %% ../nbs/00_schedules.ipynb #eabb0f9c
 def test_linear_and_its_roots_agree_with_their_papers():
@@ -67,7 +72,8 @@ def test_no_signal_is_left_and_the_first_step_is_kept():
         assert z.at(999) == (0, 1) and z.at(0) == pytest.approx(s.at(0))
         torch.testing.assert_close(zero_terminal_snr(z).alpha, z.alpha)
     for make in (flow, edm):
-        with pytest.raises(ValueError, match="takes variance preserving"): zero_terminal_snr(make())
+        with pytest.raises(ValueError, match="takes variance preserving"):
+            zero_terminal_snr(make())
 
 # %% ../nbs/00_schedules.ipynb #b6055002
 def test_every_schedule_only_ever_adds_noise_for_any_number_of_steps():
@@ -88,8 +94,10 @@ def test_every_schedule_only_ever_adds_noise_for_any_number_of_steps():
 # %% ../nbs/00_schedules.ipynb #3d9266ae
 def test_impossible_lengths_are_refused():
     for make, T in ((linear, 20), (sqrt_linear, 20), (sqrt, 141), (cosine, 0), (sigmoid, 0), (flow, 0), (edm, 0)):
-        with pytest.raises(ValueError, match=f"T={T}"): make(T)
-    for make, T in ((linear, 21), (sqrt, 142), (cosine, 1), (sigmoid, 1), (flow, 1), (edm, 1)): assert make(T).T == T
+        with pytest.raises(ValueError, match=f"T={T}"):
+            make(T)
+    for make, T in ((linear, 21), (sqrt, 142), (cosine, 1), (sigmoid, 1), (flow, 1), (edm, 1)):
+        assert make(T).T == T
 
 # %% ../nbs/00_schedules.ipynb #c33bb08b
 def test_noise_and_picture_come_in_the_promised_shares():
@@ -97,7 +105,7 @@ def test_noise_and_picture_come_in_the_promised_shares():
     x = add_noise(s, x0, torch.tensor([0, 999]), eps)  # (2, 1, 1, 1)
     want = [s.alpha[t] * 3 + s.sigma[t] * 5 for t in (0, 999)]
     torch.testing.assert_close(x.flatten().double(), torch.stack(want))
-    assert per_image(s.alpha, torch.tensor([1, 2]), x).shape == (2, 1, 1, 1)
+    assert extract(s.alpha, torch.tensor([1, 2]), x).shape == (2, 1, 1, 1)
 
 # %% ../nbs/00_schedules.ipynb #f13f4f42
 def test_unit_variance_stays_unit_variance():
@@ -115,7 +123,8 @@ def test_grids_fall_strictly_for_every_number_of_steps():
                 assert len(ts) == steps and all(a > b for a, b in zip(ts, ts[1:]))
                 assert T > ts[0] and ts[-1] >= 0
                 assert ts[0] == T - 1 if spacing != "leading" or steps == 1 else T - 1 - ts[0] <= T / steps
-                if spacing != "trailing" and steps > 1: assert ts[-1] == 0
+                if spacing != "trailing" and steps > 1:
+                    assert ts[-1] == 0
             assert timesteps(T, T, spacing) == list(range(T - 1, -1, -1))
 
 # %% ../nbs/00_schedules.ipynb #75c03512
@@ -141,10 +150,12 @@ def test_each_grid_is_spaced_as_its_name_says():
 def test_a_level_of_noise_is_found_again():
     for make in SCHEDULES.values():
         s = make()
-        for t in (0, 10, 500, 998): assert time_of(s, (s.sigma[t] / s.alpha[t]).item()) == t
-    assert time_of(edm(), 1e9) == 999 and time_of(edm(), 1e-9) == 0 and time_of(cosine(), math.inf) == 999
+        for t in (0, 10, 500, 998):
+            assert sigma_to_t(s, (s.sigma[t] / s.alpha[t]).item()) == t
+    assert sigma_to_t(edm(), 1e9) == 999 and sigma_to_t(edm(), 1e-9) == 0 and sigma_to_t(cosine(), math.inf) == 999
     for bad in (0, -1, math.nan):
-        with pytest.raises(ValueError, match="give a noise level above 0"): time_of(edm(), bad)
+        with pytest.raises(ValueError, match="give a noise level above 0"):
+            sigma_to_t(edm(), bad)
 
 # %% ../nbs/00_schedules.ipynb #5c1ae99f
 def test_schedules_agree_with_diffusers():
@@ -190,8 +201,8 @@ WRONG = {
         lambda: Schedule(torch.tensor(.9), torch.tensor(.1)), ValueError, "one alpha and one sigma per step"),
     "variances as a list": (lambda: from_beta([.1, .2]), TypeError, "beta is list"),
     "variances with NaN": (lambda: from_beta(nan), ValueError, "variances per step from nan to nan"),
-    "a curve as a list": (lambda: from_curve([1., .5]), TypeError, "f is list"),
-    "a curve with NaN": (lambda: from_curve(nan), ValueError, "variances per step from nan to nan"),
+    "a curve as a list": (lambda: from_alpha_bar([1., .5]), TypeError, "f is list"),
+    "a curve with NaN": (lambda: from_alpha_bar(nan), ValueError, "variances per step from nan to nan"),
     "a schedule by its name": (lambda: zero_terminal_snr("linear"), TypeError, "schedule='linear': give a Schedule"),
     "a name that no schedule has": (lambda: SCHEDULES["cosin"], ValueError, "schedule='cosin': choose linear, cosine"),
     "a time before the first": (lambda: s.at(-1), ValueError, "t=-1: choose from 0 to 999"),
@@ -223,12 +234,13 @@ WRONG |= {
     "a grid of a T of 0": (lambda: timesteps(0, 1), ValueError, "T=0: give 1 or more"),
     "a spacing that is none": (
         lambda: timesteps(10, 5, "karras"), ValueError, "spacing='karras': choose trailing, leading"),
-    "a level as text": (lambda: time_of(s, "5"), TypeError, "ratio='5': give a number"),
-    "a level of a schedule by its name": (lambda: time_of("edm", 5.), TypeError, "schedule='edm': give a Schedule"),
+    "a level as text": (lambda: sigma_to_t(s, "5"), TypeError, "ratio='5': give a number"),
+    "a level of a schedule by its name": (lambda: sigma_to_t("edm", 5.), TypeError, "schedule='edm': give a Schedule"),
 }
 
 # %% ../nbs/00_schedules.ipynb #f4ac7625
 @pytest.mark.parametrize("use", WRONG)
 def test_a_wrong_use_is_told_in_a_line(use):
     call, error, words = WRONG[use]
-    with pytest.raises(error, match=re.escape(words)): call()
+    with pytest.raises(error, match=re.escape(words)):
+        call()

@@ -6,30 +6,31 @@ import torch.nn.functional as F
 from iddm.modules import ResBlock
 import pytest
 from iddm.unet import (
-    DEFAULT_WIDTHS, DownStage, Middle, UNet, UpStage, _row, check_shape, cost, default_attention, default_groups,
-    default_widths, diffusers_config, unet_forward)
+    DEFAULT_WIDTHS, DownBlock, MidBlock, UNet, UpBlock, _row, check_shape, count_params_and_flops, default_attention,
+    default_groups, default_widths, diffusers_config, unet_forward)
 
 # %% ../nbs/11_unet.ipynb #3a81a248
 def test_a_stage_down_halves_the_size_and_remembers_each_result():
-    stage = DownStage(32, 64, 2, attend=True, halve=True, head_dim=32, emb=16, groups=32)
+    stage = DownBlock(32, 64, 2, attend=True, halve=True, head_dim=32, emb=16, groups=32)
     x, out = stage(torch.randn(2, 32, 8, 8), torch.randn(2, 16))
     assert [tuple(o.shape[1:]) for o in out] == [(64, 8, 8), (64, 8, 8), (64, 4, 4)]
     assert x is out[-1]
 
 # %% ../nbs/11_unet.ipynb #a21d960d
 def test_a_stage_up_uses_its_bridges_from_the_last_to_the_first():
-    stage = UpStage(64, 32, [64, 32], attend=False, double=True, head_dim=32, emb=16, groups=32)
+    stage = UpBlock(64, 32, [64, 32], attend=False, double=True, head_dim=32, emb=16, groups=32)
     pile = [torch.randn(2, c, 4, 4) for c in (7, 32, 64)]
     assert stage(torch.randn(2, 64, 4, 4), pile, torch.randn(2, 16)).shape == (2, 32, 8, 8)
     assert len(pile) == 1
-    assert Middle(32, 32, emb=16, groups=32)(torch.randn(2, 32, 4, 4), torch.randn(2, 16)).shape == (2, 32, 4, 4)
+    assert MidBlock(32, 32, emb=16, groups=32)(torch.randn(2, 32, 4, 4), torch.randn(2, 16)).shape == (2, 32, 4, 4)
 
 # %% ../nbs/11_unet.ipynb #ba7c8f43
 def test_sizes_that_cannot_be_halved_are_refused_by_name():
     check_shape(16, (32, 64, 64), 2)
     for args, say in (((20, (32, 64, 64), 2), "image_size 20: .* multiple of 8, for example 16 or 24"), ((16, (32, 48), 1), "widths 48"),
                       ((4, (32, 32, 32), 2), "for example 8 or 16"), ((16, (32,), 3), "patch 3"), ((16, (), 1), "widths is empty")):
-        with pytest.raises(ValueError, match=say): check_shape(*args)
+        with pytest.raises(ValueError, match=say):
+            check_shape(*args)
 
 # %% ../nbs/11_unet.ipynb #034e6131
 @pytest.mark.parametrize("widths, groups", [
@@ -43,7 +44,8 @@ def test_the_narrowest_stage_has_at_least_four_channels_in_a_group(widths, group
 @pytest.mark.parametrize("widths, groups", [((32, 64), 12), ((32, 64), 0), ((32, 64), 64), ((96, 128), 24)])
 def test_groups_that_do_not_divide_each_width_are_refused(widths, groups):
     say = f"groups {groups}: must divide each of the widths .*; choose (8|16), or leave it out"
-    with pytest.raises(ValueError, match=say): check_shape(64, widths, 1, groups)
+    with pytest.raises(ValueError, match=say):
+        check_shape(64, widths, 1, groups)
 
 # %% ../nbs/11_unet.ipynb #c92b860a
 def sizes(patch=1):
@@ -57,7 +59,8 @@ def test_usual_sizes_have_a_default_network(size):
 @pytest.mark.parametrize("patch", [2, 4])
 def test_patches_fit_the_sizes_that_fit_without_them(patch):
     assert set(sizes()) - set(sizes(patch)) <= set(range(16))
-    for size in sizes(patch): check_shape(size, default_widths(size, patch), patch)  # raises nothing
+    for size in sizes(patch):
+        check_shape(size, default_widths(size, patch), patch)  # raises nothing
 
 @pytest.mark.parametrize("size", [size for size in sizes() if size >= 16])
 def test_default_maps_are_of_three_sizes_and_the_smallest_has_4_to_15_pixels_and_attention(size):
@@ -74,7 +77,8 @@ def test_a_size_without_a_default_network_is_refused_and_the_nearest_that_have_o
     for size in set(range(1, 257)) - set(good):
         near = [o for o in good if o < size][-1:] + [o for o in good if o > size][:1]
         say = f"image_size {size}: no default network for it; choose {' or '.join(map(str, near))}, or give the widths"
-        with pytest.raises(ValueError, match=say): default_widths(size, patch)
+        with pytest.raises(ValueError, match=say):
+            default_widths(size, patch)
 
 @pytest.mark.parametrize("size, widths, attention", [
     (8, (32, 32), ()), (16, (32, 32, 64), (4,)), (28, (32, 64, 128), (7,)), (32, (32, 64, 128, 128), (8, 4)),
@@ -86,7 +90,8 @@ def test_defaults_of_usual_sizes(size, widths, attention):
 def test_attention_follows_the_map_of_patches():
     assert default_widths(64, 2) == (64, 128, 256)
     assert default_attention(64, (32,), 4) == (16,)
-    with pytest.raises(ValueError, match="image_size 0, patch 1: give a positive size"): default_widths(0)
+    with pytest.raises(ValueError, match="image_size 0, patch 1: give a positive size"):
+        default_widths(0)
 
 # %% ../nbs/11_unet.ipynb #22665d71
 def test_a_fresh_network_answers_zero_for_every_shape_that_fits():
@@ -100,16 +105,19 @@ def test_time_and_label_and_each_pixel_reach_the_answer():
     for patch in (1, 2):
         net = UNet(n_classes=3, patch=patch)
         for p in net.parameters():
-            if p.ndim > 1: torch.nn.init.normal_(p, std=.05)  # also where it starts at zero
+            if p.ndim > 1:
+                torch.nn.init.normal_(p, std=.05)  # also where it starts at zero
         x, t, y = torch.randn(1, 1, 16, 16), torch.tensor([5]), torch.tensor([1])
         out = net(x, t, y)
-        for other in (net(x, t + 400, y), net(x, t, y + 2), unet_forward(net, x.roll(1, 2), t, y)): assert (out - other).abs().max() > 1e-3
+        for other in (net(x, t + 400, y), net(x, t, y + 2), unet_forward(net, x.roll(1, 2), t, y)):
+            assert (out - other).abs().max() > 1e-3
 
 # %% ../nbs/11_unet.ipynb #2f967b85
 def as_if_trained(net):
     "Random numbers where a layer starts at zero."
     for p in net.parameters():
-        if p.ndim > 1 and not p.any(): torch.nn.init.normal_(p, std=.05)
+        if p.ndim > 1 and not p.any():
+            torch.nn.init.normal_(p, std=.05)
     return net.eval().requires_grad_(False)
 
 @pytest.mark.parametrize("size", [size for size in sizes() if 2 <= size <= 128])
@@ -164,7 +172,8 @@ def test_outputs_agree_with_a_UNet2DModel_of_the_same_shape():
         ours.load_state_dict(theirs.state_dict())  # strict: every name and shape
         n, size = kw["n_classes"], kw["image_size"]
         x, t, y = torch.randn(4, kw["in_channels"], size, size), torch.tensor([0, 10, 500, 999]), torch.tensor([0, 1, 2, 0]) if n else None
-        with torch.no_grad(): torch.testing.assert_close(ours(x, t, y), theirs(x, t, y).sample, rtol=0, atol=1e-4)
+        with torch.no_grad():
+            torch.testing.assert_close(ours(x, t, y), theirs(x, t, y).sample, rtol=0, atol=1e-4)
 
 # %% ../nbs/11_unet.ipynb #5c0d2812
 def default_unet(size: int, patch: int = 1) -> UNet:
@@ -176,7 +185,7 @@ def default_unet(size: int, patch: int = 1) -> UNet:
 # %% ../nbs/11_unet.ipynb #6ecebebd
 def test_the_cost_of_a_known_layer_is_counted():
     net = UNet(16, 1, (32,), (), layers=1)
-    params, flops = cost(net, 16)
+    params, flops = count_params_and_flops(net, 16)
     assert params == sum(p.numel() for p in net.parameters())
     one = 2 * 32 * 32 * 9 * 16**2  # a 3x3 convolution of 32 to 32 channels on 16x16 pixels
     assert 8 * one < flops < 16 * one
@@ -184,7 +193,7 @@ def test_the_cost_of_a_known_layer_is_counted():
 # %% ../nbs/11_unet.ipynb #61e1c1d8
 def work(size):
     "Operations of the default network for one image."
-    return cost(default_unet(size), size, "meta")[1]
+    return count_params_and_flops(default_unet(size), size, "meta")[1]
 
 def test_the_cost_of_the_default_networks_grows_with_the_image_and_without_a_leap():
     each = [work(size) / size**2 for size in sizes() if 2 <= size <= 256]  # operations a pixel

@@ -22,7 +22,8 @@ from PIL import Image
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytest.importorskip("playwright", reason="playwright isn't installed")
 pytest.importorskip("voila", reason="voila isn't installed")
-if CHROMIUM is None: pytest.skip("no Chromium on this machine: apt-get install chromium, or set CHROMIUM to its path", allow_module_level=True)
+if CHROMIUM is None:
+    pytest.skip("no Chromium on this machine: apt-get install chromium, or set CHROMIUM to its path", allow_module_level=True)
 
 from playwright.sync_api import TimeoutError, expect, sync_playwright  # noqa: E402
 
@@ -62,9 +63,12 @@ def command(kind, root, page, port, token):
 
 
 def answers(url):
-    try: return urllib.request.urlopen(url, timeout=2).status == 200
-    except urllib.error.HTTPError as e: return e.code in (403, 404, 405)
-    except OSError: return False
+    try:
+        return urllib.request.urlopen(url, timeout=2).status == 200
+    except urllib.error.HTTPError as e:
+        return e.code in (403, 404, 405)
+    except OSError:
+        return False
 
 
 def write_page(path, *cells):
@@ -80,11 +84,13 @@ def server(kind, page, tmp, cells=()):
     "Serve a copy of the pages, and a page of these cells; gives the address of one."
     root, port, token = tmp / "work", free_port(), secrets.token_hex(16)
     shutil.copytree(PAGES, root / "nbs")
-    if cells: write_page(root / page, *cells)
+    if cells:
+        write_page(root / page, *cells)
     for o in (root / "nbs").rglob("*.ipynb"):  # as a reader gets them, but without the stored outputs, so that what is seen is new
         nb = json.loads(o.read_text(encoding="utf-8"))
         for cell in nb["cells"]:
-            if cell["cell_type"] == "code": cell["outputs"] = []
+            if cell["cell_type"] == "code":
+                cell["outputs"] = []
         o.write_text(json.dumps(nb), encoding="utf-8")
     args = command(kind, root, page, port, token)
     with open(tmp / "server.log", "wb") as log:
@@ -96,10 +102,14 @@ def server(kind, page, tmp, cells=()):
                 time.sleep(.1)
             yield f"http://127.0.0.1:{port}/" + (f"lab/tree/{page}" if kind == "lab" else "") + f"?token={token}"
         finally:
-            with contextlib.suppress(ProcessLookupError): os.kill(p.pid, signal.SIGTERM)  # JupyterLab ends its kernels
-            try: p.wait(15)
-            except subprocess.TimeoutExpired: pass
-            with contextlib.suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(p.pid, signal.SIGTERM)  # JupyterLab ends its kernels
+            try:
+                p.wait(15)
+            except subprocess.TimeoutExpired:
+                pass
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(p.pid, signal.SIGKILL)
             p.wait(5)
 
 
@@ -130,8 +140,10 @@ class Notebook:
         widgets, ran = self.page.locator(".jupyter-widgets").first, self.page.locator(".jp-OutputArea-output", has_text="all cells ran").first
         if self.kind == "voila":
             ran.wait_for(timeout=timeout)
-            try: return widgets.wait_for(timeout=20_000)
-            except TimeoutError: print("Voilà drew no widgets: one more load")
+            try:
+                return widgets.wait_for(timeout=20_000)
+            except TimeoutError:
+                print("Voilà drew no widgets: one more load")
             self.page.reload(wait_until="domcontentloaded", timeout=timeout)
         widgets.wait_for(timeout=timeout)
 
@@ -149,7 +161,8 @@ class Notebook:
         assert self.page.locator(".jupyter-widgets-error-widget, [data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']").count() == 0
 
     def shoot(self, name):
-        if "E2E_SHOTS" not in os.environ: return
+        if "E2E_SHOTS" not in os.environ:
+            return
         for width in (1280, 800):
             self.page.set_viewport_size(dict(width=width, height=800))
             time.sleep(.5)
@@ -173,11 +186,14 @@ def opened(browser, tmp_path, request):
         with server(kind, f"nbs/{name}.ipynb", tmp_path, cells) as url:
             nb = Notebook(browser, url, kind)
             print(f"\n{kind} {name}: first widget after {nb.first_widget:.1f} s")
-            try: yield nb
+            try:
+                yield nb
             except BaseException:
-                if "E2E_SHOTS" in os.environ: nb.page.screenshot(path=f"{os.environ['E2E_SHOTS']}/FAIL-{kind}-{Path(name).name}.png")
+                if "E2E_SHOTS" in os.environ:
+                    nb.page.screenshot(path=f"{os.environ['E2E_SHOTS']}/FAIL-{kind}-{Path(name).name}.png")
                 raise
-            finally: nb.page.close()
+            finally:
+                nb.page.close()
     return opened
 
 
@@ -188,7 +204,8 @@ LATENCY = """async key => { const im = document.querySelector('.iddm-noised-line
 
 def choose(nb, path):
     "Choose a file of one's own."
-    with nb.page.expect_file_chooser() as chooser: nb.hook("upload").click()
+    with nb.page.expect_file_chooser() as chooser:
+        nb.hook("upload").click()
     chooser.value.set_files(path)
 
 

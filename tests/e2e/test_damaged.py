@@ -11,8 +11,10 @@ import yaml
 import iddm.generate
 import iddm.train
 from iddm.checkpoints import read_weights, write_weights
+from iddm.config import TrainConfig, load_run_config
 from iddm.generate import load
-from iddm.trainer import TrainConfig, Trainer, record, run_config
+from iddm.recording import record
+from iddm.trainer import Trainer
 
 LAST = "checkpoints/epoch_002"
 BINARY = bytes(range(256)) * 40
@@ -29,7 +31,8 @@ def whole(tmp_path_factory):
         device="cpu",
                          precision="fp32", save_model_interval=True, result_path=str(tmp_path_factory.mktemp("whole")))
     trainer = Trainer(config)
-    for _ in record(trainer.fit(), trainer): pass
+    for _ in record(trainer.fit(), trainer):
+        pass
     return trainer.run
 
 
@@ -50,10 +53,14 @@ def replaced(path, what):
     "Put something else in the place of a file."
     raw = path.read_bytes()
     path.unlink()
-    if what == "half": path.write_bytes(raw[:len(raw) // 2])
-    elif what == "folder": path.mkdir()
-    elif what == "link": path.symlink_to("/dev/null")
-    elif what != "missing": path.write_bytes(what)
+    if what == "half":
+        path.write_bytes(raw[:len(raw) // 2])
+    elif what == "folder":
+        path.mkdir()
+    elif what == "link":
+        path.symlink_to("/dev/null")
+    elif what != "missing":
+        path.write_bytes(what)
 
 
 def described(run, change):
@@ -68,7 +75,8 @@ def described(run, change):
 def command(main, *argv):
     "Run a command in this process: what it says where it ends with status 2, else nothing."
     with redirect_stderr(io.StringIO()) as err, redirect_stdout(io.StringIO()):
-        try: main([str(o) for o in argv])
+        try:
+            main([str(o) for o in argv])
         except SystemExit as e:
             assert e.code == 2
             return err.getvalue()
@@ -80,18 +88,22 @@ def refused(door, run):
     if door == "generate":
         line = "--num_images 1 --steps 1".split()
         return command(iddm.generate.main, "--weight_path", run, "--result_path", run / "generated", *line)
-    if door == "train": return command(iddm.train.main, "--resume", True, "--result_path", run.parent, "--epochs", 3)
+    if door == "train":
+        return command(iddm.train.main, "--resume", True, "--result_path", run.parent, "--epochs", 3)
     if door == "overwrite":
         line = "--overwrite True --image_size 8 --widths 32 --batch_size 600 --epochs 1 --sample_interval 0"
         return command(iddm.train.main, *line.split(), "--result_path", run.parent)
     try:
-        if door == "load": load(run)
-        elif door == "run_config": run_config(run)
+        if door == "load":
+            load(run)
+        elif door == "run_config":
+            load_run_config(run)
         else:
-            events = Trainer(run_config(run, epochs=3)).fit()
+            events = Trainer(load_run_config(run, epochs=3)).fit()
             next(events)
             events.close()
-    except ValueError as e: return f"{e}\n"
+    except ValueError as e:
+        return f"{e}\n"
     return ""
 
 
@@ -102,7 +114,8 @@ def check(run, door, must):
     assert said.count("\n") == bool(said), said
     assert len(said) < 1200
     assert not said or state(run) == before
-    if must: assert must in said
+    if must:
+        assert must in said
     return said
 
 
@@ -172,7 +185,8 @@ def test_a_description_that_lies_is_refused_in_a_line(run, where, name, value, d
 @pytest.mark.parametrize("name", META)
 @pytest.mark.parametrize("door", ["load", "Trainer"])
 def test_a_description_without_a_field_is_refused_by_its_name(run, name, door):
-    if name in ("replaceable", "more"): pytest.skip("it may be left out")
+    if name in ("replaceable", "more"):
+        pytest.skip("it may be left out")
     described(run, lambda meta: {k: v for k, v in meta.items() if k != name})
     check(run, door, name)
 
@@ -198,10 +212,14 @@ def spoilt(optim):
     groups = (None, [], [group, group], [{}], [group | dict(params=[0])], [group | dict(params=many)], "x")
     yield from (None, 3, [], "text", torch.zeros(3), {}, [optim], inner)
     for k in ("exp_avg", "exp_avg_sq"):
-        for wrong in moments: yield optim | dict(optim=inner | dict(state=inner["state"] | {0: first | {k: wrong}}))
-    for wrong in states: yield optim | dict(optim=inner | dict(state=wrong))
-    for wrong in groups: yield optim | dict(optim=inner | dict(param_groups=wrong))
-    for wrong in (None, [], dict(scale="x"), 3): yield optim | dict(scaler=wrong)
+        for wrong in moments:
+            yield optim | dict(optim=inner | dict(state=inner["state"] | {0: first | {k: wrong}}))
+    for wrong in states:
+        yield optim | dict(optim=inner | dict(state=wrong))
+    for wrong in groups:
+        yield optim | dict(optim=inner | dict(param_groups=wrong))
+    for wrong in (None, [], dict(scale="x"), 3):
+        yield optim | dict(scaler=wrong)
 
 
 @pytest.mark.parametrize("i", range(41))
@@ -219,7 +237,7 @@ def test_numbers_of_an_optimizer_come_from_the_settings_whatever_its_file_says(r
     optim = torch.load(run / LAST / "optim.pt", weights_only=True)
     optim["optim"]["param_groups"][0].update(group)
     torch.save(optim, run / LAST / "optim.pt")
-    trainer = Trainer(run_config(run, epochs=3))
+    trainer = Trainer(load_run_config(run, epochs=3))
     c, kept = trainer.config, trainer.optim.param_groups[0]
     fresh = torch.optim.AdamW(trainer.net.parameters(), lr=c.lr, weight_decay=c.weight_decay, fused=True)
     assert kept | dict(params=0) == fresh.param_groups[0] | dict(params=0)
@@ -236,7 +254,8 @@ def test_what_people_keep_in_a_run_survives_resuming_and_is_named_before_overwri
     (saved / "step_00000099").symlink_to("/nowhere")
     (saved / "notes.txt").write_text("which is best")
     before = {o.name for o in saved.iterdir()}
-    for _ in Trainer(run_config(run, epochs=4)).fit(): pass
+    for _ in Trainer(load_run_config(run, epochs=4)).fit():
+        pass
     assert {o.name for o in saved.iterdir()} == before | {"epoch_003_1", "epoch_004_1"}
     assert (saved / "epoch_004_1").is_symlink()
     assert json.loads((saved / "epoch_003_1/state.json").read_text())["epoch"] == 2
@@ -262,7 +281,8 @@ def test_a_run_is_overwritten_with_all_that_is_its_own(run):
     for name in (".DS_Store", "vis/Thumbs.db", ".config.yaml.tmp", "metrics.part", "checkpoints/.last.tmp"):
         (run / name).write_text("")
     shutil.copytree(run / LAST, run / "checkpoints/.epoch_003.new")
-    for _ in Trainer(run_config(run, epochs=2, start_epoch=1)).fit(): pass  # makes superseded/
+    for _ in Trainer(load_run_config(run, epochs=2, start_epoch=1)).fit():
+        pass  # makes superseded/
     assert refused("overwrite", run) == ""
     assert sorted(o.name for o in (run / "checkpoints").iterdir()) == ["epoch_001", "last"]
 
@@ -270,5 +290,5 @@ def test_a_run_is_overwritten_with_all_that_is_its_own(run):
 def test_settings_with_values_of_before_are_read(run):
     text = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(text | dict(dataset_path="", data_root="", grad_clip=float("inf"))))
-    assert run_config(run).dataset_path == "."
-    assert run_config(run).grad_clip == float("inf")
+    assert load_run_config(run).dataset_path == "."
+    assert load_run_config(run).grad_clip == float("inf")

@@ -12,12 +12,13 @@ DRIVER = r'''
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
-from iddm.checkpoints import find_checkpoint, load_checkpoint, load_optim, read_weights
-from iddm.data import digits
-from iddm.trainer import TrainConfig, Trainer, record
+from iddm.checkpoints import resolve_checkpoint, load_checkpoint, load_optim, read_weights
+from iddm.dataset import load_digits
+from iddm.recording import record
+from iddm.trainer import TrainConfig, Trainer
 
 where, mode = sys.argv[1:]
-data = digits(8)
+data = load_digits(8)
 
 def run(name, resume, deadly=None):
     "Train in a process of its own, which saves after every step; before file operation number `deadly` it kills itself."
@@ -57,7 +58,7 @@ if mode == "random":
         time.sleep(random.uniform(0, whole / 15))
         os.kill(pid, signal.SIGKILL)
         assert ended(pid) == signal.SIGKILL, "it was done before ten kills"
-        steps.append(find_checkpoint(f"{where}/cut").name if Path(where, "cut/checkpoints/last").exists() else "none")
+        steps.append(resolve_checkpoint(f"{where}/cut").name if Path(where, "cut/checkpoints/last").exists() else "none")
         kills, resume = kills + 1, os.path.exists(f"{where}/cut/config.yaml")
         half += bool(list(Path(where).glob("cut/checkpoints/.*")))
 else:
@@ -68,7 +69,7 @@ else:
         assert ended(run("cut", True, deadly + 7)) == signal.SIGKILL
         kills += 2
 assert ended(run("cut", True)) == 0
-a, b = (find_checkpoint(f"{where}/{name}") for name in ("whole", "cut"))
+a, b = (resolve_checkpoint(f"{where}/{name}") for name in ("whole", "cut"))
 pairs = [(read_weights(a / o)[0], read_weights(b / o)[0]) for o in ("model.safetensors", "ema_model.safetensors")]
 pairs += [({(i, k): v for i, own in load_optim(o)["optim"]["state"].items() for k, v in own.items()} for o in (a, b))]
 for p, q in pairs:

@@ -35,10 +35,12 @@ def holders():
 class Machines:
     def __init__(self, where):
         self.where, self.why = where, "network namespaces are not allowed here"
-        for n in (0, 1): (where / f"host{n}").mkdir()
+        for n in (0, 1):
+            (where / f"host{n}").mkdir()
         for start in holders():
             self.shell = subprocess.Popen([*start, "bash", "-c", MACHINES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-            if self.shell.stdout.readline() == "up\n": return
+            if self.shell.stdout.readline() == "up\n":
+                return
             self.why += f": {self.shell.stderr.read().strip()[-200:]}"
         pytest.skip(self.why)
 
@@ -54,7 +56,8 @@ class Machines:
         outs = [self.start(n, f"{sys.executable} -m torch.distributed.run --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 10.77.0.1:29400 --rdzv-id {name} "
                               f"--rdzv-conf join_timeout=40,read_timeout=40,is_host={1 - n} --local-addr 10.77.0.{n + 1} -m iddm.train {TINY} {' '.join(flags)}", name) for n in nodes]
         deadline = time.monotonic() + 150
-        while not all(o.is_file() and "status " in o.read_text() for o in outs): assert time.monotonic() < deadline, [o.read_text() for o in outs]; time.sleep(.1)  # noqa: E702
+        while not all(o.is_file() and "status " in o.read_text() for o in outs):
+            assert time.monotonic() < deadline, [o.read_text() for o in outs]; time.sleep(.1)  # noqa: E702
         return [o.read_text() for o in outs]
 
     def end(self):
@@ -65,7 +68,8 @@ class Machines:
 @pytest.fixture
 def machines(tmp_path):
     for program in ("unshare", "nsenter", "ip"):
-        if shutil.which(program) is None: pytest.skip(f"no {program} on this machine: apt-get install iproute2 util-linux")
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} on this machine: apt-get install iproute2 util-linux")
     m = Machines(tmp_path)
     yield m
     m.end()
@@ -73,8 +77,10 @@ def machines(tmp_path):
 
 def pictures(where, n=32):
     "A folder of one's own, of grey pictures."
-    for name in ("a", "b"): (where / "pictures" / name).mkdir(parents=True)
-    for i in range(n): Image.new("L", (8, 8), 7 * i).save(where / "pictures" / "ab"[i % 2] / f"{i}.png")
+    for name in ("a", "b"):
+        (where / "pictures" / name).mkdir(parents=True)
+    for i in range(n):
+        Image.new("L", (8, 8), 7 * i).save(where / "pictures" / "ab"[i % 2] / f"{i}.png")
 
 
 def test_two_machines_train_as_one(machines, tmp_path):
@@ -98,7 +104,8 @@ def test_two_machines_train_as_one(machines, tmp_path):
     told = machines.train("more", "--resume", "True", "--epochs", "8")  # the checkpoint is on the first machine alone
     assert all("status 0" in o for o in told) and "going on from step 12 of 16" in told[0], told
     env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    for flags in ([], ["--resume", "True", "--epochs", "8"]): subprocess.run([sys.executable, "-m", "iddm.train", *TINY.split(), "--run_name", "one", *flags], cwd=hosts[0], env=env, check=True, capture_output=True)
+    for flags in ([], ["--resume", "True", "--epochs", "8"]):
+        subprocess.run([sys.executable, "-m", "iddm.train", *TINY.split(), "--run_name", "one", *flags], cwd=hosts[0], env=env, check=True, capture_output=True)
     one, two = (load_checkpoint(hosts[0] / "results" / o, ema=False)[0] for o in ("one", "df"))
     assert all(torch.equal(one[k], two[k]) for k in one)  # with exact shards, to the last bit
 

@@ -14,7 +14,8 @@ import torch
 
 from iddm.checkpoints import load_checkpoint, load_optim
 
-if sys.platform == "win32": pytest.skip("torchrun and signals as here are for Linux and macOS", allow_module_level=True)
+if sys.platform == "win32":
+    pytest.skip("torchrun and signals as here are for Linux and macOS", allow_module_level=True)
 
 TINY = "--image_size 8 --widths 64,96 --attention [] --batch_size 64 --lr 2e-4 --epochs 2 --sample_interval 0 --save_interval 1 --precision fp32 --device cpu".split()
 TRAIN = [sys.executable, "-m", "iddm.train"]
@@ -56,14 +57,16 @@ def test_weights_agree_at_any_world_size(runs):
 
 def test_exact_shards_give_the_same_bits(tmp_path):
     exact = [train(tmp_path, f"in{n}", n, "--exact_shards", "4", "--grad_accum", "2", "--dropout", "0.1") for n in (1, 2, 4)]
-    for o in exact[1:]: assert all(torch.equal(exact[0][k], o[k]) for k in o)
+    for o in exact[1:]:
+        assert all(torch.equal(exact[0][k], o[k]) for k in o)
 
 
 def test_a_checkpoint_goes_on_in_any_number_of_processes(runs, tmp_path):
     shutil.copytree(runs[0] / "results", tmp_path / "results")
     flags = "--epochs", "3", "--resume", "True"
     gone_on = {(a, b): train(tmp_path, f"in{a}", b, *flags) for a, b in ((4, 1), (1, 4), (2, 2))}
-    for o in gone_on.values(): assert far(gone_on[2, 2], o) < 2e-5
+    for o in gone_on.values():
+        assert far(gone_on[2, 2], o) < 2e-5
 
 
 @pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason=f"torch {torch.__version__} shards weights on GPUs only")
@@ -83,9 +86,12 @@ def children(p, word, where="cmdline"):
     "The processes that a process has started, with a word in their command line or environment."
     found = []
     for o in Path("/proc").glob("[0-9]*"):
-        try: parent, text = int((o / "stat").read_text().rpartition(")")[2].split()[1]), (o / where).read_bytes()
-        except OSError: continue
-        if parent == p.pid and word in text: found.append(o)
+        try:
+            parent, text = int((o / "stat").read_text().rpartition(")")[2].split()[1]), (o / where).read_bytes()
+        except OSError:
+            continue
+        if parent == p.pid and word in text:
+            found.append(o)
     return found
 
 
@@ -97,7 +103,8 @@ def worker(p, rank):
 
 def wait_for(what, seconds=90):
     deadline = time.monotonic() + seconds
-    while not (got := what()): assert time.monotonic() < deadline, "it took too long"; time.sleep(.05)  # noqa: E702
+    while not (got := what()):
+        assert time.monotonic() < deadline, "it took too long"; time.sleep(.05)  # noqa: E702
     return got
 
 
@@ -112,7 +119,8 @@ def test_a_killed_worker_costs_the_steps_since_the_last_save(runs, tmp_path):
             os.kill(wait_for(lambda rank=rank: worker(p, rank)), signal.SIGKILL)
             time.sleep(1)
         out = p.communicate(timeout=180)[0]
-    finally: p.terminate()
+    finally:
+        p.terminate()
     assert p.returncode == 0, out[-3000:]
     assert out.count("going on from step") == 2
     weights = load_checkpoint(tmp_path / "results/killed", ema=False)[0]
@@ -194,6 +202,8 @@ def test_ctrl_c_while_processes_start_ends_all_in_a_line(tmp_path):
     assert p.returncode == 130 and err.strip() == "stopped before the training began; nothing of the run is written" and not any(o.exists() for o in pids), err
     assert not (tmp_path / "results/df").exists()
 def test_too_few_gpus_are_said(tmp_path):
-    if torch.cuda.device_count() == 0: say, code = "cuda", sh([*TRAIN, "--distributed", "True", "--device", "cuda"], tmp_path)
-    else: say, code = "GPU", sh([*TRAIN, "--distributed", "True", "--world_size", str(torch.cuda.device_count() + 1), "--batch_size", "5040"], tmp_path)
+    if torch.cuda.device_count() == 0:
+        say, code = "cuda", sh([*TRAIN, "--distributed", "True", "--device", "cuda"], tmp_path)
+    else:
+        say, code = "GPU", sh([*TRAIN, "--distributed", "True", "--world_size", str(torch.cuda.device_count() + 1), "--batch_size", "5040"], tmp_path)
     assert code[0] == 2 and say in code[2].splitlines()[-1]

@@ -89,7 +89,8 @@ def test_a_folder_of_pictures_trains_and_broken_files_are_named(tmp_path):
     from PIL import Image
     for name, color in (("cat", "orange"), ("dog", "brown")):
         (tmp_path / "pets" / name).mkdir(parents=True)
-        for i in range(4): Image.new("RGB", (30, 20), color).save(tmp_path / "pets" / name / f"{i}.jpg")
+        for i in range(4):
+            Image.new("RGB", (30, 20), color).save(tmp_path / "pets" / name / f"{i}.jpg")
     (tmp_path / "pets/cat/broken.png").write_bytes(b"no picture")
     (tmp_path / "pets/dog/empty.png").write_bytes(b"")
     done = shell(tmp_path, "iddm-train", *TINY, "--dataset_path", "pets", "--batch_size", 8, "--epochs", 1, "--vis", "True")
@@ -98,7 +99,8 @@ def test_a_folder_of_pictures_trains_and_broken_files_are_named(tmp_path):
     assert "cat                         4  30x20" in done.stdout and (tmp_path / "results/df/vis/data/dog.png").is_file()
     drawn = shell(tmp_path, "iddm-generate", "--class_name", "dog", "--num_images", 2, "--steps", 2)
     assert drawn.returncode == 0 and (tmp_path / "results/df/generated/001/0001_dog.png").is_file(), drawn.stderr
-    for path in (tmp_path / "pets/cat").iterdir(): path.write_bytes(b"")
+    for path in (tmp_path / "pets/cat").iterdir():
+        path.write_bytes(b"")
     done = shell(tmp_path, "iddm-train", *TINY, "--dataset_path", "pets", "--run_name", "new")
     assert done.returncode == 2 and "'pets/cat': none of its 5 pictures can be read; first: pets/cat/0.jpg: an empty file" in done.stderr and not (tmp_path / "results/new").exists()
 
@@ -116,7 +118,8 @@ def test_a_signal_finishes_the_step_and_saves_and_the_run_goes_on(tmp_path, numb
     process = start(tmp_path, *TINY, "--epochs", "5000", "--batch_size", "100", "--sample_interval", "0", "--num_workers", str(workers), "--run_name", "a")
     log = tmp_path / "results/a/metrics.jsonl"
     for _ in range(600):
-        if log.exists() and log.stat().st_size: break
+        if log.exists() and log.stat().st_size:
+            break
         time.sleep(.1)
     os.killpg(process.pid, number)  # as a terminal or a queue does: the workers hear it too
     _, err = process.communicate(timeout=60)
@@ -145,7 +148,8 @@ def test_each_command_of_the_older_readme_works(tmp_path, kind):
     from PIL import Image
     for i in range(10 if kind == "conditional" else 1):  # one folder per class, or one folder with all of them
         (folder := tmp_path / "data" / (f"class{i}" if kind == "conditional" else "images")).mkdir(parents=True)
-        for j in range(2 if kind == "conditional" else 20): Image.effect_noise((70, 80), 20 + 5 * j).save(folder / f"{j}.jpg")
+        for j in range(2 if kind == "conditional" else 20):
+            Image.effect_noise((70, 80), 20 + 5 * j).save(folder / f"{j}.jpg")
     line = OLD[kind].replace("DATA", "data").replace("RESULTS", "out")
     first = shell(tmp_path, "iddm-train", *line.split(), *LESS, "--epochs", 10, "--save_model_interval", "True", "--sample_interval", 10)
     assert first.returncode == 0 and ("10 classes" if kind == "conditional" else "without classes") in first.stdout and "grey" in first.stdout, first.stderr
@@ -173,7 +177,8 @@ def test_output_that_fails_costs_no_work(tmp_path, output):
 def test_a_class_whose_letters_the_output_lacks_is_trained_and_drawn(tmp_path):
     for name in ("猫", "犬"):
         (tmp_path / "pets" / name).mkdir(parents=True)
-        for i in range(4): Image.new("L", (8, 8), 40 * i).save(tmp_path / f"pets/{name}/{i}.png")
+        for i in range(4):
+            Image.new("L", (8, 8), 40 * i).save(tmp_path / f"pets/{name}/{i}.png")
     env = os.environ | dict(PYTHONIOENCODING="cp1252")
     train = [BIN / "iddm-train", *TINY, "--dataset_path", "pets", "--batch_size", "8", "--epochs", "1"]
     for command in (train, [BIN / "iddm-generate", "--class_name", "猫", "--num_images", "1", "--steps", "1"]):

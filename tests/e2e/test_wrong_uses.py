@@ -17,7 +17,7 @@ import iddm.bench
 import iddm.generate
 import iddm.train
 from iddm import TrainConfig, Trainer, load, run_config, sample
-from iddm.data import Data
+from iddm.dataset import ImageDataset
 from iddm.generate import GenerateConfig
 
 SMALL = dict(image_size=8, widths=(32,), attention=(), epochs=1, batch_size=600, sample_steps=2, precision="fp32", device="cpu")
@@ -29,7 +29,8 @@ COMMANDS = {"iddm-train": iddm.train.main, "iddm-generate": iddm.generate.main, 
 def place(tmp_path_factory):
     "A folder with a trained run `results/df`, some images, and many files that lie."
     here = tmp_path_factory.mktemp("wrong")
-    for _ in Trainer(TrainConfig(**SMALL, sample_interval=0, result_path=str(here / "results"))).fit(): pass
+    for _ in Trainer(TrainConfig(**SMALL, sample_interval=0, result_path=str(here / "results"))).fit():
+        pass
     images(here)
     tables(here)
     settings(here)
@@ -41,9 +42,11 @@ def images(here: Path) -> None:
     noise = np.random.default_rng(0)
     for name in ("pets/cat", "pets/dog", "nested/train/cat", "nested/train/dog", "hole/cat", "flat"):
         (here / name).mkdir(parents=True)
-        for i in range(8): Image.fromarray(noise.integers(0, 255, (9, 9, 3), np.uint8)).save(here / name / f"{i}.png")
+        for i in range(8):
+            Image.fromarray(noise.integers(0, 255, (9, 9, 3), np.uint8)).save(here / name / f"{i}.png")
     (here / "hole/dog").mkdir()
-    for name in ("empty", "texts", "broken", "one"): (here / name).mkdir()
+    for name in ("empty", "texts", "broken", "one"):
+        (here / name).mkdir()
     (here / "texts/readme.txt").write_text("no image")
     (here / "broken/a.png").write_bytes(b"\x89PNG, and no more")
     Image.new("L", (9, 9)).save(here / "one/a.png")
@@ -77,7 +80,8 @@ def settings(here: Path) -> None:
     files = dict(
         number="3", text="just text", list="- 1\n- 2\n", unknown="epoks: 3\n", wrong="epochs: many\n", nested="epochs:\n  a: 1\n",
         tab="a:\tb: c\n", null="epochs: null\n", choice="optim: sgd\n", bomb=bomb())
-    for name, text in files.items(): (here / f"{name}.yaml").write_text(text)
+    for name, text in files.items():
+        (here / f"{name}.yaml").write_text(text)
     (here / "binary.yaml").write_bytes(bytes(range(256)))
 
 
@@ -120,13 +124,17 @@ def numbers(config):
 def flags(command, config):
     whole, real = numbers(config)
     for name in whole:
-        for value in ("many", "2.5", "", "1e400", "-7"): yield wrong(command, f"--{name}={value}", say=f"{name} ")
+        for value in ("many", "2.5", "", "1e400", "-7"):
+            yield wrong(command, f"--{name}={value}", say=f"{name} ")
     for name in real:
-        for value in ("fast", "nan", "", "-1000", "1,5"): yield wrong(command, f"--{name}={value}", say=f"--{name} ")
+        for value in ("fast", "nan", "", "-1000", "1,5"):
+            yield wrong(command, f"--{name}={value}", say=f"--{name} ")
     for f in dataclasses.fields(config):
         choice = next((o for o in (f.type, *typing.get_args(f.type)) if typing.get_origin(o) is typing.Literal), None)
-        if choice: yield wrong(command, f"--{f.name}=magic", say=f"--{f.name} magic: choose from")
-        if bool in (f.type, *typing.get_args(f.type)): yield wrong(command, f"--{f.name}=maybe", say="choose True or False")
+        if choice:
+            yield wrong(command, f"--{f.name}=magic", say=f"--{f.name} magic: choose from")
+        if bool in (f.type, *typing.get_args(f.type)):
+            yield wrong(command, f"--{f.name}=maybe", say="choose True or False")
 
 
 FLAGS = [*flags("iddm-train", TrainConfig), *flags("iddm-generate", GenerateConfig)]
@@ -283,7 +291,8 @@ def test_a_command_says_in_a_line_what_is_wrong(place, monkeypatch, capfd, comma
     new = ["--run_name", "new"] if command == "iddm-train" and not {"--run_name", "--resume"} & {o.split("=")[0] for o in args} else []
     tiny = TINY if command == "iddm-train" and "--resume" not in args else []
     before = files(place)
-    with pytest.raises(SystemExit) as end: COMMANDS[command]([*tiny, *new, *args])
+    with pytest.raises(SystemExit) as end:
+        COMMANDS[command]([*tiny, *new, *args])
     out, err = capfd.readouterr()
     assert end.value.code == 2, err
     assert out == ""
@@ -301,7 +310,7 @@ def python(what, call, say, error=ValueError): return pytest.param(call, say, er
 def flat(n=8, classes=("a", "b"), labels=None, images=None):
     "Eight images of two classes, or something that only looks like it."
     x = torch.zeros(n, 1, 8, 8, dtype=torch.uint8) if images is None else images
-    return Data(x, torch.arange(n) % 2 if labels is None else labels, classes)
+    return ImageDataset(x, torch.arange(n) % 2 if labels is None else labels, classes)
 
 
 CONFIGS = [
@@ -327,14 +336,16 @@ GENERATES = [
 
 @pytest.mark.parametrize("wrong", CONFIGS, ids=str)
 def test_settings_from_python_are_checked_as_flags_are(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}") as error: TrainConfig(**wrong)
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}") as error:
+        TrainConfig(**wrong)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("wrong", GENERATES, ids=str)
 def test_what_is_wrong_with_sampling_is_told_from_python(place, monkeypatch, wrong):
     monkeypatch.chdir(place)
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}") as error: sample(load("results/df", device="cpu"), **wrong)
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}") as error:
+        sample(load("results/df", device="cpu"), **wrong)
     assert "\n" not in str(error.value)
 
 
@@ -366,12 +377,14 @@ DOORS = [
 
 def fit(data):
     config = TrainConfig(**(SMALL | dict(batch_size=8)), run_name="python", result_path="results")
-    for _ in Trainer(config, data=data).fit(): pass
+    for _ in Trainer(config, data=data).fit():
+        pass
 
 
 @pytest.mark.parametrize("call, say, error", DOORS)
 def test_the_python_doors_say_in_a_line_what_is_wrong(place, monkeypatch, call, say, error):
     monkeypatch.chdir(place)
-    with pytest.raises(error, match=say) as told: call()
+    with pytest.raises(error, match=say) as told:
+        call()
     assert "\n" not in str(told.value)
     assert not os.path.exists("results/python")
