@@ -8,7 +8,8 @@ HERE = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(HERE / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
-package, extra = cfg["lib_path"], "_requirements"
+package = cfg["lib_path"]
+extra = "_requirements"
 
 setup(
     name=cfg["lib_name"],
@@ -21,6 +22,7 @@ setup(
     license=cfg["license"],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[package, f"{package}.*"]),
+    package_data={package: ["py.typed"]},  # type checkers may trust our annotations
     install_requires=cfg["requirements"].split(),
     extras_require={key.removesuffix(extra): cfg[key].split() for key in cfg if key.endswith(extra)},
     entry_points={

@@ -5,7 +5,7 @@ from importlib import import_module
 import subprocess
 import sys
 import pytest
-from iddm.__init__ import DOORS
+from iddm import DOORS
 
 # %% ../nbs/41_python.ipynb #312d127d
 def test_the_front_door_opens_and_importing_it_costs_nothing():

@@ -9,7 +9,8 @@ from PIL import Image
 from iddm.cache import load_data
 from iddm.dataset import load_digits
 from iddm.images import to_uint8
-from iddm.batches import Batch, augment, batch_loader, epoch_permutation, kept_size, make_batch, sample_noise, sample_uniforms
+from iddm.batches import (
+    Batch, augment, batch_loader, epoch_permutation, kept_size, make_batch, sample_noise, sample_uniforms)
 
 # %% ../nbs/25_batches.ipynb #b99223fd
 def picture(path, size, color):

@@ -10,7 +10,9 @@ from iddm.sources import folder_source
 from contextlib import redirect_stdout
 from io import StringIO
 import pytest
-from iddm.bench import BenchConfig, MISSING, Ratio, bench_data, bench_memory, bench_train, chosen, in_turns, in_words, main, measured, missing_peer, our_step, seconds, some_jpegs, their_step, train_ratios
+from iddm.bench import (
+    BenchConfig, MISSING, Ratio, bench_data, bench_memory, bench_train, chosen, in_turns, in_words, main, measured,
+    missing_peer, our_step, seconds, some_jpegs, their_step, train_ratios)
 
 # %% ../nbs/42_bench.ipynb #a7eb4c3c
 def test_a_ratio_is_that_of_the_speeds():

@@ -15,7 +15,10 @@ import math
 from tempfile import TemporaryDirectory
 from zipfile import ZIP_DEFLATED
 import pytest
-from iddm.checkpoints import CheckpointMeta, atomic_write_text, check_optim, epoch_folder, epochs, flush, full_disk, is_our_name, load_checkpoint, load_optim, load_strict, own_checkpoints, read_weights, remove_checkpoint, resolve_checkpoint, save_checkpoint, set_latest, write_weights
+from iddm.checkpoints import (
+    CheckpointMeta, atomic_write_text, check_optim, epoch_folder, epochs, flush, full_disk, is_our_name,
+    load_checkpoint, load_optim, load_strict, own_checkpoints, read_weights, remove_checkpoint, resolve_checkpoint,
+    save_checkpoint, set_latest, write_weights)
 
 # %% ../nbs/32_checkpoints.ipynb #ea5147fa
 def save_tiny(folder, **meta):

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from iddm.trainer import Trainer
-from iddm.config import DataConfig, NetConfig, RANGES, TrainConfig, check_together, plain_config, resolve_defaults, upgrade_config, usable_cfg_scale, validate
+from iddm.config import (
+    DataConfig, NetConfig, RANGES, TrainConfig, check_together, plain_config, resolve_defaults, upgrade_config,
+    usable_cfg_scale, validate)
 
 # %% ../nbs/29_config.ipynb #db2e2226
 @pytest.mark.parametrize("kw, asked, scale", [

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
-from iddm.flags import allowed, check_ranges, convert, convert_fields, exit_with_error, from_mapping, from_text, option, parse_args, read, read_settings, read_small, shown
+from iddm.flags import (
+    allowed, check_ranges, convert, convert_fields, exit_with_error, from_mapping, from_text, option, parse_args, read,
+    read_settings, read_small, shown)
 
 # %% ../nbs/19_flags.ipynb #bff16bf9
 @dataclass(frozen=True)

@@ -9,276 +9,477 @@ import sys
 from pathlib import Path
 from tempfile import gettempdir
 from execnb.nbio import mk_cell, read_nb
+from fastcore.basics import AttrDict
 from fastcore.xtras import working_directory
 from nbdev.config import get_config
-from contextlib import contextmanager, redirect_stderr
-from io import StringIO
-from tempfile import TemporaryDirectory
+from contextlib import contextmanager
 from unittest.mock import patch
 import pytest
 from execnb.nbio import new_nb, write_nb
-from fastcore.basics import AttrDict
-from iddm.literate import Page, as_markdown, as_test, asserts, blame, bound, collected, cut, export, export_all, header, keep_used, lasting, lighten, local_path, looked_up, read_page, readme, reroot, sort_cell, swallowed, sweep, targets, tidy, trace, write_readme
+from iddm.literate import (
+    _Page, _asserts, _bound_names, _clean_outputs, _describe_error, _error_in, _export_all, _files_from, _files_of,
+    _free_names, _is_kept, _keep_smaller_image, _local_path, _needed_imports, _output_as_markdown, _printed_error,
+    _read_page, _readme, _remove_stale, _reroot_links, _sort_cell, _test_cells, _test_imports, _test_names,
+    _test_source, _wrap_all, _wrapped, _write_readme, export)
 
 # %% ../nbs/99_literate.ipynb #37af66b4
-def notebook(path, *cells):
-    "Write a notebook; the id of a cell is its place, counted from 1."
+def write_notebook(path, *cells):
+    "Write a notebook; its cells have the ids c1, c2, ..."
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind = {True: "markdown", False: "code"}
-    write_nb(new_nb([mk_cell(o, kind[o.startswith("# ")], id=f"c{i}") for i, o in enumerate(cells, 1)]), path)
+    made = []
+    for number, source in enumerate(cells, 1):
+        kind = "markdown" if source.startswith("# ") else "code"
+        made.append(mk_cell(source, kind, id=f"c{number}"))
+    write_nb(new_nb(made), path)
     return path
 
 # %% ../nbs/99_literate.ipynb #5ea63c24
+SETTINGS = """[DEFAULT]
+repo = toy
+lib_name = toy
+lib_path = toy
+nbs_path = nbs
+version = 0
+user = u
+author = a
+branch = main
+update_pyproject = False
+"""
+
+# %% ../nbs/99_literate.ipynb #7d9a6b10
 @contextmanager
-def project():
-    "A throw-away project, as the working directory."
-    with TemporaryDirectory() as d, working_directory(d), patch.dict(os.environ):
-        os.environ.pop("IN_TEST", None)  # `iddm-run` sets it, and then nothing is exported
-        Path("settings.ini").write_text("[DEFAULT]\nrepo = toy\nlib_name = toy\nlib_path = toy\nnbs_path = nbs\n"
-                                        "version = 0\nuser = u\nauthor = a\nbranch = main\nupdate_pyproject = False\n")
-        get_config.cache_clear()  # nbdev remembers the project it met first
-        try: yield Path(os.getcwd())
-        finally: get_config.cache_clear()
+def toy_project(folder):
+    "Make a folder a project, and the working directory."
+    Path(folder, "settings.ini").write_text(SETTINGS)
+    with working_directory(folder), patch.dict(os.environ):
+        os.environ.pop("IN_TEST", None)  # set by `iddm-run`; nothing is exported then
+        get_config.cache_clear()  # nbdev remembers the first project that it met
+        yield Path.cwd()
+    get_config.cache_clear()
+
+# %% ../nbs/99_literate.ipynb #b2c0d3e1
+@pytest.fixture
+def project(tmp_path):
+    with toy_project(tmp_path) as folder:
+        yield folder
 
 # %% ../nbs/99_literate.ipynb #56b76fdd
-SUM = ("# Sums\n\n> Adding.", "#| default_exp sums", "#| export\nimport math", "#| hide\nimport os\nfrom math import inf, pi",
-       "#| export\ndef add(a, b):\n    \"Add.\"\n    return math.fsum([a, b])", "add(1, 2)",
-       "#| test\nsmall = (1, 2)", "#| test zero changes nothing\nfor n in small: assert add(n, 0) == n",
-       "#| hide\n#| test infinity stays\nassert add(inf, 1) == inf")
+SUMS = [
+    "# Sums\n\n> Adding.",
+    "#| default_exp sums",
+    "#| export\nimport math",
+    "#| hide\nimport os\nfrom math import inf, pi",
+    '#| export\ndef add(a, b):\n    "Add."\n    return math.fsum([a, b])',
+    "add(1, 2)",
+    "#| test\nsmall = (1, 2)",
+    "#| test zero changes nothing\nfor n in small:\n    assert add(n, 0) == n",
+    "#| hide\n#| test infinity stays\nassert add(inf, 1) == inf",
+]
+
+# %% ../nbs/99_literate.ipynb #9c02ab57
+def sums_page(*more_cells):
+    return _read_page(write_notebook(Path("nbs/00_sums.ipynb"), *SUMS, *more_cells))
 
 # %% ../nbs/99_literate.ipynb #58e6528a
-def test_a_page_is_sorted():
-    with project():
-        page = read_page(notebook(Path("nbs/00_sums.ipynb"), *SUM, "#| export other\nx = 1"))
-        assert (page.module, page.elsewhere) == ("sums", {"other"})
-        assert [c.id for c in page.exports] == ["c3", "c5"] and [c.id for c in page.tests] == ["c7", "c8", "c9"]
-        assert [ast.unparse(o) for o in page.imports] == ["import math", "import os", "from math import inf, pi"]
-        assert str(blame(page.path, page.tests[1], "odd")) == "nbs/00_sums.ipynb: cell 8 (c8), `for n in small: assert add(n, 0) == n`: odd"
+def test_a_page_is_sorted(project):
+    page = sums_page("#| export other\nx = 1")
+    assert page.module == "sums"
+    assert page.elsewhere == {"other"}
+    assert [o.id for o in page.exports] == ["c3", "c5"]
+    assert [o.id for o in page.tests] == ["c7", "c8", "c9"]
+    assert [ast.unparse(o) for o in page.imports] == ["import math", "import os", "from math import inf, pi"]
+    error = str(_error_in(page.path, page.tests[1], "odd"))
+    assert error == "nbs/00_sums.ipynb: cell 8 (c8), `for n in small:`: odd"
 
 # %% ../nbs/99_literate.ipynb #c8ca3dc3
 def test_directives_decide_where_a_cell_goes():
-    page, cell = Page(Path("a.ipynb")), mk_cell("import os")
+    page = _Page(Path("a.ipynb"))
+    cell = mk_cell("import os")
     cell.directives_ = {"exporti": []}
-    sort_cell(page, cell)
-    assert len(page.exports) == 1 and len(page.imports) == 1 and not page.tests
+    _sort_cell(page, cell)
+    assert len(page.exports) == 1
+    assert len(page.imports) == 1
+    assert not page.tests
 
 # %% ../nbs/99_literate.ipynb #b04b7fae
-def test_a_cell_without_an_id_is_an_error():
-    with project(), pytest.raises(ValueError, match="no id"):
-        path = notebook(Path("nbs/a.ipynb"), "1")
-        path.write_text(path.read_text().replace('"id": "c1",', ""))
-        read_page(path)
+def test_a_cell_without_an_id_is_an_error(project):
+    path = write_notebook(Path("nbs/a.ipynb"), "1")
+    path.write_text(path.read_text().replace('"id": "c1",', ""))
+    with pytest.raises(ValueError, match="no id"):
+        _read_page(path)
 
 # %% ../nbs/99_literate.ipynb #9a92ae07
 def marked(source, *words):
-    "A cell with the directive `#| test` and these words."
+    "Make a cell with the directive `#| test` and these words."
     cell = mk_cell(source)
     cell.directives_ = {"test": words}
     return cell
 
 # %% ../nbs/99_literate.ipynb #6d1fc9ba
 def test_words_become_a_name():
-    assert as_test(marked("assert 1", "eta", "=", "0", "isn't", "random")) == "def test_eta_0_isn_t_random():\n    assert 1"
-    assert as_test(marked("x = 1")) == "x = 1"
+    title = ["eta", "=", "0", "isn't", "random"]
+    assert _test_source(marked("assert 1", *title)) == "def test_eta_0_isn_t_random():\n    assert 1"
+    assert _test_source(marked("x = 1")) == "x = 1"
 
 # %% ../nbs/99_literate.ipynb #93d806be
 def test_indentation_never_changes_a_string():
-    as_test(marked('assert """one\ntwo"""'))
-    with pytest.raises(ValueError, match="changes a string"): as_test(marked('assert """one\ntwo"""', "lines"))
+    text = 'assert """one\ntwo"""'
+    assert _test_source(marked(text)) == text
+    with pytest.raises(ValueError, match="changes a string"):
+        _test_source(marked(text, "lines"))
 
 # %% ../nbs/99_literate.ipynb #b57d8e2c
+RAISES = "def test_a():\n    with pytest.raises(E): f()\n"
+CLOSE = "def test_b(): assert_close(1, 1)\n"
+
+@pytest.mark.parametrize("source, names", [
+    ("def test_a():\n    assert 1\ndef helper(): pass", ["test_a"]),
+    (RAISES + CLOSE, ["test_a", "test_b"]),
+    ("def test_a(x):\n    assert x\n" * 2, ["test_a", "test_a"]),
+])
+def test_what_pytest_collects_is_found(source, names):
+    assert _test_names(source) == names
+
+# %% ../nbs/99_literate.ipynb #e41f7c02
 def test_a_test_that_asserts_nothing_is_an_error():
-    assert collected("def test_a():\n    assert 1\ndef helper(): pass") == ["test_a"]
-    assert collected("def test_a():\n    with pytest.raises(E): f()\ndef test_b(): assert_close(1, 1)") == ["test_a", "test_b"]
-    assert asserts(ast.parse("def f():\n    assert 1")) and not asserts(ast.parse("f(1)"))
-    with pytest.raises(ValueError, match="test_b asserts nothing"): collected("def test_b(): f(1)")
+    assert _asserts(ast.parse("def f():\n    assert 1"))
+    assert not _asserts(ast.parse("f(1)"))
+    with pytest.raises(ValueError, match="test_b asserts nothing"):
+        _test_names("def test_b(): f(1)")
 
 # %% ../nbs/99_literate.ipynb #db62a50c
-def test_the_symbol_table_tells_names_apart():
-    code = "def f(x):\n    y = math.sqrt(x)\n    return [o + y + z for o in x]"
-    assert looked_up(code) == {"math", "z"} and bound(code) == {"f"}
-    assert looked_up("import os\na = os.x + b") == {"b"} and bound("import os\na = b = 1") == {"os", "a", "b"}
+@pytest.mark.parametrize("source, free, bound", [
+    ("def f(x):\n    y = math.sqrt(x)\n    return [o + y + z for o in x]", {"math", "z"}, {"f"}),
+    ("import os\na = os.x + b", {"b"}, {"os", "a"}),
+    ("import os\na = b = 1", set(), {"os", "a", "b"}),
+])
+def test_the_symbol_table_distinguishes_free_and_bound_names(source, free, bound):
+    assert _free_names(source) == free
+    assert _bound_names(source) == bound
 
-# %% ../nbs/99_literate.ipynb #6ccdabe0
+# %% ../nbs/99_literate.ipynb #37ccdabe
 def test_imports_are_cut_down_to_what_is_used():
-    lines = ast.parse("import os\nimport torch.nn.functional as F\nfrom math import pi, inf\nimport os").body
-    assert keep_used(lines, {"os", "F", "inf"}) == ["import os", "import torch.nn.functional as F", "from math import inf"]
+    lines = "import os\nimport torch.nn.functional as F\nfrom math import pi, inf\nimport os"
+    kept = _needed_imports(ast.parse(lines).body, {"os", "F", "inf"})
+    assert kept == ["import os", "import torch.nn.functional as F", "from math import inf"]
+    wrapped = _wrapped("from toy import one, two, three", width=15)
+    assert wrapped == "from toy import (\n    one, two,\n    three)"
 
 # %% ../nbs/99_literate.ipynb #ad1cb8fd
-def test_a_test_file_imports_from_the_package():
-    with project():
-        page = read_page(notebook(Path("nbs/00_sums.ipynb"), *SUM))
-        assert header(page, "toy") == "from math import inf\nfrom toy.sums import add"
-        page = read_page(notebook(Path("nbs/00_sums.ipynb"), *SUM, "demo = 3", "#| test demo\nassert demo"))
-        with pytest.raises(ValueError, match=r"cell 11 \(c11\), `assert demo`: uses demo, which"): header(page, "toy")
+def test_a_test_file_imports_from_the_package(project):
+    assert _test_imports(sums_page(), "toy") == "from math import inf\nfrom toy.sums import add"
+    page = sums_page("demo = 3", "#| test demo\nassert demo")
+    with pytest.raises(ValueError, match=r"cell 11 \(c11\), `assert demo`: uses demo, which"):
+        _test_imports(page, "toy")
+
+# %% ../nbs/99_literate.ipynb #3f0b91aa
+@pytest.mark.parametrize("module, statement", [
+    ("sums", "from toy.sums import _carry"),
+    ("widgets.sums", "from toy.widgets.sums import _carry"),
+    ("widgets.__init__", "from toy.widgets import _carry"),
+    ("__init__", "from toy import _carry"),
+])
+def test_private_names_are_imported_from_module_and_package(project, module, statement):
+    path = write_notebook(
+        Path("nbs/a.ipynb"), f"#| default_exp {module}", "#| export\n_carry = 1", "#| test a\nassert _carry")
+    assert _test_imports(_read_page(path), "toy") == statement
 
 # %% ../nbs/99_literate.ipynb #b3251559
-def test_two_tests_of_one_name_and_broken_cells_are_errors():
-    def pages(*cells):
-        with project(): return cut(read_page(notebook(Path("nbs/a.ipynb"), *cells)), "toy")
-    assert [o.id for o in pages("#| test a\nassert 1")] == ["auto", "c1"]
-    with pytest.raises(ValueError, match="cell 2 .*test_a is also in cell 1"): pages("#| test a\nassert 1", "#| test a\nassert 2")
-    with pytest.raises(ValueError, match="cell 1 .*test_a asserts nothing"): pages("#| test a\nprint(1)")
-    with pytest.raises(ValueError, match="cell 1 .*invalid syntax"): pages("#| test a\n!ls")
+def cut(*cells):
+    return _test_cells(_read_page(write_notebook(Path("nbs/a.ipynb"), *cells)), "toy")
 
-# %% ../nbs/99_literate.ipynb #646cb07b
-def test_two_pages_never_make_one_file():
-    two = [Page(Path("1_a.ipynb"), "a", tests=[0]), Page(Path("tutorials/b.ipynb"), tests=[0])]
-    assert list(targets(two, Path("toy"), Path("tests"))) == [Path("toy/a.py"), Path("tests/test_a.py"), Path("tests/test_b.py")]
-    two[1].module = "a"
-    with pytest.raises(ValueError, match="b.ipynb and 1_a.ipynb both make toy.a.py"): targets(two, Path("toy"), Path("tests"))
+@pytest.mark.parametrize("cells, message", [
+    (["#| test a\nassert 1", "#| test a\nassert 2"], "cell 2 .*test_a is also in cell 1"),
+    (["#| test a\nprint(1)"], "cell 1 .*test_a asserts nothing"),
+    (["#| test a\n!ls"], "cell 1 .*invalid syntax"),
+], ids=["same name", "no assertion", "syntax"])
+def test_two_tests_of_one_name_and_broken_cells_are_errors(project, cells, message):
+    assert [o.id for o in cut("#| test a\nassert 1")] == ["auto", "c1"]
+    with pytest.raises(ValueError, match=message):
+        cut(*cells)
+
+# %% ../nbs/99_literate.ipynb #647cb07b
+@pytest.mark.parametrize("name, module, files", [
+    ("00_a", "a", ["toy/a.py", "tests/test_a.py"]),
+    ("41_noising", "widgets.noising", ["toy/widgets/noising.py", "tests/test_widgets_noising.py"]),
+    ("40_panels", "widgets.__init__", ["toy/widgets/__init__.py", "tests/test_widgets___init__.py"]),
+    ("tutorials/03_tour", None, ["tests/test_tour.py"]),
+])
+def test_a_page_makes_a_module_and_its_tests(name, module, files):
+    page = _Page(Path(f"nbs/{name}.ipynb"), module, tests=[mk_cell("")])
+    assert _files_from(page, Path("toy"), Path("tests")) == [Path(o) for o in files]
+
+# %% ../nbs/99_literate.ipynb #8b12d4c6
+@pytest.mark.parametrize("first, second, message", [
+    ("a", "a", "2_b.ipynb and 1_a.ipynb both make toy.a.py"),
+    ("widgets", "widgets.noising", "1_a.ipynb: Python can't import toy.widgets.py .*default_exp widgets.__init__"),
+], ids=["one file", "a hidden module"])
+def test_two_pages_never_make_one_file_nor_hide_one(first, second, message):
+    fine = [_Page(Path("1_a.ipynb"), "a", tests=[0]), _Page(Path("tutorials/b.ipynb"), tests=[0])]
+    files = ["toy/a.py", "tests/test_a.py", "tests/test_b.py"]
+    assert list(_files_of(fine, Path("toy"), Path("tests"))) == [Path(o) for o in files]
+    pages = [_Page(Path("1_a.ipynb"), first), _Page(Path("2_b.ipynb"), second)]
+    with pytest.raises(ValueError, match=message):
+        _files_of(pages, Path("toy"), Path("tests"))
 
 # %% ../nbs/99_literate.ipynb #fc083eff
-def test_leftovers_go_and_handwriting_stays():
-    with project() as d:
-        old, new, mine = d / "old.py", d / "new.py", d / "mine.py"
-        for file in (old, new): file.write_text('"A page."\n\n# AUTOGENERATED! DO NOT EDIT! File to edit: x.\n')
-        sweep([old, new], {new})
-        assert new.exists() and not old.exists()
-        mine.write_text("x = 1\n")
-        with pytest.raises(ValueError, match="mine.py is written by hand"): sweep([new, mine], set())
-        assert new.exists() and mine.exists()
+def test_leftovers_go_and_handwriting_stays(project):
+    header = '"A page."\n\n# AUTOGENERATED! DO NOT EDIT! File to edit: x.\n'
+    old, new, mine = (project / f"{name}.py" for name in ("old", "new", "mine"))
+    old.write_text(header)
+    new.write_text(header)
+    _remove_stale([old, new], {new})
+    assert new.exists()
+    assert not old.exists()
+    mine.write_text("x = 1\n")
+    with pytest.raises(ValueError, match="mine.py is written by hand"):
+        _remove_stale([new, mine], set())
+    assert new.exists()
+    assert mine.exists()
 
-# %% ../nbs/99_literate.ipynb #9888373e
-def test_links_are_re_rooted_and_code_is_not():
-    assert reroot("[`a`](b.ipynb#c) ![](images/d.png)", "nbs") == "[`a`](nbs/b.ipynb#c) ![](nbs/images/d.png)"
-    for same in ("[a](https://b.c/d)", "[a](#b)", "`a[0](b)`", "```python\na[0](b)\n```", "[a](mailto:b@c.d)"): assert reroot(same, "nbs") == same
+# %% ../nbs/99_literate.ipynb #98885b3e
+@pytest.mark.parametrize("text", [
+    "[a](https://b.c/d)", "[a](#b)", "`a[0](b)`", "```python\na[0](b)\n```", "[a](mailto:b@c.d)"])
+def test_links_are_rerooted_and_code_is_not(text):
+    assert _reroot_links(text, "nbs") == text
+    assert _reroot_links("[`a`](b.ipynb#c) ![](images/d.png)", "nbs") == "[`a`](nbs/b.ipynb#c) ![](nbs/images/d.png)"
 
 # %% ../nbs/99_literate.ipynb #27542ffc
-def test_an_output_becomes_a_picture_or_text():
-    files = {}
-    assert as_markdown(dict(output_type="stream", text=["1\n", "2\n"]), files) == "```text\n1\n2\n```"
-    assert as_markdown(dict(data={"text/plain": ["x"], "image/png": "aGk="}), files) == "![Picture 1](images/readme_1.png)"
-    assert as_markdown(dict(data={"text/plain": ["x"], "text/markdown": ["**x**"]}), files) == "**x**"
-    assert files == {"readme_1.png": b"hi"}
+@pytest.mark.parametrize("output, markdown, added", [
+    (dict(output_type="stream", text=["1\n", "2\n"]), "```text\n1\n2\n```", {}),
+    (dict(data={"text/plain": ["x"], "text/markdown": ["**x**"]}), "**x**", {}),
+    (dict(data={"text/plain": ["x"], "image/png": "aGk="}), "![Image 2](images/readme_2.png)", {"readme_2.png": b"hi"}),
+], ids=["text", "prose", "image"])
+def test_an_output_becomes_an_image_or_text(output, markdown, added):
+    images = {"readme_1.png": b"before"}
+    assert _output_as_markdown(output, images) == markdown
+    assert images == {"readme_1.png": b"before"} | added
 
-# %% ../nbs/99_literate.ipynb #8fedd9de
-def test_a_readme_has_prose_and_code_and_no_hidden_cells():
-    with project():
-        text, files = readme(notebook(Path("nbs/index.ipynb"), "# Toy\n\nSee [sums](00_sums.ipynb).", "#| hide\nsecret = 1", "#| echo: true\nadd(1, 2)"))
-    assert text.endswith("# Toy\n\nSee [sums](nbs/00_sums.ipynb).\n\n```python\nadd(1, 2)\n```\n") and "secret" not in text and not files
-
-# %% ../nbs/99_literate.ipynb #8dbae3b6
-def test_exported_tests_find_mistakes_in_the_package():
-    with project() as d:
-        notebook(d / "nbs/00_sums.ipynb", *SUM)
-        assert export_all() == [d / "tests/test_sums.py", d / "toy/sums.py"]
-        pytest_here = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "tests"]
-        def outcome(): return subprocess.run(pytest_here, env=os.environ | {"PYTHONPATH": str(d), "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True).stdout
-        assert "2 passed" in outcome()
-        Path("toy/sums.py").write_text(Path("toy/sums.py").read_text().replace("[a, b]", "[a, b, 1]"))
-        assert re.search("FAILED .*test_zero_changes_nothing(.|\n)*1 failed, 1 passed", outcome())
-
-# %% ../nbs/99_literate.ipynb #5084e242
-def test_exporting_twice_gives_the_same_bytes_and_a_deleted_page_takes_its_files_along():
-    def contents(): return {o: o.read_bytes() for o in sorted(Path().rglob("*")) if o.is_file()}
-    with project() as d:
-        notebook(d / "nbs/00_sums.ipynb", *SUM)
-        notebook(d / "nbs/index.ipynb", "# Toy")
-        export_all()
-        first = contents()
-        export_all()
-        assert contents() == first and Path("README.md").read_text().endswith("-->\n\n# Toy\n")
-        (d / "nbs/00_sums.ipynb").unlink()
-        export_all()
-        assert set(first) - set(contents()) == {Path(o) for o in ("nbs/00_sums.ipynb", "toy/sums.py", "tests/test_sums.py")}
-
-# %% ../nbs/99_literate.ipynb #955c79fd
-def test_a_wrong_page_leaves_all_files_as_they_were():
-    with project() as d:
-        notebook(d / "nbs/00_sums.ipynb", *SUM)
-        export_all()
-        before = Path("toy/sums.py").read_text(), Path("tests/test_sums.py").read_text()
-        notebook(d / "nbs/00_sums.ipynb", *SUM, "#| export\nx = 1", "#| test x\nx")
-        with pytest.raises(ValueError, match="asserts nothing"): export_all()
-        assert before == (Path("toy/sums.py").read_text(), Path("tests/test_sums.py").read_text())
+# %% ../nbs/99_literate.ipynb #58fedd9d
+def test_a_readme_has_prose_and_code_and_no_hidden_cells(project):
+    cells = ["# Toy\n\nSee [sums](00_sums.ipynb).", "#| hide\nsecret = 1", "#| echo: true\nadd(1, 2)"]
+    text, images = _readme(write_notebook(Path("nbs/index.ipynb"), *cells))
+    assert text.endswith("# Toy\n\nSee [sums](nbs/00_sums.ipynb).\n\n```python\nadd(1, 2)\n```\n")
+    assert "secret" not in text
+    assert not images
 
 # %% ../nbs/99_literate.ipynb #a8793886
-def test_pictures_of_the_readme_come_and_go():
-    with project() as d:
-        old = d / "nbs/images/readme_9.png"
-        old.parent.mkdir(parents=True)
-        old.touch()
-        write_readme()
-        assert old.exists()  # no index, nothing to do
-        notebook(d / "nbs/index.ipynb", "# Toy")
-        write_readme()
-        assert not old.exists() and Path("README.md").exists()
+def test_images_of_the_readme_come_and_go(project):
+    old = project / "nbs/images/readme_9.png"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    _write_readme()
+    assert old.exists()  # without an index there is nothing to do
+    write_notebook(project / "nbs/index.ipynb", "# Toy")
+    _write_readme()
+    assert not old.exists()
+    assert Path("README.md").exists()
+
+# %% ../nbs/99_literate.ipynb #05d9e3a1
+def test_the_list_of_names_is_broken_into_lines_and_nothing_else_changes():
+    text = '"A page."\n\n__all__ = []\n\nx = ["a",\n     "b"]\n'
+    assert _wrap_all(text) == text
+    names = str([f"name_{n}" for n in range(100)])
+    lines = _wrap_all(f"__all__ = {names}\nx = 1\n").splitlines()
+    assert max(map(len, lines)) <= 120
+    assert lines[-1] == "x = 1"
+    assert "\n".join(lines[:-1]).split() == f"__all__ = {names}".split()
+
+# %% ../nbs/99_literate.ipynb #63b8dbae
+def pytest_here(folder):
+    "Run a project's tests, and return what pytest prints."
+    command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "tests"]
+    env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, env=env, capture_output=True, text=True).stdout
+
+def test_exported_tests_find_mistakes_in_the_package(project):
+    write_notebook(project / "nbs/00_sums.ipynb", *SUMS)
+    assert _export_all() == [project / "tests/test_sums.py", project / "toy/sums.py"]
+    assert "2 passed" in pytest_here(project)
+    module = project / "toy/sums.py"
+    module.write_text(module.read_text().replace("[a, b]", "[a, b, 1]"))
+    assert re.search("FAILED .*test_zero_changes_nothing(.|\n)*1 failed, 1 passed", pytest_here(project))
+
+# %% ../nbs/99_literate.ipynb #5084e242
+def contents(folder):
+    return {str(o.relative_to(folder)): o.read_bytes() for o in sorted(folder.rglob("*")) if o.is_file()}
+
+def test_exporting_twice_gives_the_same_bytes_and_a_deleted_page_takes_its_files_along(project):
+    write_notebook(project / "nbs/00_sums.ipynb", *SUMS)
+    write_notebook(project / "nbs/index.ipynb", "# Toy")
+    _export_all()
+    first = contents(project)
+    assert first["README.md"].endswith(b"-->\n\n# Toy\n")
+    _export_all()
+    assert contents(project) == first
+    (project / "nbs/00_sums.ipynb").unlink()
+    _export_all()
+    assert set(first) - set(contents(project)) == {"nbs/00_sums.ipynb", "toy/sums.py", "tests/test_sums.py"}
+
+# %% ../nbs/99_literate.ipynb #2c7e8a95
+PANELS = ["#| default_exp widgets.__init__", "#| export\n_unit = 1", "#| test one\nassert _unit == 1"]
+NOISING = [
+    "#| default_exp widgets.noising",
+    "#| export\nfrom toy.sums import add\nfrom toy.widgets import _unit",
+    "#| export\ndef more(x): return add(x, _unit)",
+    "#| test more is more\nassert more(1) == 2",
+]
+
+def write_subpackage(nbs):
+    write_notebook(nbs / "00_sums.ipynb", *SUMS)
+    write_notebook(nbs / "panels/40_panels.ipynb", *PANELS)
+    write_notebook(nbs / "panels/41_noising.ipynb", *NOISING)
+
+# %% ../nbs/99_literate.ipynb #70a1f4de
+def test_pages_of_a_subpackage_become_its_modules_and_their_tests_pass(project):
+    write_subpackage(project / "nbs")
+    made = [str(o.relative_to(project)) for o in _export_all()]
+    assert made == ["tests/test_sums.py", "tests/test_widgets___init__.py", "tests/test_widgets_noising.py",
+                    "toy/sums.py", "toy/widgets/__init__.py", "toy/widgets/noising.py"]
+    first = contents(project)
+    assert b"from toy.widgets import _unit" in first["tests/test_widgets___init__.py"]
+    assert b"from ..sums import add\nfrom . import _unit" in first["toy/widgets/noising.py"]
+    assert "4 passed" in pytest_here(project)
+    _export_all()
+    assert contents(project) == first
+
+# %% ../nbs/99_literate.ipynb #91e5c7b2
+def test_a_subpackage_goes_with_its_pages_and_files_that_no_page_makes_stay(project):
+    write_subpackage(project / "nbs")
+    _export_all()
+    (project / "toy/py.typed").touch()
+    (project / "nbs/panels/40_panels.ipynb").unlink()
+    write_notebook(project / "nbs/panels/41_noising.ipynb", "#| default_exp widgets.noising", "#| export\nx = 1")
+    _export_all()
+    assert (project / "toy/widgets/__init__.py").read_text() == ""  # nbdev's own, so that the folder is a package
+    assert (project / "toy/widgets/noising.py").exists()
+    write_notebook(project / "nbs/panels/41_noising.ipynb", "#| default_exp widgets", "#| export\nx = 1")
+    _export_all()
+    assert not (project / "toy/widgets").exists()  # it would hide the module of this name
+    assert sorted(o.name for o in project.glob("toy/*")) == [
+        "__init__.py", "_modidx.py", "py.typed", "sums.py", "widgets.py"]
+
+# %% ../nbs/99_literate.ipynb #a40b7d19
+def test_a_file_that_stands_beside_the_modules_keeps_its_folder(project):
+    write_subpackage(project / "nbs")
+    _export_all()
+    (project / "toy/widgets/panel.js").touch()
+    for page in project.glob("nbs/panels/*.ipynb"):
+        page.unlink()
+    _export_all()
+    assert (project / "toy/widgets/panel.js").exists()
+
+# %% ../nbs/99_literate.ipynb #955c79fd
+def test_a_wrong_page_leaves_all_files_as_they_were(project):
+    write_notebook(project / "nbs/00_sums.ipynb", *SUMS)
+    _export_all()
+    before = contents(project / "toy"), contents(project / "tests")
+    write_notebook(project / "nbs/00_sums.ipynb", *SUMS, "#| export\nx = 1", "#| test x\nx")
+    with pytest.raises(ValueError, match="asserts nothing"):
+        _export_all()
+    assert before == (contents(project / "toy"), contents(project / "tests"))
 
 # %% ../nbs/99_literate.ipynb #d4203fa3
-def test_the_command_says_what_is_wrong_in_one_line():
-    with project() as d:
-        notebook(d / "nbs/a.ipynb", "#| test a\nprint(1)")
-        with redirect_stderr(StringIO()) as err: assert export([]) == 1
-        assert err.getvalue() == "iddm-export: nbs/a.ipynb: cell 1 (c1), `print(1)`: test_a asserts nothing\n"
-        os.environ["IN_TEST"] = "1"
-        assert export([]) == 0
+def test_the_command_says_what_is_wrong_in_one_line(project, capsys, monkeypatch):
+    write_notebook(project / "nbs/a.ipynb", "#| test a\nprint(1)")
+    assert export([]) == 1
+    assert capsys.readouterr().err == "iddm-export: nbs/a.ipynb: cell 1 (c1), `print(1)`: test_a asserts nothing\n"
+    monkeypatch.setenv("IN_TEST", "1")
+    assert export([]) == 0
 
-# %% ../nbs/99_literate.ipynb #125faf67
-def test_progress_bars_and_widgets_are_dropped_and_the_smaller_picture_is_kept():
-    bar = dict(output_type="stream", name="stderr", text=["\r 0%", "\r100%"])
-    view = dict(output_type="display_data", data={"application/vnd.jupyter.widget-view+json": {}, "text/plain": ["HBox()"]})
-    assert not lasting(bar) and not lasting(view) and lasting(bar | dict(name="stdout"))
+# %% ../nbs/99_literate.ipynb #74125faf
+BAR = dict(output_type="stream", name="stderr", text=["\r 0%", "\r100%"])
+VIEW = dict(output_type="display_data", data={"application/vnd.jupyter.widget-view+json": {}, "text/plain": ["HBox()"]})
+STILL = dict(output_type="display_data", data=VIEW["data"] | {"image/png": "still"})
+
+@pytest.mark.parametrize("output, kept", [(BAR, False), (VIEW, False), (BAR | {"name": "stdout"}, True), (STILL, True)],
+                         ids=["bar", "widget", "text", "still image"])
+def test_progress_bars_and_widgets_are_not_stored(output, kept):
+    assert _is_kept(output) == kept
+
+# %% ../nbs/99_literate.ipynb #c19f60e8
+def test_outputs_are_cleaned_and_the_smaller_image_is_kept():
+    two = {"image/png": "long", "image/jpeg": "sho", "text/plain": "<A at 0x7f>"}
+    still = dict(STILL, data=dict(STILL["data"]))
     nb = new_nb([mk_cell("1", id="c1")], meta=dict(widgets={}))
-    still = dict(output_type="display_data", data=view["data"] | {"image/png": "still"})
-    nb.cells[0].outputs = [bar, view, still, dict(output_type="display_data", data={"image/png": "long", "image/jpeg": "short"[:3], "text/plain": "<A at 0x7f>"})]
-    tidy(nb)
-    assert [o["data"] for o in nb.cells[0].outputs] == [{"image/png": "still", "text/plain": ["HBox()"]}, {"image/jpeg": "sho", "text/plain": "<A>"}]
-    assert nb.cells[0].execution_count is None and "widgets" not in nb.metadata
+    nb.cells[0].outputs = [BAR, VIEW, still, dict(output_type="display_data", data=two)]
+    _clean_outputs(nb)
+    stored = [o["data"] for o in nb.cells[0].outputs]
+    assert stored[0] == {"image/png": "still", "text/plain": ["HBox()"]}
+    assert stored[1] == {"image/jpeg": "sho", "text/plain": "<A>"}
+    assert len(stored) == 2
+    assert nb.cells[0].execution_count is None
+    assert "widgets" not in nb.metadata
     data = {"image/png": "ab", "image/jpeg": "abc"}
-    lighten(data)
+    _keep_smaller_image(data)
     assert list(data) == ["image/png"]
 
-# %% ../nbs/99_literate.ipynb #98d83864
-def test_a_path_of_this_machine_is_found():
-    show = lambda text: local_path(dict(output_type="stream", text=[text]), Path("/attic/me/nbs"))  # noqa: E731
-    assert show("saved as /attic/me/results/a.png\n") == "/attic/me/results/a.png"
-    assert show(f"{Path.home()}/x: warning") and show(f"in {gettempdir()}/tmp1")
-    assert show("at file:///attic/me") == "file:///attic/me"
-    assert not show("results/attic/a.png, a/b, 1 / 2, https://attic.org/attic")
+# %% ../nbs/99_literate.ipynb #77d98d83
+def path_in(text):
+    return _local_path(dict(output_type="stream", text=[text]), Path("/attic/me/nbs"))
+
+@pytest.mark.parametrize("text, path", [
+    ("saved as /attic/me/results/a.png\n", "/attic/me/results/a.png"),
+    ("at file:///attic/me", "file:///attic/me"),
+    (f"warning {Path.home()}/x", f"{Path.home()}/x"),
+    (f"in {gettempdir()}/tmp1", f"{gettempdir()}/tmp1"),
+    ("results/attic/a.png, a/b, 1 / 2, https://attic.org/attic", None),
+], ids=["notebook", "address", "home", "temporary", "relative"])
+def test_a_path_of_this_machine_is_found(text, path):
+    assert path_in(text) == path
 
 # %% ../nbs/99_literate.ipynb #c508df80
 def test_a_traceback_that_was_printed_is_found():
     cell = mk_cell("x")
-    assert swallowed(cell) is None
-    cell.outputs = [AttrDict(output_type="stream", text=["\x1b[31mTraceback (most recent call last)\n", " ...\n", "KeyError: 'a'\n"])]
-    assert swallowed(cell) == "KeyError: 'a'"
+    assert _printed_error(cell) is None
+    lines = ["\x1b[31mTraceback (most recent call last)\n", " ...\n", "KeyError: 'a'\n"]
+    cell.outputs = [AttrDict(output_type="stream", text=lines)]
+    assert _printed_error(cell) == "KeyError: 'a'"
 
-# %% ../nbs/99_literate.ipynb #a0dc1729
-def test_a_failure_is_told_with_its_line():
+# %% ../nbs/99_literate.ipynb #84a0dc17
+def test_a_failure_is_described_with_its_line():
     error = SyntaxError("invalid syntax\nmore")
     error.lineno = 2
-    assert trace(mk_cell("x = 1\nx >> >> 1\ny"), error) == "SyntaxError: invalid syntax (line 2: `x >> >> 1`)"
-    assert trace(mk_cell("assert 0"), AssertionError()) == "AssertionError (line 1: `assert 0`)"
+    assert _describe_error(mk_cell("x = 1\nx >> >> 1\ny"), error) == "SyntaxError: invalid syntax (line 2: `x >> >> 1`)"
+    assert _describe_error(mk_cell("assert 0"), AssertionError()) == "AssertionError (line 1: `assert 0`)"
 
 # %% ../nbs/99_literate.ipynb #2c34c6f1
 def shell(*argv):
-    "Run `iddm-run` as its own program."
+    "Run `iddm-run` as a program of its own."
     code = "from iddm.literate import run; raise SystemExit(run())"
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run([sys.executable, "-c", code, *argv], env=env, capture_output=True, text=True)
 
-# %% ../nbs/99_literate.ipynb #caac83e6
-def test_a_page_is_stored_when_it_went_well_and_only_then():
-    good = "# A page", "import sys\nprint(1, file=sys.stderr, end='\\r')", "print(2)\n3", "#| eval: false\n1 / 0"
-    with project() as d:
-        pages = [notebook(d / f"nbs/{name}.ipynb", *cells) for name, *cells in (
-            ("good", *good), ("bad", "print(1)", "1 / 0"), ("tells", "import os\nos.getcwd()"))]
-        before = [o.read_bytes() for o in pages]
-        done = shell("nbs/good.ipynb", "nbs/bad.ipynb", "nbs/tells.ipynb")
-        after = [o.read_bytes() for o in pages]
-        assert done.returncode == 1 and " s  nbs/good.ipynb\n" in done.stdout
-        assert "FAILED nbs/bad.ipynb: cell 2 (c2), `1 / 0`: ZeroDivisionError: division by zero (line 1: `1 / 0`)\n" in done.stderr
-        assert "FAILED nbs/tells.ipynb: cell 1 (c1), `import os`: its output shows " in done.stderr
-        assert [o == p for o, p in zip(before, after, strict=True)] == [False, True, True]
-        cells = read_nb(pages[0]).cells
-        assert [len(o.outputs) for o in cells[1:]] == [0, 2, 0] and cells[2].outputs[1].data["text/plain"] == ["3"]
-        assert shell("nbs/good.ipynb").returncode == 0 and pages[0].read_bytes() == after[0]
+# %% ../nbs/99_literate.ipynb #92caac83
+GOOD = ["# A page", "import sys\nprint(1, file=sys.stderr, end='\\r')", "print(2)\n3", "#| eval: false\n1 / 0"]
+DIVIDES = "cell 2 (c2), `1 / 0`: ZeroDivisionError: division by zero (line 1: `1 / 0`)"
+
+def test_a_page_is_stored_when_it_went_well_and_only_then(project):
+    good = write_notebook(project / "nbs/good.ipynb", *GOOD)
+    bad = write_notebook(project / "nbs/bad.ipynb", "print(1)", "1 / 0")
+    tells = write_notebook(project / "nbs/tells.ipynb", "import os\nos.getcwd()")
+    before = contents(project / "nbs")
+    done = shell("nbs/good.ipynb", "nbs/bad.ipynb", "nbs/tells.ipynb")
+    after = contents(project / "nbs")
+    assert done.returncode == 1
+    assert " s  nbs/good.ipynb\n" in done.stdout
+    assert f"FAILED nbs/bad.ipynb: {DIVIDES}\n" in done.stderr
+    assert "FAILED nbs/tells.ipynb: cell 1 (c1), `import os`: its output shows " in done.stderr
+    assert before[good.name] != after[good.name]
+    assert before[bad.name] == after[bad.name]
+    assert before[tells.name] == after[tells.name]
+    cells = read_nb(good).cells[1:]
+    assert [len(o.outputs) for o in cells] == [0, 2, 0]
+    assert cells[1].outputs[1].data["text/plain"] == ["3"]
+    assert shell("nbs/good.ipynb").returncode == 0
+    assert contents(project / "nbs") == after
 
 # %% ../nbs/99_literate.ipynb #01cea59c
-def test_a_check_writes_nothing_and_an_unknown_page_is_status_2():
-    with project() as d:
-        before = notebook(d / "nbs/a.ipynb", "print(1)").read_bytes()
-        assert shell("--check", "nbs/a.ipynb").returncode == 0 and (d / "nbs/a.ipynb").read_bytes() == before
-        done = shell("nbs/a.ipynb", "nbs/b.ipynb")
-        assert (done.returncode, done.stderr) == (2, "iddm-run: nbs/b.ipynb is not a notebook\n")
+def test_a_check_writes_nothing_and_an_unknown_page_is_status_2(project):
+    path = write_notebook(project / "nbs/a.ipynb", "print(1)")
+    before = path.read_bytes()
+    assert shell("--check", "nbs/a.ipynb").returncode == 0
+    assert path.read_bytes() == before
+    done = shell("nbs/a.ipynb", "nbs/b.ipynb")
+    assert done.returncode == 2
+    assert done.stderr == "iddm-run: nbs/b.ipynb is not a notebook\n"

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 import pytest
-from iddm.modules import ACTIVATIONS, Attention, Downsample, ResBlock, TimeEmbedding, Upsample, timestep_embedding, zero_module
+from iddm.modules import (
+    ACTIVATIONS, Attention, Downsample, ResBlock, TimeEmbedding, Upsample, timestep_embedding, zero_module)
 
 # %% ../nbs/10_modules.ipynb #22826d64
 def test_activations_are_what_their_names_say():

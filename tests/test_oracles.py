@@ -6,7 +6,9 @@ import torch
 from iddm.schedules import SCHEDULES, add_noise, cosine, edm, flow, linear
 import re
 import pytest
-from iddm.oracles import empirical_denoiser, gaussian_denoiser, gaussian_log_density, gmm_denoiser, log_joint, mixture_log_density, quantile_map, score_from_denoiser
+from iddm.oracles import (
+    empirical_denoiser, gaussian_denoiser, gaussian_log_density, gmm_denoiser, log_joint, mixture_log_density,
+    quantile_map, score_from_denoiser)
 
 # %% ../nbs/02_oracles.ipynb #bb3c62e5
 def test_no_straight_line_guesses_better_than_the_Gaussian_oracle():

@@ -7,7 +7,10 @@ import torch.distributed as dist
 from torch import nn
 from concurrent.futures import ThreadPoolExecutor
 import pytest
-from iddm.parallel import HERE, all_gather_cat, announce_wait, check_world, flatten_grads, is_distributed_launch, job_store, meet, note, noted, ordered_sum, process_group, raise_on_any_rank, set_gradient, speaks, split_like, split_state, to_full, to_local
+from iddm.parallel import (
+    HERE, all_gather_cat, announce_wait, check_world, flatten_grads, is_distributed_launch, job_store, meet, note,
+    noted, ordered_sum, process_group, raise_on_any_rank, set_gradient, speaks, split_like, split_state, to_full,
+    to_local)
 
 # %% ../nbs/35_parallel.ipynb #10691305
 def test_too_few_GPUs_are_said():

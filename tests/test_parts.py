@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from iddm.images import to_float
-from iddm.parts import COLORS, DASHES, Html, Job, Panel, STYLE, Stopped, add_css_class, control, error_html, joined, markup, picture, row, run_job, sendable, shown_name, svg, svg_chart, telling, thin, ticks, to_png, update, uploads
+from iddm.parts import (
+    COLORS, DASHES, Html, Job, Panel, STYLE, Stopped, add_css_class, control, error_html, joined, markup, picture, row,
+    run_job, sendable, shown_name, svg, svg_chart, telling, thin, ticks, to_png, update, uploads)
 
 # %% ../nbs/50_parts.ipynb #fa03bc6c
 @pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>", '"><script>', "a & b", "it's"])

@@ -9,7 +9,9 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iddm.predictions import IMPLIED, LOSSES, TARGETS, TO_EPS, TO_X0, WEIGHTS, check_prediction, clip_denoised, convert_prediction, denoiser, diffusion_loss, eps_from_x0, min_snr_weight, safe_divide, uniform_weight, v_target, x0_from_eps, x0_from_v
+from iddm.predictions import (
+    IMPLIED, LOSSES, TARGETS, TO_EPS, TO_X0, WEIGHTS, check_prediction, clip_denoised, convert_prediction, denoiser,
+    diffusion_loss, eps_from_x0, min_snr_weight, safe_divide, uniform_weight, v_target, x0_from_eps, x0_from_v)
 
 # %% ../nbs/01_predictions.ipynb #7d71555d
 def test_every_prediction_turns_into_every_other_and_back():

@@ -3,7 +3,8 @@
 # %% ../nbs/06_proofs.ipynb #auto
 import torch
 from iddm.oracles import gaussian_denoiser, gmm_denoiser, quantile_map
-from iddm.samplers import SAMPLERS, ancestral_split, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, final_sample, heun, initial_x, plms
+from iddm.samplers import (
+    SAMPLERS, ancestral_split, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, final_sample, heun, initial_x, plms)
 from iddm.schedules import Schedule, cosine, edm, flow, linear, sqrt_linear, timesteps
 import pytest
 

@@ -11,7 +11,9 @@ from iddm.oracles import empirical_denoiser, gaussian_denoiser, gmm_denoiser
 from iddm.schedules import SCHEDULES, SPACINGS, cosine, edm, flow, linear, zero_terminal_snr
 import re
 import pytest
-from iddm.samplers import ADAMS_BASHFORTH, SAMPLERS, Step, add_churn, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, final_sample, heun, initial_x, per_sample_generators, randn, timestep_pairs
+from iddm.samplers import (
+    ADAMS_BASHFORTH, SAMPLERS, Step, add_churn, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, final_sample, heun,
+    initial_x, per_sample_generators, randn, timestep_pairs)
 
 # %% ../nbs/03_samplers.ipynb #4312df8c
 def test_a_picture_draws_the_same_noise_in_every_batch():

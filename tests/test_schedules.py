@@ -7,7 +7,9 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iddm.schedules import SCHEDULES, SPACINGS, Schedule, add_noise, cosine, edm, extract, flow, from_alpha_bar, from_beta, linear, sigma_to_t, sigmoid, sqrt, sqrt_linear, timesteps, zero_terminal_snr
+from iddm.schedules import (
+    SCHEDULES, SPACINGS, Schedule, add_noise, cosine, edm, extract, flow, from_alpha_bar, from_beta, linear,
+    sigma_to_t, sigmoid, sqrt, sqrt_linear, timesteps, zero_terminal_snr)
 
 # %% ../nbs/00_schedules.ipynb #caadbdc3
 def test_two_steps_of_noise_add_up_as_the_equation_says():

@@ -22,7 +22,9 @@ from PIL import Image
 from iddm.cache import load_data
 from iddm.dataset import summary_table
 from iddm.decoding import load_image
-from iddm.sources import DATASETS, FASHION, NAMED, SUFFIXES, Source, content_key, date_stamp, find, folder_source, from_idx, idx_files, known_set, list_images, read_idx, torchvision_source, wanted
+from iddm.sources import (
+    DATASETS, FASHION, NAMED, SUFFIXES, Source, content_key, date_stamp, find, folder_source, from_idx, idx_files,
+    known_set, list_images, read_idx, torchvision_source, wanted)
 
 # %% ../nbs/22_sources.ipynb #b99223fd
 def picture(path, size, color):

@@ -19,7 +19,9 @@ import pytest
 from torch.distributed import TCPStore
 from iddm.config import plain_config
 from iddm.parallel import HERE, note
-from iddm.train import _newest_grid, _stop_signals, alone, closing_message, done, error_message, fail, going_on, handle_signals, lost, main, parse_command_line, resume_command, run_summary, stopped, train
+from iddm.train import (
+    _newest_grid, _stop_signals, alone, closing_message, done, error_message, fail, going_on, handle_signals, lost,
+    main, parse_command_line, resume_command, run_summary, stopped, train)
 
 # %% ../nbs/39_train.ipynb #281922c1
 def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew():

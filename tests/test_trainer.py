@@ -29,7 +29,10 @@ from iddm.predictions import TO_X0
 from iddm.recording import columns, line, progress, record
 from iddm.run import load_run_config
 from iddm.samplers import final_sample
-from iddm.trainer import TrainEvent, Trainer, acquire_lock, check_data, check_groups, check_run, default_save_interval, exact_gradient, facts, fit, foreign, found, gradient, grid_size, has_grid, load_state, maker, metadata, open_run, part, prepare, read_run, sample_grid, samples_pending, set_aside, together, train_step
+from iddm.trainer import (
+    TrainEvent, Trainer, acquire_lock, check_data, check_groups, check_run, default_save_interval, exact_gradient,
+    facts, fit, foreign, found, gradient, grid_size, has_grid, load_state, maker, metadata, open_run, part, prepare,
+    read_run, sample_grid, samples_pending, set_aside, together, train_step)
 
 # %% ../nbs/36_trainer.ipynb #b5131e0f
 @pytest.mark.parametrize("widths", [(32,), (64, 32)])

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from iddm.modules import ResBlock
 import pytest
-from iddm.unet import DEFAULT_WIDTHS, DownBlock, MidBlock, UNet, UpBlock, _row, check_shape, count_params_and_flops, default_attention, default_groups, default_widths, diffusers_config, unet_forward
+from iddm.unet import (
+    DEFAULT_WIDTHS, DownBlock, MidBlock, UNet, UpBlock, _row, check_shape, count_params_and_flops, default_attention,
+    default_groups, default_widths, diffusers_config, unet_forward)
 
 # %% ../nbs/11_unet.ipynb #3a81a248
 def test_a_stage_down_halves_the_size_and_remembers_each_result():

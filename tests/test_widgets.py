@@ -40,7 +40,13 @@ from iddm.checkpoints import read_weights
 from iddm.config import plain_config
 from iddm.generate import sample
 from iddm.samplers import ddim
-from iddm.widgets import CancellableModel, FILMS, MaskPainter, PAINT, adopted, begun, between, check_noising, class_menu, contact_sheet, drawing, drawing_controls, equivalent_commands, fill_column, filled, framed, frames, generation_panel, guess, guidance_panel, hung, inpaint_panel, interpolation_panel, keep, levels, list_models, mean_pairwise_distance, missing, noising_column, noising_controls, noising_demo, noising_still, prepared, read_upload, sample_places, screen, scrub, show_drawing, show_training, spread, sweep, taken, train_panel, trajectory, usable_guidance, variety_chart, wanted
+from iddm.widgets import (
+    CancellableModel, FILMS, MaskPainter, PAINT, adopted, begun, between, check_noising, class_menu, contact_sheet,
+    drawing, drawing_controls, equivalent_commands, fill_column, filled, framed, frames, generation_panel, guess,
+    guidance_panel, hung, inpaint_panel, interpolation_panel, keep, levels, list_models, mean_pairwise_distance,
+    missing, noising_column, noising_controls, noising_demo, noising_still, prepared, read_upload, sample_places,
+    screen, scrub, show_drawing, show_training, spread, sweep, taken, train_panel, trajectory, usable_guidance,
+    variety_chart, wanted)
 
 # %% ../nbs/51_widgets.ipynb #4ee21b58
 def test_the_histogram_of_noise_fits_the_bell():
