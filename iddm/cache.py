@@ -58,7 +58,7 @@ def build(
     check_classes(source, good, skipped[len(source.notes):])
     if channels == "auto" and grey:
         drop_colour(out / "images.bin", size**2)
-    one_channel = channels == 1 or channels == "auto" and grey
+    one_channel = channels == 1 or (channels == "auto" and grey)
     about = dict(
         shape=(len(good), 1 if one_channel else 3, size, size), labels=source.labels[good].tolist(),
         classes=source.classes, sizes=sizes, skipped=skipped, key=key, crc32=checksum(out / "images.bin"),

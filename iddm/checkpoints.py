@@ -377,7 +377,7 @@ def _wrong_moment(x: Any, like: Tensor) -> str:  # empty: it's right
     if type(x) is not Tensor:
         return f"{shown(type(x).__name__)} and no tensor"
     plain = x.device.type == "cpu" and x.layout == torch.strided and not x.requires_grad
-    own = plain and (x.is_contiguous() or x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    own = plain and (x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)))
     if x.dtype != torch.float32 or not own:
         return f"of type {x.dtype}, or laid out in another way than ours"
     return "" if x.shape == like.shape else f"{tuple(x.shape)} and not {tuple(like.shape)}"

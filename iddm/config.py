@@ -119,7 +119,7 @@ def validate(config: TrainConfig) -> None:
             raise ValueError(f"--{name} {value}: give a number " + (f"from {low} to {high}" if high < math.inf else f"of at least {low}"))
     for name in ("run_name", "load_model_dir"):
         value = getattr(config, name)
-        if value is not None and (Path(value).name != value or value in (".", "..", "cache") or not value and name == "run_name"):
+        if value is not None and (Path(value).name != value or value in (".", "..", "cache") or (not value and name == "run_name")):
             raise ValueError(f"--{name} {value!r}: give a plain name, of a folder in --result_path" + (" (cache is taken, for decoded data)" if value == "cache" else ""))
     check_together(config)
     widths = default_widths(config.image_size, config.patch) if config.widths is None else config.widths

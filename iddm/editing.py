@@ -133,7 +133,7 @@ def repaint(
     check_floats(x=x)
     whole("rounds", rounds, 1)
     keep, known = kept_part(mask, x), fitted(known, x)
-    fresh = lambda: randn(x.shape, generator, x.device).to(x)  # noqa: E731
+    fresh = lambda: randn(x.shape, generator, x.device).to(x)
     for i, (t, t_next) in enumerate(timestep_pairs(schedule, steps)):
         (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)
         tau, kept = ancestral_split((a, s), (a_next, s_next), 1.)

@@ -269,7 +269,7 @@ def starting(
 def sample_batches(
     model: TrainedModel,
     y: Tensor,  # (N,) the class of each picture
-    config: GenerateConfig = GenerateConfig(),  # noqa: B008 (frozen)
+    config: GenerateConfig = GenerateConfig(),
 ) -> Iterator[tuple[int, Step, bool]]:  # steps done of all, what the sampler holds (B, C, H, W), whether that batch is done
     "Draw a picture for each entry of `y`, step by step and batch by batch. Raises `ValueError` where memory is too small."
     done, ts, sampler, kw = 0, times(config), starting(model, config), {} if config.eta is None else dict(eta=config.eta)

@@ -150,7 +150,7 @@ def unpacked(message: bytes) -> tuple[str, object]:
         return "unread", f"something that was yielded can't be read here, {type(e).__name__}: {e}"
 
 # %% ../nbs/38_launch.ipynb #98951edd
-class ProcessFailed(RuntimeError):  # noqa: N818 (it's told as a fact)
+class ProcessFailed(RuntimeError):
     "One of several processes failed; `status` is its exit status, -9 for SIGKILL, None where it raised."
     def __init__(self, what: str, status: int | None):
         super().__init__(what)
@@ -195,7 +195,7 @@ def check_launch(main: Callable, world_size: int, max_restarts: int) -> None:
         if not isinstance(value, int) or value < low:
             raise ValueError(f"{name} {value!r}: give a whole number of at least {low}")
     home, name = getattr(main, "__module__", None), getattr(main, "__qualname__", repr(main))
-    if "<" in name or home == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
+    if "<" in name or (home == "__main__" and not hasattr(sys.modules["__main__"], "__file__")):
         raise ValueError(f"{name}: other processes can't import it from here; write it to a file, for example mine.py, and import it from there")
 
 # %% ../nbs/38_launch.ipynb #420755f5
@@ -235,6 +235,6 @@ def reason(failure: BaseException, errors: list) -> tuple[str, int | None]:  # i
 def launch(main: Callable, *args, **kw) -> object:
     "Run `main(*args)` in several processes, as `launch_iter` does, and wait; gives the last of what they yielded or returned."
     last = None
-    for last in launch_iter(main, *args, **kw):  # noqa: B007
+    for last in launch_iter(main, *args, **kw):
         pass
     return last

@@ -95,7 +95,7 @@ def training_loop(
     lr_at: Callable[[int], float],  # step -> learning rate
     ema_weight_at: Callable[[int], float],  # step -> weight of the new parameters in the average
     grad_clip: float = 1.,  # largest norm of the gradient; 0: any
-    parallel: SingleProcess = SingleProcess(),  # noqa: B008 (it has no state)
+    parallel: SingleProcess = SingleProcess(),
 ) -> Iterator[StepResult]:
     "Train, one optimizer step at a time."
     for microbatches in batches:

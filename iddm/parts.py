@@ -275,7 +275,7 @@ def svg(curves, bars, mark, xs, ys, log, size, label, title, color) -> Markup:
     return joined([*out, markup("</svg>")])
 
 # %% ../nbs/50_parts.ipynb #86c481b8
-class Stopped(Exception):  # noqa: N818 (no error)
+class Stopped(Exception):
     "Raised in work that was asked to stop."
 
 # %% ../nbs/50_parts.ipynb #afa25afa

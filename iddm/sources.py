@@ -317,7 +317,7 @@ def from_idx(
     classes = FASHION if fashion else tuple(map(str, range(labels.max() + 1)))
     none = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
     notes = tuple(f"class {classes[k]}: no image has it" for k in none)
-    key = lambda: hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()  # noqa: E731
+    key = lambda: hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     return Source(name, list(zip(images, labels, strict=True)), labels.astype(np.int64), classes, key, notes=notes)
 
 # %% ../nbs/22_sources.ipynb #f9ec8e90

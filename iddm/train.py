@@ -152,7 +152,7 @@ def error_message(
     folder: Path,  # where something was to be written
 ) -> str:
     "An error in one line; where the disk is full, that, and what to do."
-    return isinstance(e, OSError) and e.errno == errno.ENOSPC and full_disk(folder) or f"{e}"
+    return (isinstance(e, OSError) and e.errno == errno.ENOSPC and full_disk(folder)) or f"{e}"
 
 # %% ../nbs/39_train.ipynb #e4715265
 def fail(why: object) -> None:

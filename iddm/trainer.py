@@ -244,7 +244,7 @@ def check_run(
     if there and not config.overwrite and not (config.resume and source == run):
         raise ValueError(f"{run} already holds a run: "
                          "resume it by --resume True, keep it and choose another --run_name, or delete it by --overwrite True")
-    if not config.resume or source == run and run.is_dir() and not there:
+    if not config.resume or (source == run and run.is_dir() and not there):
         return None  # killed before its first file
     check_kinds(run)
     if config.start_epoch not in (None, -1):
@@ -378,7 +378,7 @@ def save(trainer: Trainer) -> Path | None:  # None: another process writes it
     c, end = trainer.config, trainer.step % trainer.per_epoch == 0
     folder = trainer.run / "checkpoints" / (f"epoch_{trainer.epoch:03}" if end else f"step_{trainer.step:08}")
     mend_folder(trainer)
-    kept = end and (c.keep is not None or c.save_model_interval and trainer.epoch >= c.start_model_interval)
+    kept = end and (c.keep is not None or (c.save_model_interval and trainer.epoch >= c.start_model_interval))
     net, ema, optim = states
     save_checkpoint(folder, net, ema, dict(optim=optim, scaler=trainer.scaler.state_dict()), metadata(trainer) | dict(replaceable=not kept))
     old = trainer.replaceable
@@ -745,7 +745,7 @@ def draw_some(trainer: Trainer, net: nn.Module, start: int, n: int) -> Tensor:  
     "Pictures `start` to `start + n - 1`; what there is of them when it's to stop."
     c = trainer.config
     y = torch.arange(start, start + n) % max(1, trainer.n_classes)  # (n,)
-    for step in sample_steps(net, c, trainer.in_channels, trainer.n_classes, y, sample=c.sample, steps=c.sample_steps, cfg_scale=usable_cfg_scale(c), seed=c.seed, start=start):  # noqa: B007
+    for step in sample_steps(net, c, trainer.in_channels, trainer.n_classes, y, sample=c.sample, steps=c.sample_steps, cfg_scale=usable_cfg_scale(c), seed=c.seed, start=start):
         if trainer.stopping and not c.shard:
             break
     return step.x
@@ -799,7 +799,7 @@ def fit(trainer: Trainer) -> Iterator[TrainEvent]:
             if end:
                 (total, count), trainer.losses = trainer.losses, [0., 0]
                 yield TrainEvent("epoch", trainer.step, epoch, total / count if count else math.nan, lr, skipped=trainer.skipped)
-            if trainer.ended or trainer.due or end and (epoch % c.save_interval == 0 or epoch == c.epochs):
+            if trainer.ended or trainer.due or (end and (epoch % c.save_interval == 0 or epoch == c.epochs)):
                 if path := save(trainer):
                     yield TrainEvent("checkpoint", trainer.step, epoch, path=path)
                 saved, kept = time.monotonic(), trainer.step

@@ -260,7 +260,7 @@ def frames(
     data: Tensor | None = None,  # (N, C, H, W) training pictures
 ) -> dict[str, list[bytes]]:
     "The pictures of a walk: x, x0, and for each guess the nearest of `data`."
-    near = lambda x0: data[torch.cdist(x0.cpu().flatten(1), data.flatten(1)).argmin(1)]  # noqa: E731
+    near = lambda x0: data[torch.cdist(x0.cpu().flatten(1), data.flatten(1)).argmin(1)]
     out = {what: [to_png(getattr(s, what)) for s in states] for what in ("x", "x0")}
     return out if data is None else out | dict(near=[to_png(near(s.x0)) for s in states])
 
@@ -353,7 +353,7 @@ def list_models(
             continue
         found[run.name] = run
         found |= {f"{run.name}, {o.name}": o for o in sorted((run / "checkpoints").glob("epoch_*"))}
-    if not found and not where.exists() or not found and where.is_dir() and not (where / "model.safetensors").is_file():
+    if (not found and not where.exists()) or (not found and where.is_dir() and not (where / "model.safetensors").is_file()):
         raise ValueError(f"{where}: no run found there; train one first, by train_panel() or iddm-train")
     return found or {where.name: where}
 
@@ -647,7 +647,7 @@ def taken(config: TrainConfig) -> str:
 
 # %% ../nbs/51_widgets.ipynb #bb23cb6d
 def train_panel(
-    config: TrainConfig = TrainConfig(),  # noqa: B008 (frozen); where the panel begins
+    config: TrainConfig = TrainConfig(),
 ) -> Panel:
     "Train by buttons, and watch."
     ui, samples, current = training_controls(config), sample_places(), dict(trainer=None)

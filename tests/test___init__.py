@@ -16,4 +16,4 @@ def test_the_front_door_opens_and_importing_it_costs_nothing():
     for name, (module, attribute) in DOORS.items():
         assert getattr(iddm, name) is getattr(import_module(f"iddm.{module}"), attribute)
     with pytest.raises(AttributeError, match="no attribute 'Trane'; it has TrainConfig, Trainer"):
-        iddm.Trane  # noqa: B018
+        iddm.Trane

@@ -22,22 +22,29 @@ def picture(path, size, color):
 # %% ../nbs/25_batches.ipynb #b42a53da
 def test_a_sample_draws_the_same_whoever_asks():
     u, eps = sample_uniforms(3, 0, 8), sample_noise(3, 0, 8, (1, 4, 4))
-    assert torch.equal(u[5:7], sample_uniforms(3, 5, 2)) and torch.equal(eps[5:7], sample_noise(3, 5, 2, (1, 4, 4)))
-    assert not torch.equal(sample_uniforms(4, 5, 2), u[5:7]) and not torch.equal(sample_noise(4, 5, 2, (1, 4, 4)), eps[5:7])
+    assert torch.equal(u[5:7], sample_uniforms(3, 5, 2))
+    assert torch.equal(eps[5:7], sample_noise(3, 5, 2, (1, 4, 4)))
+    assert not torch.equal(sample_uniforms(4, 5, 2), u[5:7])
+    assert not torch.equal(sample_noise(4, 5, 2, (1, 4, 4)), eps[5:7])
 
 # %% ../nbs/25_batches.ipynb #417676f2
 def test_luck_is_uniform_and_noise_normal_and_both_independent():
     u, eps = sample_uniforms(0, 0, 4000), sample_noise(0, 0, 4000, (1, 4, 4))
-    assert u.mean(0).tolist() == pytest.approx([.5] * 8, abs=.03) and u.min() >= 0 and u.max() < 1
+    assert u.mean(0).tolist() == pytest.approx([.5] * 8, abs=.03)
+    assert u.min() >= 0
+    assert u.max() < 1
     assert (torch.corrcoef(u.T) - torch.eye(8)).abs().max() < .06
-    assert eps.mean().item() == pytest.approx(0, abs=.02) and eps.std().item() == pytest.approx(1, abs=.02)
+    assert eps.mean().item() == pytest.approx(0, abs=.02)
+    assert eps.std().item() == pytest.approx(1, abs=.02)
     assert abs(torch.corrcoef(torch.stack([eps[1:].flatten(), eps[:-1].flatten()]))[0, 1]) < .02
 
 # %% ../nbs/25_batches.ipynb #50401b97
 def test_each_epoch_visits_every_picture_once_in_an_order_of_its_own():
     a, b = epoch_permutation(0, 0, 100), epoch_permutation(0, 1, 100)
-    assert sorted(a.tolist()) == list(range(100)) and not torch.equal(a, b)
-    assert torch.equal(a, epoch_permutation(0, 0, 100)) and not torch.equal(a, epoch_permutation(1, 0, 100))
+    assert sorted(a.tolist()) == list(range(100))
+    assert not torch.equal(a, b)
+    assert torch.equal(a, epoch_permutation(0, 0, 100))
+    assert not torch.equal(a, epoch_permutation(1, 0, 100))
 
 # %% ../nbs/25_batches.ipynb #f36dd240
 def test_views_are_windows_of_the_picture_or_of_its_mirror_image():
@@ -46,7 +53,9 @@ def test_views_are_windows_of_the_picture_or_of_its_mirror_image():
     seen = {tuple(o.flatten().tolist()) for o in to_uint8(augment(x, u, 4, hflip=True))}
     windows = [x[0, 0, i:i + 4, j:j + 4] for i in (0, 1) for j in (0, 1)]
     assert seen == {tuple(o.flatten().tolist()) for w in windows for o in (w, w.flip(-1))}
-    assert kept_size(4, "random") == 5 and kept_size(64, "random") == 80 and kept_size(64) == 64
+    assert kept_size(4, "random") == 5
+    assert kept_size(64, "random") == 80
+    assert kept_size(64) == 64
     assert torch.equal(to_uint8(augment(x, u, 5)), x)
 
 # %% ../nbs/25_batches.ipynb #d9e6fc9d
@@ -55,8 +64,10 @@ def test_a_batch_is_the_data_in_the_order_of_its_epoch():
     per_epoch = len(data) // 64 * 64
     b = make_batch(data, 5, per_epoch + 3 * 64, 64, 1000, label_drop=0.)
     which = epoch_permutation(5, 1, len(data))[3*64:4*64]
-    assert torch.equal(to_uint8(b.x0), data.images[which]) and torch.equal(b.y, data.labels[which])
-    assert torch.equal(b.eps, sample_noise(5, per_epoch + 3 * 64, 64, (1, 8, 8))) and b.to("cpu").t.equal(b.t)
+    assert torch.equal(to_uint8(b.x0), data.images[which])
+    assert torch.equal(b.y, data.labels[which])
+    assert torch.equal(b.eps, sample_noise(5, per_epoch + 3 * 64, 64, (1, 8, 8)))
+    assert b.to("cpu").t.equal(b.t)
 
 # %% ../nbs/25_batches.ipynb #e059cb09
 def test_four_batches_of_16_are_one_of_64():
@@ -72,13 +83,15 @@ def test_every_time_is_trained_and_labels_are_dropped_one_by_one():
     many = [make_batch(data, 0, 64 * i, 64, 50) for i in range(n)]
     assert torch.cat([b.t for b in many]).bincount(minlength=50).min() > 0
     drops = torch.stack([(b.y == 10).sum() for b in many]).double()  # binomial: mean 6.4, variance 5.76
-    assert drops.mean().item() == pytest.approx(6.4, abs=.8) and drops.var().item() == pytest.approx(5.76, rel=.5)
+    assert drops.mean().item() == pytest.approx(6.4, abs=.8)
+    assert drops.var().item() == pytest.approx(5.76, rel=.5)
 
 # %% ../nbs/25_batches.ipynb #121f603d
 def test_batches_are_the_same_from_any_number_of_threads():
     make = partial(make_batch, load_digits(8), 0, size=16, T=1000)
     for a, b in zip(batch_loader(lambda k: make(16 * k), 3, 9), batch_loader(lambda k: make(16 * k), 3, 9, workers=2), strict=True):
-        assert isinstance(b, Batch) and all(torch.equal(p, q) for p, q in zip(a, b))
+        assert isinstance(b, Batch)
+        assert all(torch.equal(p, q) for p, q in zip(a, b))
 
 # %% ../nbs/25_batches.ipynb #2dd3b43e
 def test_no_process_is_started_for_decoding_or_for_batches():

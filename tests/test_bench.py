@@ -16,10 +16,14 @@ from iddm.bench import (
 
 # %% ../nbs/42_bench.ipynb #a7eb4c3c
 def test_a_ratio_is_that_of_the_speeds():
-    def slow(): time.sleep(.2); return 10  # noqa: E702
-    def fast(): time.sleep(.05); return 10  # noqa: E702
+    def slow(): time.sleep(.2); return 10
+    def fast(): time.sleep(.05); return 10
     r = in_turns("sleep", fast, slow, rounds=3)
-    assert 2 < r.median < 4.1 and r.low <= r.median <= r.high and r.ours > r.theirs and "sleep" in str(r) and isinstance(r, Ratio)
+    assert 2 < r.median < 4.1
+    assert r.low <= r.median <= r.high
+    assert r.ours > r.theirs
+    assert "sleep" in str(r)
+    assert isinstance(r, Ratio)
 
 # %% ../nbs/42_bench.ipynb #8fed28fd
 @pytest.mark.parametrize("time, words", [(0, "1 s"), (4.4, "4 s"), (89, "89 s"), (91, "2 minutes"), (3600, "60 minutes")])
@@ -46,9 +50,11 @@ def test_both_steps_move_the_same_weights_by_the_same_loss():
     b = Batch(sample_noise(0, 0, 4, (3, 32, 32)).clamp(-1, 1), torch.zeros(4, dtype=torch.long), torch.tensor([1, 300, 600, 999]), sample_noise(0, 9, 4, (3, 32, 32)))
     for step in (ours, theirs):
         step(b)
-    assert trainer.step == 1 and not all(torch.equal(p, q) for p, q in zip(before, trainer.net.parameters()))
+    assert trainer.step == 1
+    assert not all(torch.equal(p, q) for p, q in zip(before, trainer.net.parameters()))
     words, ratio = bench_train("fp32", 2, 1, 1, "cpu")
-    assert words.startswith("training step in fp32, 32x32, batch 2: up to ") and ratio.median > 0
+    assert words.startswith("training step in fp32, 32x32, batch 2: up to ")
+    assert ratio.median > 0
 
 # %% ../nbs/42_bench.ipynb #868f8707
 def test_images_are_counted():
@@ -57,7 +63,9 @@ def test_images_are_counted():
         assert len(folder_source(d).items) == 130
         words, a, b = bench_data(Path(d), Path(d) / "cache", rounds=1)
         assert words.startswith("images of a folder: up to ")
-        assert a.median > 1 and a.ours > a.theirs and b.ours > 0
+        assert a.median > 1
+        assert a.ours > a.theirs
+        assert b.ours > 0
 
 # %% ../nbs/42_bench.ipynb #d451431a
 @pytest.mark.parametrize("n, flat, say", [(40, False, "40 images in it; give a folder of at least 64"), (130, True, "no class folders in it")])
@@ -106,8 +114,10 @@ def test_the_command_measures_what_it_is_asked():
     with redirect_stdout(StringIO()) as out, TemporaryDirectory() as d:
         some_jpegs(Path(d), 130)
         main(["--part", "data", "--rounds", "1", "--dataset_path", d])
-    assert "images of a folder of JPEGs" in out.getvalue() and "training" not in out.getvalue()
-    assert "--quick True is shorter" in out.getvalue() and "images of a folder: up to" in out.getvalue()
+    assert "images of a folder of JPEGs" in out.getvalue()
+    assert "training" not in out.getvalue()
+    assert "--quick True is shorter" in out.getvalue()
+    assert "images of a folder: up to" in out.getvalue()
     assert BenchConfig().part == "all"
 
 # %% ../nbs/42_bench.ipynb #70d717d2
@@ -119,7 +129,8 @@ def test_what_can_not_be_measured_is_told_in_one_line(bad, say, capsys):
     with pytest.raises(SystemExit) as e:
         main(bad.split())
     out, err = capsys.readouterr()
-    assert e.value.code == 2 and say in err
+    assert e.value.code == 2
+    assert say in err
     assert err.count("\n") == 1
 
 def test_a_command_that_is_stopped_prints_what_it_has(monkeypatch, capsys):
@@ -130,5 +141,7 @@ def test_a_command_that_is_stopped_prints_what_it_has(monkeypatch, capsys):
     with pytest.raises(SystemExit) as e:
         main(["--quick", "True"])
     out, err = capsys.readouterr()
-    assert e.value.code == 130 and err == "stopped; what was measured stands above\n"
-    assert out.startswith("first\nsecond, 1 of 5 rounds") and "2.00x" in out
+    assert e.value.code == 130
+    assert err == "stopped; what was measured stands above\n"
+    assert out.startswith("first\nsecond, 1 of 5 rounds")
+    assert "2.00x" in out

@@ -27,7 +27,8 @@ def test_a_value_just_outside_of_the_range_keeps_its_colour():
     assert to_uint8(x).tolist() == [0, 0, 255, 255]
     assert wrapped(x).tolist() == [255, 0, 255, 0]
     black = -1 + .01 * randn((100, 1, 8, 8), torch.Generator().manual_seed(0))
-    assert (to_uint8(black) < 10).all() and .2 < (wrapped(black) > 200).float().mean() < .24
+    assert (to_uint8(black) < 10).all()
+    assert .2 < (wrapped(black) > 200).float().mean() < .24
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #b6f6c808
 @torch.no_grad()
@@ -68,7 +69,9 @@ def test_each_hop_starts_where_the_one_before_it_landed():
         ts, one = timesteps(1000, 600, spacing), torch.ones(1, 1, 1, 1, dtype=torch.float64)
         joined = [all(u == v for (_, u), (v, _) in zip(pairs, pairs[1:])) for pairs in (timestep_pairs(vp, ts), strides(vp, ts))]
         right, wrong = (walk(gaussian_denoiser(vp, 0, .5), one, vp, pairs).item() for pairs in (timestep_pairs(vp, ts), strides(vp, ts)))
-        assert joined == [True, False] and abs(right - .5) < .005 and wrong > .65
+        assert joined == [True, False]
+        assert abs(right - .5) < .005
+        assert wrong > .65
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #345d356d
 @torch.no_grad()
@@ -105,8 +108,10 @@ def spread_of(sampler, steps):
 # %% ../nbs/tutorials/06_bug_museum.ipynb #5e0e637d
 def test_a_second_order_sampler_is_one():
     ours, bug = ([error_of(sampler, n) for n in (64, 128)] for sampler in (dpmpp_2m, look_ahead))
-    assert ours[0] > 3.5 * ours[1] and bug[1] > bug[0] > .5
-    assert abs(spread_of(dpmpp_2m, 200) - .5) < .005 and spread_of(look_ahead, 200) > .65
+    assert ours[0] > 3.5 * ours[1]
+    assert bug[1] > bug[0] > .5
+    assert abs(spread_of(dpmpp_2m, 200) - .5) < .005
+    assert spread_of(look_ahead, 200) > .65
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #b5f27120
 T, s = 25, cosine(25)
@@ -215,7 +220,8 @@ def test_what_is_resumed_is_what_was_saved():
     saved = save(net, ema, opt)
     ours, bug = resume(saved, False), resume(saved, True)
     kept = [[torch.equal(p, saved[1][k]) for k, p in o[1].state_dict().items()] for o in (ours, bug)]
-    assert all(kept[0]) and not all(kept[1])
+    assert all(kept[0])
+    assert not all(kept[1])
     assert go_on(*ours, 3, seed=1)[0] == go_on(*bug, 3, seed=1)[0]  # and the losses never tell
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #5fed8568
@@ -233,6 +239,9 @@ def test_the_counter_equals_the_batches_seen():
     assert [*count(3, 14)] == [*range(1, 43)]
     assert [*count(2, 4, wrong=True)] == [0, 1, 3, 6, 6, 7, 9, 12]
     right, wrong = (saves(count(1024, 391, wrong), 20_000) for wrong in (False, True))
-    assert len(right) == 20 and all(i == n for i, n in right)
-    assert len(wrong) == 46 and wrong[0] == (1, 0) and wrong[1] == (10_506, 2_040_000)
+    assert len(right) == 20
+    assert all(i == n for i, n in right)
+    assert len(wrong) == 46
+    assert wrong[0] == (1, 0)
+    assert wrong[1] == (10_506, 2_040_000)
     assert max(b - a for (a, _), (b, _) in zip(wrong, wrong[1:])) > 40_000  # longest without a file

@@ -87,9 +87,13 @@ def test_a_folder_of_class_folders_keeps_classes_and_leaves_out_broken_files():
             Image.new(mode, (30, 20), color).save(Path(d) / name / f"{i}.png")
         (Path(d) / "dog" / "broken.jpg").write_bytes(b"no picture")
         data = load_data(d, 8)
-    assert data.images.shape == (3, 3, 8, 8) and data.labels.tolist() == [0, 1, 1] and data.classes == ("cat", "dog")
-    assert data.images[:, :, 4, 4].tolist() == [[200] * 3, [255, 0, 0], [255] * 3] and data.sizes.tolist() == [[30, 20]] * 3
-    assert len(data.skipped) == 1 and "broken.jpg" in data.skipped[0]
+    assert data.images.shape == (3, 3, 8, 8)
+    assert data.labels.tolist() == [0, 1, 1]
+    assert data.classes == ("cat", "dog")
+    assert data.images[:, :, 4, 4].tolist() == [[200] * 3, [255, 0, 0], [255] * 3]
+    assert data.sizes.tolist() == [[30, 20]] * 3
+    assert len(data.skipped) == 1
+    assert "broken.jpg" in data.skipped[0]
 
 # %% ../nbs/24_cache.ipynb #f689b27b
 def test_a_flat_folder_of_grey_pictures_stays_grey_and_is_not_squashed():
@@ -102,8 +106,10 @@ def test_a_flat_folder_of_grey_pictures_stays_grey_and_is_not_squashed():
             Image.new("RGB", (9, 9), "white").save(Path(d) / name)  # grey, saved in colour
         for channels, want in (("auto", 1), (1, 1), (3, 3)):
             data = load_data(d, 10, channels)
-            assert data.images.shape == (4, want, 10, 10) and (data.images == 255).all()
-    assert data.classes == () and data.labels.tolist() == [0, 0, 0, 0]
+            assert data.images.shape == (4, want, 10, 10)
+            assert (data.images == 255).all()
+    assert data.classes == ()
+    assert data.labels.tolist() == [0, 0, 0, 0]
 
 # %% ../nbs/24_cache.ipynb #7f7d317b
 def test_decoded_pictures_are_kept_and_found_by_their_content():
@@ -111,14 +117,17 @@ def test_decoded_pictures_are_kept_and_found_by_their_content():
         (Path(d) / "pets").mkdir()
         picture(f"{d}/pets/a.png", (20, 20), "teal")
         one, two = (load_data(f"{d}/pets", 8, cache=f"{d}/cache") for _ in range(2))
-        assert torch.equal(one.images, two.images) and torch.equal(one.images, load_data(f"{d}/pets", 8).images)
-        kept = lambda: sorted(o.name for o in Path(d, "cache").glob("pets-*"))  # noqa: E731
+        assert torch.equal(one.images, two.images)
+        assert torch.equal(one.images, load_data(f"{d}/pets", 8).images)
+        kept = lambda: sorted(o.name for o in Path(d, "cache").glob("pets-*"))
         first = kept()
         Path(d, "pets").rename(Path(d, "cats")), Path(d, "cats").rename(Path(d, "pets"))
         load_data(f"{d}/pets", 8, cache=f"{d}/cache")
-        assert kept() == first and len(first) == 1
+        assert kept() == first
+        assert len(first) == 1
         load_data(f"{d}/pets", 8, 1, cache=f"{d}/cache"), picture(f"{d}/pets/a.png", (20, 20), "red"), load_data(f"{d}/pets", 8, cache=f"{d}/cache")
-        assert len(kept()) == 3 and not list(Path(d, "cache").glob(".*.new"))
+        assert len(kept()) == 3
+        assert not list(Path(d, "cache").glob(".*.new"))
 
 # %% ../nbs/24_cache.ipynb #94c9866e
 @pytest.fixture
@@ -361,10 +370,12 @@ def test_two_at_the_same_time_make_one_cache_and_what_was_left_half_is_made_anew
             picture(f"{d}/pets/{i}.png", (20, 20), "teal")
         with ThreadPoolExecutor(4) as pool:
             all_ = list(pool.map(lambda _: load_data(f"{d}/pets", 8, cache=f"{d}/cache").images, range(4)))
-        assert all(torch.equal(o, all_[0]) for o in all_) and len(list(Path(d, "cache").glob("pets-*"))) == 1
+        assert all(torch.equal(o, all_[0]) for o in all_)
+        assert len(list(Path(d, "cache").glob("pets-*"))) == 1
         out = next(Path(d, "cache").glob("pets-*"))
         out.rename(out.with_name(f".{out.name}.new")), (out.with_name(f".{out.name}.new") / "data.json").unlink()  # killed while decoding
-        assert torch.equal(load_cached(folder_source(f"{d}/pets"), 8, cache=f"{d}/cache").images, all_[0]) and open_built(out).images.shape == (30, 3, 8, 8)
+        assert torch.equal(load_cached(folder_source(f"{d}/pets"), 8, cache=f"{d}/cache").images, all_[0])
+        assert open_built(out).images.shape == (30, 3, 8, 8)
         all_[0][:] = 0  # what a user does to the tensor stays in memory
         assert open_built(out, in_memory=True).images.any()
 
@@ -399,7 +410,8 @@ def test_a_class_of_which_nothing_can_be_read_is_named():
 
 # %% ../nbs/24_cache.ipynb #7c1a473d
 def test_data_sets_are_found_by_name_or_by_path():
-    assert torch.equal(load_data("digits", 8).images, load_digits(8).images) and load_data("digits", 8, 3).images.shape == (1797, 3, 8, 8)
+    assert torch.equal(load_data("digits", 8).images, load_digits(8).images)
+    assert load_data("digits", 8, 3).images.shape == (1797, 3, 8, 8)
     with pytest.raises(ValueError, match="dataset_path 'digit': no such folder; give digits"):
         load_data("digit", 8)
 
@@ -409,4 +421,7 @@ def test_an_MNIST_on_the_disk_is_found_under_data_root_and_as_a_folder():
         (raw := Path(d) / "MNIST/raw").mkdir(parents=True)
         write_idx(raw / "train-images-idx3-ubyte", np.full((3, 28, 28), 50)), write_idx(raw / "train-labels-idx1-ubyte.gz", np.array([1, 0, 1]))
         for data in (load_data("mnist", 32, data_root=d), load_data(str(raw), 32)):
-            assert data.images.shape == (3, 1, 32, 32) and (data.images == 50).all() and data.labels.tolist() == [1, 0, 1] and data.classes == ("0", "1")
+            assert data.images.shape == (3, 1, 32, 32)
+            assert (data.images == 50).all()
+            assert data.labels.tolist() == [1, 0, 1]
+            assert data.classes == ("0", "1")

@@ -108,7 +108,8 @@ def test_what_is_saved_comes_back_the_same():
         for path in (d + "/run", d + "/run/checkpoints", d + "/run/checkpoints/last", saved, saved / "ema_model.safetensors"):
             assert resolve_checkpoint(path) == saved
             weights, got = load_checkpoint(path)
-            assert got == meta and all(torch.equal(weights[k], ema[k]) for k in ema)
+            assert got == meta
+            assert all(torch.equal(weights[k], ema[k]) for k in ema)
 
 # %% ../nbs/32_checkpoints.ipynb #be220a25
 def test_raw_weights_and_the_optimizer_come_back_the_same():
@@ -117,7 +118,8 @@ def test_raw_weights_and_the_optimizer_come_back_the_same():
         saved = save_checkpoint(Path(d) / "epoch_001", net.state_dict(), {k: v + 1 for k, v in net.state_dict().items()}, dict(lr=.1, m=torch.ones(2)), dict(step=1))
         assert torch.equal(load_checkpoint(saved, ema=False)[0]["weight"], net.weight)
         assert torch.equal(load_checkpoint(saved / "model.safetensors")[0]["weight"], net.weight)
-        assert load_optim(saved)["lr"] == .1 and load_optim(saved)["m"].tolist() == [1, 1]
+        assert load_optim(saved)["lr"] == .1
+        assert load_optim(saved)["m"].tolist() == [1, 1]
         assert json.loads((saved / "state.json").read_text()) == dict(step=1)
 
 # %% ../nbs/32_checkpoints.ipynb #2fb40d58
@@ -174,15 +176,18 @@ def test_a_full_disk_is_an_error_in_words_and_leaves_the_checkpoint_before_whole
             with pytest.raises(OSError, match="epoch_002 could not be written .*No space left.*; what was saved before is whole"):
                 save_checkpoint(Path(d) / "epoch_002", w, w, {}, {})
             m.undo()
-            assert sorted(o.name for o in Path(d).iterdir()) == ["epoch_001", "last"] and load_checkpoint(d)[1] == dict(epoch=1)
+            assert sorted(o.name for o in Path(d).iterdir()) == ["epoch_001", "last"]
+            assert load_checkpoint(d)[1] == dict(epoch=1)
 
 # %% ../nbs/32_checkpoints.ipynb #58f429eb
 def test_a_full_disk_is_told_even_where_the_folder_is_not_yet():
-    assert "MB are needed" in full_disk(Path("no/where"), 2**80) and full_disk(Path("no/where"), 0) == ""
+    assert "MB are needed" in full_disk(Path("no/where"), 2**80)
+    assert full_disk(Path("no/where"), 0) == ""
     with TemporaryDirectory() as d:
         for text in ("a", "b"):
             atomic_write_text(Path(d) / "x", text)
-        assert Path(d, "x").read_text() == "b" and len(list(Path(d).iterdir())) == 1
+        assert Path(d, "x").read_text() == "b"
+        assert len(list(Path(d).iterdir())) == 1
 
 # %% ../nbs/32_checkpoints.ipynb #a45d198c
 def test_a_path_without_a_checkpoint_is_named():

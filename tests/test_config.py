@@ -14,7 +14,7 @@ from iddm.config import (
 @pytest.mark.parametrize("kw, asked, scale", [
     (dict(), None, 2.), (dict(cfg_scale=3.), None, 3.), (dict(cfg_scale=3.), 0., 0.),
     (dict(label_drop=0.), None, 1.), (dict(label_drop=0.), 1, 1.), (dict(label_drop=0), None, 1.),
-    (dict(label_drop=1.), None, 0.), (dict(label_drop=1.), 0., 0.), 
+    (dict(label_drop=1.), None, 0.), (dict(label_drop=1.), 0., 0.),
     (dict(label_drop=.999), None, 2.), (dict(label_drop=.001), 4., 4.), (dict(label_drop=1e-5), None, 1.), (dict(label_drop=.99999), None, 0.),
     (dict(label_drop=0., cfg_scale=2.), None, 1.),  # as stored by runs of before
     (dict(label_drop=0., conditional=False), None, 2.), (dict(label_drop=0., conditional=False), 3., 3.),
@@ -34,15 +34,20 @@ def test_a_scale_that_needs_what_was_never_trained_is_refused(drop, asked, say):
 
 # %% ../nbs/29_config.ipynb #60df9478
 def test_what_is_left_open_follows_from_the_rest_and_what_was_said_stays():
-    assert resolve_defaults(TrainConfig()).lr == 2e-3 and resolve_defaults(TrainConfig()).widths == (32, 32, 64) and resolve_defaults(TrainConfig(sample="ddpm")).sample_steps == 100
+    assert resolve_defaults(TrainConfig()).lr == 2e-3
+    assert resolve_defaults(TrainConfig()).widths == (32, 32, 64)
+    assert resolve_defaults(TrainConfig(sample="ddpm")).sample_steps == 100
     c = resolve_defaults(TrainConfig(image_size=64, lr=1e-4, widths=(32, 64), attention=(), optim="adam", fp16=True))
-    assert (c.lr, c.widths, c.attention, c.weight_decay, c.precision) == (1e-4, (32, 64), (), 0., "fp16") and resolve_defaults(c) == c
+    assert (c.lr, c.widths, c.attention, c.weight_decay, c.precision) == (1e-4, (32, 64), (), 0., "fp16")
+    assert resolve_defaults(c) == c
     assert resolve_defaults(TrainConfig(image_size=256)).lr == 5e-4
 
 # %% ../nbs/29_config.ipynb #d00bc9c7
 def test_remembered_settings_do_not_resume_or_overwrite():
     again = plain_config(TrainConfig(overwrite=True, epochs=3, widths=(32, 32)))
-    assert again["overwrite"] is False and again["epochs"] == 3 and again["widths"] == [32, 32]
+    assert again["overwrite"] is False
+    assert again["epochs"] == 3
+    assert again["widths"] == [32, 32]
     assert plain_config(TrainConfig(resume=True, start_epoch=3, load_model_dir="b"))["start_epoch"] is None
 
 # %% ../nbs/29_config.ipynb #23f9dd1d
@@ -58,7 +63,9 @@ def test_settings_that_cannot_be_are_refused_by_name():
         with pytest.raises(ValueError, match=say):
             TrainConfig(**kw)
     validate(TrainConfig(image_size=24))
-    assert all(hasattr(TrainConfig(), name) for name in RANGES) and issubclass(TrainConfig, NetConfig) and issubclass(NetConfig, DataConfig)
+    assert all(hasattr(TrainConfig(), name) for name in RANGES)
+    assert issubclass(TrainConfig, NetConfig)
+    assert issubclass(NetConfig, DataConfig)
 
 # %% ../nbs/29_config.ipynb #b70ece5b
 def test_settings_that_contradict_each_other_are_refused():

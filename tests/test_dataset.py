@@ -8,9 +8,11 @@ from iddm.dataset import ImageDataset, load_digits, show_classes, summary_table
 # %% ../nbs/21_dataset.ipynb #7c1fa458
 def test_digits_are_the_1797_scans_with_their_labels():
     data = load_digits(16)
-    assert data.images.shape == (1797, 1, 16, 16) and data.images.dtype == torch.uint8
+    assert data.images.shape == (1797, 1, 16, 16)
+    assert data.images.dtype == torch.uint8
     assert data.labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-    assert data.classes == tuple("0123456789") and len(data) == 1797
+    assert data.classes == tuple("0123456789")
+    assert len(data) == 1797
 
 # %% ../nbs/21_dataset.ipynb #170aef52
 def test_digits_at_their_own_size_are_the_scans_unchanged():
@@ -24,7 +26,9 @@ def test_an_overview_counts_and_measures_each_class():
     x[2] = 200
     data = ImageDataset(x, torch.tensor([0, 0, 1]), ("dark", "light"), sizes=torch.tensor([[5, 9], [7, 8], [4, 4]]))
     rows = [o.split() for o in summary_table(data).splitlines()[1:]]
-    assert rows[0] == ["dark", "2", "5x8", "to", "7x9", "0.0", "0.0"] and rows[1] == ["light", "1", "4x4", "200.0", "0.0"]
+    assert rows[0] == ["dark", "2", "5x8", "to", "7x9", "0.0", "0.0"]
+    assert rows[1] == ["light", "1", "4x4", "200.0", "0.0"]
     grids = show_classes(data, n=1)
-    assert list(grids) == ["dark", "light"] and grids["light"].getpixel((10, 10)) == (200, 200, 200)
+    assert list(grids) == ["dark", "light"]
+    assert grids["light"].getpixel((10, 10)) == (200, 200, 200)
     assert summary_table(ImageDataset(x, torch.zeros(3, dtype=torch.long))).splitlines()[1].split()[:2] == ["all", "3"]

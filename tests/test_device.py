@@ -43,9 +43,11 @@ def test_the_memory_of_a_machine_is_known_or_not(monkeypatch):
 
 # %% ../nbs/31_device.ipynb #7a411aab
 def test_devices_are_found_or_named():
-    assert resolve_device("cpu").type == "cpu" and resolve_device().type in ("cpu", "cuda", "mps")
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device().type in ("cpu", "cuda", "mps")
     assert resolve_device(torch.device("cpu")) == torch.device("cpu")
-    assert has_bf16(torch.device("cpu")) in (True, False) and not has_bf16(torch.device("meta"))
+    assert has_bf16(torch.device("cpu")) in (True, False)
+    assert not has_bf16(torch.device("meta"))
     assert keep_memory() in (True, False)
 
 # %% ../nbs/31_device.ipynb #1df0a40a
@@ -67,7 +69,9 @@ def test_a_device_that_is_there_and_fails_says_why(monkeypatch):
 # %% ../nbs/31_device.ipynb #35a8771d
 def test_precision_is_what_was_asked_for_or_refused():
     cpu, meta = torch.device("cpu"), torch.device("meta")
-    assert resolve_dtype("fp32", cpu) is None and resolve_dtype("fp16", cpu) is torch.float16 and resolve_dtype("auto", meta) is None
+    assert resolve_dtype("fp32", cpu) is None
+    assert resolve_dtype("fp16", cpu) is torch.float16
+    assert resolve_dtype("auto", meta) is None
     with pytest.raises(ValueError, match="--precision bf16: meta here has no instructions for it"):
         resolve_dtype("bf16", meta)
 

@@ -28,9 +28,13 @@ from iddm.generate import (
 # %% ../nbs/40_generate.ipynb #271096a9
 def test_classes_are_chosen_by_number_or_name_or_all_in_turn():
     names = ("crazing", "patches", "scratches")
-    assert choose_labels(names).tolist() == [0, 1, 2] and choose_labels(names, -1, 5).tolist() == [0, 1, 2, 0, 1]
-    assert choose_labels(names, 1, 2).tolist() == [1, 1] == choose_labels(names, "patches", 2).tolist() and len(choose_labels(names, 2)) == 8
-    assert choose_labels(("7", "0"), "7", 1).tolist() == choose_labels(("7", "0"), 7, 1).tolist() == [0] and choose_labels(("7", "0"), 0, 1).tolist() == [1] and choose_labels(("7", "x"), 1, 1).tolist() == [1]
+    assert choose_labels(names).tolist() == [0, 1, 2]
+    assert choose_labels(names, -1, 5).tolist() == [0, 1, 2, 0, 1]
+    assert choose_labels(names, 1, 2).tolist() == [1, 1] == choose_labels(names, "patches", 2).tolist()
+    assert len(choose_labels(names, 2)) == 8
+    assert choose_labels(("7", "0"), "7", 1).tolist() == choose_labels(("7", "0"), 7, 1).tolist() == [0]
+    assert choose_labels(("7", "0"), 0, 1).tolist() == [1]
+    assert choose_labels(("7", "x"), 1, 1).tolist() == [1]
     assert choose_labels(()).tolist() == [0] * 8
 
 # %% ../nbs/40_generate.ipynb #42daa8cc
@@ -48,7 +52,9 @@ def test_settings_of_a_drawing_that_cannot_be_are_refused_by_name():
                     (dict(sample="ddpm", eta=.5), "--eta 0.5: ddpm has no eta; use --sample ddim or euler_ancestral or dpmpp_2m"), (dict(generate_name="a/b"), "--generate_name 'a/b'"), (dict(mask="m.png"), "--mask m.png: needs --init_image")):
         with pytest.raises(ValueError, match=say):
             GenerateConfig(**kw)
-    assert has_eta("ddim") and not has_eta("heun") and check_drawing(GenerateConfig(eta=.5)) is None
+    assert has_eta("ddim")
+    assert not has_eta("heun")
+    assert check_drawing(GenerateConfig(eta=.5)) is None
 
 # %% ../nbs/40_generate.ipynb #865b836c
 def half_white(width, height, upper=True):
@@ -120,13 +126,15 @@ def test_an_image_of_too_many_pixels_is_told_in_one_line(tmp_path, monkeypatch, 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match="--mask .*huge.png: not a picture that can be read") as e:
         load_image_tensor(str(tmp_path / "huge.png"), "mask", 8, 1)
-    assert "\n" not in str(e.value) and not recwarn.list
+    assert "\n" not in str(e.value)
+    assert not recwarn.list
 
 def test_a_large_image_is_read_without_a_word(tmp_path, monkeypatch, recwarn):
     Image.new("1", (60, 30)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert shown_size(tmp_path / "large.png") == (60, 30)
-    assert load_image_tensor(str(tmp_path / "large.png"), "mask", 8, 1).shape == (1, 1, 8, 8) and not recwarn.list
+    assert load_image_tensor(str(tmp_path / "large.png"), "mask", 8, 1).shape == (1, 1, 8, 8)
+    assert not recwarn.list
 
 # %% ../nbs/40_generate.ipynb #2cf21568
 def moment(where, **kw):
@@ -152,7 +160,8 @@ def test_pictures_of_each_class_are_written_and_never_over_others():
         where = moment(d)
         for i in (1, 2):
             out, err, status = run(f"--weight_path {where} --steps 2")
-            assert status == 0 and f"{where}/generated/{i:03}/grid.png" in out
+            assert status == 0
+            assert f"{where}/generated/{i:03}/grid.png" in out
         files = sorted(o.name for o in (where / "generated/002").iterdir())
         assert files == [f"{i:04}_{i}.png" for i in range(10)] + ["grid.png", "settings.yaml"]
         assert Image.open(where / "generated/001/0003_3.png").size == (8, 8)
@@ -179,13 +188,16 @@ def test_a_drawing_has_the_name_and_place_that_was_asked_for():
         assert run(f"--weight_path {where} --steps 2 --seed 1 --generate_name mine --result_path {d}/out --class_name 7 --num_images 3")[2] == 0
         assert sorted(o.name for o in (Path(d) / "out/mine").iterdir()) == ["0000_7.png", "0001_7.png", "0002_7.png", "grid.png", "settings.yaml"]
         out, err, status = run(f"--weight_path {where} --steps 2 --generate_name mine --result_path {d}/out")
-        assert status == 0 and f"{d}/out/mine_2/grid.png" in out
+        assert status == 0
+        assert f"{d}/out/mine_2/grid.png" in out
 
 # %% ../nbs/40_generate.ipynb #6a6bbea8
 def test_a_picture_does_not_depend_on_its_batch():
     with TemporaryDirectory() as d:
         model, y = load(moment(d)), torch.tensor([3, 1, 4, 1, 5])
-        assert isinstance(model, TrainedModel) and model.classes == tuple("0123456789") and model.epoch == 1
+        assert isinstance(model, TrainedModel)
+        assert model.classes == tuple("0123456789")
+        assert model.epoch == 1
         def all_of(**kw): return torch.cat([s.x for _, s, done in sample_batches(model, y, GenerateConfig(steps=3, eta=1., **kw)) if done])
         torch.testing.assert_close(all_of(batch_size=2), all_of(batch_size=5))
 
@@ -194,21 +206,25 @@ def test_files_do_not_depend_on_the_size_of_the_batches():
     with TemporaryDirectory() as d:
         moment(d)
         files = [[(to_uint8(load_image_tensor(str(o), "", 8, 1))).int() for o in sorted(Path(d, name).glob("0*.png"))] for name in ("a", "b") if run(f"--weight_path {d}/df --num_images 25 --steps 2 --result_path {d} --generate_name {name} --batch_size {dict(a=7, b=25)[name]}")[2] == 0]
-        assert len(files[0]) == 25 and max((p - q).abs().max() for p, q in zip(*files)) <= 1  # a last digit may round the other way
+        assert len(files[0]) == 25
+        assert max((p - q).abs().max() for p, q in zip(*files)) <= 1
 
 # %% ../nbs/40_generate.ipynb #3e47abe4
 def test_a_drawing_reports_each_step():
     with TemporaryDirectory() as d:
         model = load(moment(d))
         steps = [i for i, _, _ in sample_batches(model, torch.arange(5), GenerateConfig(steps=3, batch_size=2))]
-        assert steps == list(range(1, 10)) and [len(times(GenerateConfig(sample=o))) for o in ("ddim", "ddpm", "heun", "dpmpp_2m_sde")] == [50, 1000, 25, 25]
+        assert steps == list(range(1, 10))
+        assert [len(times(GenerateConfig(sample=o))) for o in ("ddim", "ddpm", "heun", "dpmpp_2m_sde")] == [50, 1000, 25, 25]
 
 # %% ../nbs/40_generate.ipynb #7b836e80
 def test_sample_draws_what_was_asked_for():
     with TemporaryDirectory() as d:
         model = load(moment(d))
         x = sample(model, "7", 3, steps=2, seed=5)
-        assert x.shape == (3, 1, 8, 8) and torch.equal(x, sample(model, 7, 3, steps=2, seed=5)) and not torch.equal(x, sample(model, 7, 3, steps=2))
+        assert x.shape == (3, 1, 8, 8)
+        assert torch.equal(x, sample(model, 7, 3, steps=2, seed=5))
+        assert not torch.equal(x, sample(model, 7, 3, steps=2))
         assert list(sample_to_folder(model, torch.arange(3), Path(d) / "x", GenerateConfig(steps=2))) == [1, 2]
 
 # %% ../nbs/40_generate.ipynb #58e3a8d5
@@ -349,7 +365,8 @@ def test_a_picture_is_a_start():
         Image.linear_gradient("L").save(f"{d}/init.jpg", quality=95)
         init = load_image_tensor(f"{d}/init.jpg", "init_image", 8, 1)
         own = [(sample(load(where), 3, 4, steps=10, init_image=f"{d}/init.jpg", strength=k) - init).abs().mean() for k in (.1, .5, .9)]
-        assert own[0] < .2 and own[0] < own[1] < own[2]
+        assert own[0] < .2
+        assert own[0] < own[1] < own[2]
 
 # %% ../nbs/40_generate.ipynb #7bebe27d
 def test_a_mask_says_what_is_filled():
@@ -367,7 +384,8 @@ def test_a_mask_says_what_is_filled():
 # %% ../nbs/40_generate.ipynb #b0287228
 def test_the_share_of_the_way_follows_from_what_is_given():
     c = GenerateConfig(init_image="x", steps=10)
-    assert [strength(c), strength(replace(c, mask="y")), strength(replace(c, strength=.3)), strength(GenerateConfig())] == [.6, 1., .3, 1.] and len(times(c)) == 6
+    assert [strength(c), strength(replace(c, mask="y")), strength(replace(c, strength=.3)), strength(GenerateConfig())] == [.6, 1., .3, 1.]
+    assert len(times(c)) == 6
 
 # %% ../nbs/40_generate.ipynb #f18292cc
 def test_without_a_picture_the_sampler_is_the_plain_one():
@@ -380,9 +398,11 @@ def test_the_way_of_the_pictures_is_an_animation():
         where = moment(d)
         for kind in ("gif", "webp"):
             out, err, status = run(f"--weight_path {where} --steps 5 --save_steps {kind} --result_path {d} --generate_name {kind}")
-            assert status == 0 and f"steps: {d}/{kind}/steps.{kind}" in out
+            assert status == 0
+            assert f"steps: {d}/{kind}/steps.{kind}" in out
             with Image.open(f"{d}/{kind}/steps.{kind}") as im, Image.open(f"{d}/{kind}/grid.png") as end:
-                assert im.n_frames == 5 and im.size == end.size
+                assert im.n_frames == 5
+                assert im.size == end.size
                 im.seek(4)
                 assert np.abs(np.asarray(im.convert("L"), int) - np.asarray(end.convert("L"), int)).max() < 8  # a GIF has 256 colours
 
@@ -403,7 +423,9 @@ def test_a_drawing_that_is_stopped_keeps_what_it_has():
                 yield o
         m.setitem(sample_to_folder.__globals__, "sample_batches", partial(broken, sample_batches))
         out, err, status = run(f"--weight_path {where} --steps 2 --batch_size 4")
-        assert status == 130 and "stopped: 4 of 10 pictures are written" in err and len(list((where / "generated/001").glob("*.png"))) == 4
+        assert status == 130
+        assert "stopped: 4 of 10 pictures are written" in err
+        assert len(list((where / "generated/001").glob("*.png"))) == 4
 
 # %% ../nbs/40_generate.ipynb #05fd6168
 def gone(folder): shutil.rmtree(folder)
@@ -422,7 +444,9 @@ def test_a_folder_that_changes_while_it_is_drawn_in_is_told(happens, say, tmp_pa
             yield o
     monkeypatch.setitem(sample_to_folder.__globals__, "sample_batches", spoiled)
     out, err, status = run(f"--weight_path {where} --steps 2")
-    assert status == 2 and say in err.splitlines()[-1] and "Traceback" not in err
+    assert status == 2
+    assert say in err.splitlines()[-1]
+    assert "Traceback" not in err
 
 @pytest.mark.parametrize("bad, say", [
     ("--num_images 1000000 --batch_size 1000000", "--batch_size 1000000: 1,000,000 images of 8x8 at a time need at least "), ("--device :", "--device ':': not on this machine; choose auto"),
@@ -431,15 +455,19 @@ def test_what_can_not_be_drawn_is_refused_before_a_folder_is_made(bad, say, tmp_
     monkeypatch.setitem(check_batch.__globals__, "memory", lambda device: (1e9, 2e9))
     where = moment(tmp_path, label_drop=0.)
     out, err, status = run(f"--weight_path {where} {bad}")
-    assert status == 2 and say in err
-    assert err.count("\n") == 1 and not (where / "generated").exists()
+    assert status == 2
+    assert say in err
+    assert err.count("\n") == 1
+    assert not (where / "generated").exists()
 
 def test_memory_that_can_not_be_had_is_told(tmp_path, monkeypatch):
     where = moment(tmp_path)
     def broken(*args, **kw): raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes. Error code 12")
     monkeypatch.setitem(sample_batches.__globals__, "sample_steps", broken)
     out, err, status = run(f"--weight_path {where} --num_images 20")
-    assert status == 2 and "out of memory on cpu: 2.1 GB more were asked for" in err.splitlines()[-1] and "sample fewer at a time, --batch_size 10" in err
+    assert status == 2
+    assert "out of memory on cpu: 2.1 GB more were asked for" in err.splitlines()[-1]
+    assert "sample fewer at a time, --batch_size 10" in err
 
 def test_memory_enough_or_not_known_is_no_trouble(tmp_path, monkeypatch):
     model = load(moment(tmp_path))
@@ -453,7 +481,8 @@ def test_a_model_without_the_other_half_samples_plainly_and_says_so(drop, plain,
     where = moment(tmp_path, label_drop=drop)
     out, err, status = run(f"--weight_path {where} --steps 2")
     model = load(where)
-    assert status == 0 and say in out
+    assert status == 0
+    assert say in out
     assert torch.equal(sample(model, steps=2), sample(model, steps=2, cfg_scale=plain))
     with pytest.raises(ValueError, match=f"^--cfg_scale 3: with --label_drop {drop:g} .* use --cfg_scale {plain:g}$"):
         sample(model, cfg_scale=3.)
@@ -469,7 +498,8 @@ def test_folders_are_new_and_files_hold_what_was_drawn():
         config = GenerateConfig(result_path=d)
         assert (out := new_folder(d, config)) == Path(d) / "001"
         write_batch(torch.ones(2, 1, 4, 4), ["a", ""], out, start=8)
-        assert new_folder(d, config) == Path(d) / "002" and sorted(o.name for o in out.iterdir()) == ["0008_a.png", "0009.png"]
+        assert new_folder(d, config) == Path(d) / "002"
+        assert sorted(o.name for o in out.iterdir()) == ["0008_a.png", "0009.png"]
         assert Image.open(out / "0008_a.png").getextrema() == (255, 255)
 
 # %% ../nbs/40_generate.ipynb #33221ec9
@@ -479,7 +509,8 @@ BAD_NAMES = ["../x", "a/b", "..", "a\\b", "a\0b", "a\nb", "\x1b[31m", "C:x", "x"
 def test_a_class_of_any_name_is_one_file_in_its_folder(name, tmp_path):
     (out := tmp_path / "out").mkdir()
     write_batch(torch.ones(1, 1, 4, 4), [name], out)
-    assert [o.name[:5] for o in out.iterdir()] == ["0000_"] and [o.name for o in tmp_path.iterdir()] == ["out"]
+    assert [o.name[:5] for o in out.iterdir()] == ["0000_"]
+    assert [o.name for o in tmp_path.iterdir()] == ["out"]
 
 def test_an_ordinary_name_stays_in_the_name_of_its_file(tmp_path):
     write_batch(torch.ones(2, 1, 4, 4), ["T-shirt", "naïve"], tmp_path)
@@ -507,7 +538,8 @@ def test_a_file_that_can_not_be_written_whole_is_not_there(tmp_path):
 def test_commands_at_the_same_time_get_folders_of_their_own(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda _: new_folder(tmp_path, GenerateConfig(result_path=str(tmp_path / "new"), generate_name="mine")), range(24)))
-    assert len(set(got)) == 24 and all(o.is_dir() for o in got)
+    assert len(set(got)) == 24
+    assert all(o.is_dir() for o in got)
 
 @pytest.mark.parametrize("where", ["file", "file/below"])
 def test_a_file_in_the_way_is_told(where, tmp_path):

@@ -13,7 +13,7 @@ from iddm.guidance import autoguidance_denoiser, cfg_denoiser, rescale_cfg
 
 # %% ../nbs/04_guidance.ipynb #930ef0c7
 def test_guidance_goes_beyond_the_difference_by_its_scale():
-    toy = lambda x, t, y: torch.where(y == 9, 1., 3.)[:, None].expand_as(x)  # 1 without label, 3 with  # noqa: E731
+    toy = lambda x, t, y: torch.where(y == 9, 1., 3.)[:, None].expand_as(x)  # 1 without label, 3 with
     y, x = torch.tensor([0, 4]), torch.zeros(2, 5)
     for scale, want in ((0, 1), (1, 3), (1.5, 4), (3., 7), (-1., -1)):
         assert (cfg_denoiser(toy, y, 9, scale)(x, 0) == want).all()
@@ -42,14 +42,14 @@ def test_guidance_calls_the_network_once_and_where_it_isn_t_guided_with_half_the
 
 # %% ../nbs/04_guidance.ipynb #ea09ee91
 def test_outside_of_its_interval_guidance_is_plain_conditional():
-    toy = lambda x, t, y: torch.where(y == 9, 1., 3.)[:, None].expand_as(x)  # noqa: E731
+    toy = lambda x, t, y: torch.where(y == 9, 1., 3.)[:, None].expand_as(x)
     g = cfg_denoiser(toy, torch.tensor([0]), 9, 2., interval=(100, 200))
     assert [g(torch.zeros(1, 1), t).item() for t in (99, 100, 200, 201)] == [3, 5, 5, 3]
 
 # %% ../nbs/04_guidance.ipynb #1c3e17f0
 def test_rescaling_brings_the_contrast_back_by_its_share():
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1., .2]).view(2, 1, 1, 1)
-    toy = lambda x, t, y: x * torch.where(y == 9, 1., 2.)[:, None, None, None]  # with label twice the contrast  # noqa: E731
+    toy = lambda x, t, y: x * torch.where(y == 9, 1., 2.)[:, None, None, None]  # with label twice the contrast
     spread = [cfg_denoiser(toy, torch.tensor([0, 1]), 9, 3., rescale=r)(x, 0).std((1, 2, 3)) / x.std((1, 2, 3)) for r in (0., .5, 1.)]
     torch.testing.assert_close(torch.stack(spread), torch.tensor([[4., 4], [3, 3], [2, 2]]))
     uneven, even = torch.stack([x[0], 3 * x[0]]), torch.stack([x[0], x[0]])
@@ -111,7 +111,8 @@ def test_autoguidance_goes_away_from_the_bad_model_and_may_come_nearer_to_the_da
     s, q = flow(), torch.special.ndtri((torch.arange(500, dtype=torch.float64) + .5) / 500)[:, None]
     narrow, good, bad = (gmm_denoiser(s, torch.tensor([-1., 1.]), k) for k in (.1, .2, .4))
     spread = [(final_sample(heun(d, q, s, 50)).abs() - 1).std().item() for d in (narrow, autoguidance_denoiser(good, bad), good, bad)]
-    assert spread == sorted(spread) and spread[1] - spread[0] < (spread[2] - spread[0]) / 2
+    assert spread == sorted(spread)
+    assert spread[1] - spread[0] < (spread[2] - spread[0]) / 2
 
 # %% ../nbs/04_guidance.ipynb #2e54176b
 pair, spreads = torch.tensor([-1., 1.]), torch.tensor([.7, .7])
@@ -137,6 +138,8 @@ def test_guidance_does_not_sample_the_sharpened_density():
         mean = torch.trapezoid(p * x[:, 0], x[:, 0]).item()
         std = torch.trapezoid(p * (x[:, 0] - mean)**2, x[:, 0]).sqrt().item()
         if scale == 1:
-            assert out.mean().item() == pytest.approx(mean, abs=1e-3) and out.std().item() == pytest.approx(std, abs=5e-3)
+            assert out.mean().item() == pytest.approx(mean, abs=1e-3)
+            assert out.std().item() == pytest.approx(std, abs=5e-3)
         else:
-            assert out.mean() > mean + .2 * std and out.std() < .9 * std
+            assert out.mean() > mean + .2 * std
+            assert out.std() < .9 * std

@@ -11,7 +11,8 @@ from iddm.images import RESERVED, image_grid, printable, safe_name, to_float, to
 def test_bytes_survive_the_round_trip():
     u = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_float(u)), u)
-    assert to_float(u).min() == -1 and to_float(u).max() == 1
+    assert to_float(u).min() == -1
+    assert to_float(u).max() == 1
 
 # %% ../nbs/20_images.ipynb #ca0e80a9
 def test_overshoot_stays_white_and_undershoot_stays_black():
@@ -29,7 +30,8 @@ def test_a_grid_has_its_tiles_where_they_belong():
     x[2] = 1
     g = image_grid(x, cols=2)
     assert g.size == (2*48 + 3*2, 2*48 + 3*2)
-    assert g.getpixel((26, 26)) == (0, 0, 0) and g.getpixel((26, 76)) == (255, 255, 255)
+    assert g.getpixel((26, 26)) == (0, 0, 0)
+    assert g.getpixel((26, 76)) == (255, 255, 255)
 
 # %% ../nbs/20_images.ipynb #0575dba3
 def test_large_pictures_are_not_enlarged_and_bytes_pass_unchanged():
@@ -81,7 +83,8 @@ def test_a_hostile_name_becomes_one_file_in_its_folder(name, tmp_path):
     assert [o.name for o in tmp_path.iterdir()] == [safe]
     assert not set(safe) & set('/\\:*?"<>|\n\0')
     assert len(safe.encode()) <= 200
-    assert safe[0] != "." and safe[-1] not in ". "
+    assert safe[0] != "."
+    assert safe[-1] not in ". "
     assert safe.split(".")[0].upper() not in RESERVED
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -11,8 +11,10 @@ def test_no_step_of_the_learning_rate_is_wasted():
     for name in ("constant", "linear", "cosine", "warmup_cosine"):
         for total in (1, 7, 500):
             factor = [lr_multiplier(name, i, total) for i in range(total)]
-            assert min(factor) > 0 and max(factor) <= 1
-    assert lr_multiplier("cosine", 250, 500) == pytest.approx(.5) and lr_multiplier("linear", 375, 500) == .25
+            assert min(factor) > 0
+            assert max(factor) <= 1
+    assert lr_multiplier("cosine", 250, 500) == pytest.approx(.5)
+    assert lr_multiplier("linear", 375, 500) == .25
     assert lr_multiplier("warmup_cosine", 9, 1000) == pytest.approx(.1, rel=1e-2)
 
 # %% ../nbs/30_loop.ipynb #277f0fa2
@@ -24,7 +26,10 @@ def test_the_average_follows_its_recursion_and_its_half_life():
         ema_update(ema, net, share)
         want += share * (n - want)
         assert ema.weight.item() == pytest.approx(want, rel=1e-5)
-    assert ema_weight(100, 0, 50) == 1 and ema_weight(100, 1, 50) == 1 - .5**20 and ema_weight(100, 1000, 50) == pytest.approx(1 - .5**.5) and ema_weight(0, 9, 50) == 1
+    assert ema_weight(100, 0, 50) == 1
+    assert ema_weight(100, 1, 50) == 1 - .5**20
+    assert ema_weight(100, 1000, 50) == pytest.approx(1 - .5**.5)
+    assert ema_weight(0, 9, 50) == 1
 
 # %% ../nbs/30_loop.ipynb #a78e4490
 def test_the_loop_trains_a_line():

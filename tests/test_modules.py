@@ -80,7 +80,8 @@ def test_attention_agrees_with_diffusers():
 # %% ../nbs/10_modules.ipynb #c212fc9c
 def test_down_halves_and_up_doubles():
     x = torch.randn(1, 4, 8, 6)
-    assert Downsample(4)(x).shape == (1, 4, 4, 3) and Upsample(4)(x).shape == (1, 4, 16, 12)
+    assert Downsample(4)(x).shape == (1, 4, 4, 3)
+    assert Upsample(4)(x).shape == (1, 4, 16, 12)
 
 # %% ../nbs/10_modules.ipynb #eb80b1d5
 def test_the_time_embedding_is_two_linear_layers():

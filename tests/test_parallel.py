@@ -21,7 +21,8 @@ def test_too_few_GPUs_are_said():
         m.setattr(torch.cuda, "device_count", lambda: 0)
         with pytest.raises(ValueError, match="--device cuda: this machine has none"):
             check_world(2, "cuda")
-        assert check_world(2, "cpu") is None and check_world(1) is None
+        assert check_world(2, "cpu") is None
+        assert check_world(1) is None
 
 # %% ../nbs/35_parallel.ipynb #4bd9e5c1
 def test_whoever_was_killed_is_not_met_again():
@@ -29,7 +30,8 @@ def test_whoever_was_killed_is_not_met_again():
     store.set("iddm/hello/1", "dead"), store.set("iddm/met/1", "dead too"), store.set("iddm/welcome", "dead too dead")
     with ThreadPoolExecutor() as pool:
         late = pool.submit(meet, store, 1, 2, 10)
-        assert meet(store, 0, 2, 10) == late.result() and store.get("iddm/hello/1") != b"dead"
+        assert meet(store, 0, 2, 10) == late.result()
+        assert store.get("iddm/hello/1") != b"dead"
     with pytest.raises(ValueError, match="process 1, 2 didn't come"):
         meet(dist.HashStore(), 0, 3, .1)
     with pytest.raises(ValueError, match="process 0 didn't come"):
@@ -78,7 +80,8 @@ def test_a_wait_is_announced_where_no_launcher_started_the_process(more, says, m
 
 # %% ../nbs/35_parallel.ipynb #aed7a2ad
 def test_alone_nothing_is_gathered_and_an_error_is_raised_as_it_is():
-    assert torch.equal(all_gather_cat(x := torch.arange(3)), x) and raise_on_any_rank(None, dict(n=1)) is None
+    assert torch.equal(all_gather_cat(x := torch.arange(3)), x)
+    assert raise_on_any_rank(None, dict(n=1)) is None
     with pytest.raises(OSError, match="gone"):
         raise_on_any_rank(OSError("gone"))
 
@@ -87,7 +90,10 @@ def test_without_a_launcher_everybody_is_first_and_nothing_was_noted():
     with pytest.MonkeyPatch.context() as m:
         m.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
         note("a", "begun")
-        assert job_store() is None and not noted("a") and speaks() and speaks()
+        assert job_store() is None
+        assert not noted("a")
+        assert speaks()
+        assert speaks()
 
 # %% ../nbs/35_parallel.ipynb #73f08ba4
 def test_the_launcher_s_store_remembers():
@@ -95,28 +101,38 @@ def test_the_launcher_s_store_remembers():
     with pytest.MonkeyPatch.context() as m:
         as_rank(m, 0, 1, store.port), m.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
         note("a", "begun")
-        assert not noted("a") and speaks() and not speaks()  # by ourselves
+        assert not noted("a")
+        assert speaks()
+        assert not speaks()
         m.setitem(HERE, "meeting", "another")
-        assert noted("a") == "begun" and noted("b") == "" and speaks()
+        assert noted("a") == "begun"
+        assert noted("b") == ""
+        assert speaks()
 
 # %% ../nbs/35_parallel.ipynb #9d81ca28
 def test_gradients_go_into_a_row_and_back():
     net = nn.Linear(3, 2)
     net(torch.ones(3)).sum().backward()
     row = flatten_grads(net)
-    assert row.tolist() == [1.] * 8 and net.weight.grad is None
+    assert row.tolist() == [1.] * 8
+    assert net.weight.grad is None
     set_gradient(net, ordered_sum(torch.stack([row, row, row])))
-    assert net.weight.grad.tolist() == [[3.] * 3] * 2 and net.bias.grad.tolist() == [3.] * 2
+    assert net.weight.grad.tolist() == [[3.] * 3] * 2
+    assert net.bias.grad.tolist() == [3.] * 2
 
 # %% ../nbs/35_parallel.ipynb #a9461c50
 def test_the_order_of_a_sum_counts():
     a, b = torch.tensor([1e8, 1., -1e8]), torch.tensor([1e8, -1e8, 1.])
-    assert ordered_sum(a[:, None]) == 0 and ordered_sum(b[:, None]) == 1
+    assert ordered_sum(a[:, None]) == 0
+    assert ordered_sum(b[:, None]) == 1
 
 # %% ../nbs/35_parallel.ipynb #ef9f27a2
 def test_without_shards_everything_stays_as_it_is():
     state = dict(a=[torch.ones(2), 5], b="c")
-    assert to_full(state)["a"][0] is state["a"][0] and to_full(state)["b"] == "c" and to_local([x := torch.ones(2)]) == [x] and split_like(x, x) is x
+    assert to_full(state)["a"][0] is state["a"][0]
+    assert to_full(state)["b"] == "c"
+    assert to_local([x := torch.ones(2)]) == [x]
+    assert split_like(x, x) is x
     optim = torch.optim.Adam([nn.Parameter(torch.ones(2))])
     optim.param_groups[0]["params"][0].grad = torch.ones(2)
     optim.step()

@@ -54,14 +54,16 @@ def test_a_picture_goes_through_PNG_unchanged():
 # %% ../nbs/50_parts.ipynb #1cab0e2d
 def test_a_hook_is_a_class_of_the_widget_and_pictures_have_square_pixels():
     assert add_css_class(w.Label(), "t")._dom_classes == ("iddm-t",)
-    assert picture("noised")._dom_classes == ("iddm-pixels", "iddm-noised") and ".iddm-pixels {image-rendering: pixelated" in STYLE
+    assert picture("noised")._dom_classes == ("iddm-pixels", "iddm-noised")
+    assert ".iddm-pixels {image-rendering: pixelated" in STYLE
 
 # %% ../nbs/50_parts.ipynb #8b42832d
 def test_a_control_shows_its_name_and_keeps_what_it_was_given():
     t = control(w.BoundedIntText, "steps", 25, 1, 50)
     assert (t.value, t.max, t.description, t.layout.width, t._dom_classes) == (25, 50, "steps", "190px", ("iddm-steps",))
     assert control(w.Button, "again", text="new noise", width=None).description == "new noise"
-    assert row(t).children == (t,) and "iddm-row" in row(t)._dom_classes
+    assert row(t).children == (t,)
+    assert "iddm-row" in row(t)._dom_classes
 
 # %% ../nbs/50_parts.ipynb #95c4a73a
 def test_the_same_file_can_be_chosen_again():
@@ -76,20 +78,30 @@ def test_the_same_file_can_be_chosen_again():
 def test_ticks_are_round_and_lie_inside():
     for low, high in ((0, 1), (-3.7, 12.2), (1e-5, 3e-5), (0, 1e6)):
         ts = ticks(low, high)
-        assert 2 <= len(ts) <= 6 and low <= ts[0] + 1e-9 and ts[-1] <= high * (1 + 1e-9) and len({round(b - a, 12) for a, b in zip(ts, ts[1:])}) == 1
+        assert 2 <= len(ts) <= 6
+        assert low <= ts[0] + 1e-9
+        assert ts[-1] <= high * (1 + 1e-9)
+        assert len({round(b - a, 12) for a, b in zip(ts, ts[1:])}) == 1
 
 # %% ../nbs/50_parts.ipynb #04b42143
 def test_a_curve_is_where_it_should_be():
     s = svg_chart({"a": ([0, 10], [0, 1])}, mark=5, size=(142, 118))
-    assert 'points="34.0,100.0 134.0,6.0"' in s and 'class="mark" d="M84.0 6V100"' in s
+    assert 'points="34.0,100.0 134.0,6.0"' in s
+    assert 'class="mark" d="M84.0 6V100"' in s
     assert 'points="34.0,100.0 84.0,53.0 134.0,6.0"' in svg_chart({"a": ([0, 1, 2], [.01, .1, 1])}, log=True, size=(142, 118))
 
 # %% ../nbs/50_parts.ipynb #8c973b21
 def test_a_chart_stands_odd_values_and_names():
-    assert "polyline" in svg_chart({}) + svg_chart({"a": ([0], [1])}) and svg_chart({"<b>": ([0, 1], [1, 1]), "c": ([0, 1], [0, math.nan])}).count("&lt;b&gt;") == 1
+    assert "polyline" in svg_chart({}) + svg_chart({"a": ([0], [1])})
+    assert svg_chart({"<b>": ([0, 1], [1, 1]), "c": ([0, 1], [0, math.nan])}).count("&lt;b&gt;") == 1
     s = svg_chart({"_pale": (range(10_000), range(10_000)), "b": ([0, 1], [0, 1])})
-    assert len(s) < 8000 and "_pale" not in s and thin(list(range(1000)))[-1] == 999 and len(thin([1, 2])) == 2 and thin([]) == []
-    assert "<rect" in svg({}, ([0, 1], [1]), None, (0, 1), (0, 1), False, (100, 100), "", "", 0) and len(COLORS) == len(DASHES)
+    assert len(s) < 8000
+    assert "_pale" not in s
+    assert thin(list(range(1000)))[-1] == 999
+    assert len(thin([1, 2])) == 2
+    assert thin([]) == []
+    assert "<rect" in svg({}, ([0, 1], [1]), None, (0, 1), (0, 1), False, (100, 100), "", "", 0)
+    assert len(COLORS) == len(DASHES)
 
 # %% ../nbs/50_parts.ipynb #746e9e34
 @pytest.mark.parametrize("error, told", [
@@ -124,8 +136,15 @@ def test_a_job_shows_at_most_twenty_states_a_second_and_always_the_last():
         for i in range(1, 5001):
             yield i, 5000, f"{i}"
     job, start = Job(busy, shown.append), time.monotonic()
-    assert job.start() and job.wait(60) and shown[-1][0] == 5000 and len(shown) <= 20 * (time.monotonic() - start) + 2
-    assert job.bar.value == 1 and job.bar.bar_style == "success" and job.status.value == "done · 5000" and not job.go.disabled and job.halt.disabled
+    assert job.start()
+    assert job.wait(60)
+    assert shown[-1][0] == 5000
+    assert len(shown) <= 20 * (time.monotonic() - start) + 2
+    assert job.bar.value == 1
+    assert job.bar.bar_style == "success"
+    assert job.status.value == "done · 5000"
+    assert not job.go.disabled
+    assert job.halt.disabled
 
 # %% ../nbs/50_parts.ipynb #5493b582
 def test_stop_ends_a_job_and_it_can_start_again():
@@ -140,9 +159,13 @@ def test_stop_ends_a_job_and_it_can_start_again():
         job.go.click()
         while job.running and job.bar.value == 0:
             time.sleep(.01)
-        assert not job.halt.disabled and job.go.disabled and not job.start()  # a second click starts nothing
+        assert not job.halt.disabled
+        assert job.go.disabled
+        assert not job.start()
         job.halt.click()
-        assert job.wait(5) and job.bar.bar_style == "warning" and job.status.value.startswith("stopped at ")
+        assert job.wait(5)
+        assert job.bar.bar_style == "warning"
+        assert job.status.value.startswith("stopped at ")
 
 # %% ../nbs/50_parts.ipynb #d220ad8a
 def test_many_clicks_at_once_start_one_job():
@@ -157,7 +180,8 @@ def test_many_clicks_at_once_start_one_job():
         o.start()
     for o in threads:
         o.join()
-    assert job.wait(5) and began == [1]
+    assert job.wait(5)
+    assert began == [1]
 
 # %% ../nbs/50_parts.ipynb #a3f2c8c8
 def test_errors_are_told_in_the_panel_and_it_stays_usable():
@@ -166,23 +190,37 @@ def test_errors_are_told_in_the_panel_and_it_stays_usable():
         raise error
     for error, told in ((ValueError("steps=0 <b>"), "steps=0 &lt;b&gt;"), (torch.OutOfMemoryError("CUDA"), "Out of memory"), (KeyError("x"), "<details>")):
         job = Job(broken)
-        assert job.start() and job.wait(5) and told in job.problem.value and job.error is error and job.bar.bar_style == "danger" and job.status.value == "error"
-        assert job.start(count) and job.wait(5) and job.status.value == "done · 200 of 200" and job.problem.value == ""
+        assert job.start()
+        assert job.wait(5)
+        assert told in job.problem.value
+        assert job.error is error
+        assert job.bar.bar_style == "danger"
+        assert job.status.value == "error"
+        assert job.start(count)
+        assert job.wait(5)
+        assert job.status.value == "done · 200 of 200"
+        assert job.problem.value == ""
 
 # %% ../nbs/50_parts.ipynb #a53ecd47
 def test_a_state_is_a_bar_words_and_whatever_else():
     seen = []
     job = Job(lambda stop: iter(()), seen.append)
     update(job, (1, 4, "<one>", "more"))
-    assert job.bar.value == .25 and job.status.value == "&lt;one&gt;" and seen[0][3] == "more"
-    assert "<details>" in error_html(KeyError("a")) and error_html(OSError("no <file>")) == "<b>no &lt;file&gt;</b>"
+    assert job.bar.value == .25
+    assert job.status.value == "&lt;one&gt;"
+    assert seen[0][3] == "more"
+    assert "<details>" in error_html(KeyError("a"))
+    assert error_html(OSError("no <file>")) == "<b>no &lt;file&gt;</b>"
     assert error_html(ValueError("go on by --resume True, or --run_name a--b")) == "<b>go on by Resume, or run_name a--b</b>"
     def nothing(stop): yield from ()
     run_job(job, nothing)
-    assert job.status.value == "done" and issubclass(Stopped, Exception)
+    assert job.status.value == "done"
+    assert issubclass(Stopped, Exception)
 
 # %% ../nbs/50_parts.ipynb #f272e0d5
 def test_a_panel_has_a_picture_for_places_without_widgets():
     data = Panel([w.Label("x")], b"abc", t=1)._repr_mimebundle_()
-    assert data["image/png"] == "YWJj" and "application/vnd.jupyter.widget-view+json" in data
-    assert "image/png" not in Panel([w.Label("x")])._repr_mimebundle_() and Panel([], t=1).ui.t == 1
+    assert data["image/png"] == "YWJj"
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert "image/png" not in Panel([w.Label("x")])._repr_mimebundle_()
+    assert Panel([], t=1).ui.t == 1

@@ -53,13 +53,16 @@ def test_conversions_are_finite_at_SNR_0_and_infinity_and_right_where_there_is_s
                     lost = (source == "eps" and alpha == 0) or (source == "x0" and sigma == 0)
                     if not lost or source == target:
                         torch.testing.assert_close(got, want)
-    assert (x0_from_eps(eps, eps, 0., 1.) == 0).all() and (eps_from_x0(x0, x0, 1., 0.) == 0).all()
+    assert (x0_from_eps(eps, eps, 0., 1.) == 0).all()
+    assert (eps_from_x0(x0, x0, 1., 0.) == 0).all()
 
 # %% ../nbs/01_predictions.ipynb #dddcf737
 def test_an_unknown_quotient_has_a_gradient_of_0_not_NaN():
     num, den = torch.ones(2, requires_grad=True), torch.tensor([0., 2.])
     safe_divide(num, den).sum().backward()
-    assert num.grad.tolist() == [0, .5] and safe_divide(torch.ones(2), 0.).tolist() == [0, 0] and safe_divide(torch.ones(2), 4.).tolist() == [.25, .25]
+    assert num.grad.tolist() == [0, .5]
+    assert safe_divide(torch.ones(2), 0.).tolist() == [0, 0]
+    assert safe_divide(torch.ones(2), 4.).tolist() == [.25, .25]
 
 # %% ../nbs/01_predictions.ipynb #0fa51336
 def test_an_error_of_the_output_moves_the_picture_by_the_known_factor():
@@ -91,9 +94,12 @@ def test_min_SNR_weighs_the_picture_alike_whatever_is_predicted_and_is_finite_at
     snr = torch.tensor([0., 1e-6, .1, 1, 5, 6, 1e6, float("inf")], dtype=torch.float64)
     for name in TARGETS:
         w = min_snr_weight(name, snr)
-        assert w.isfinite().all() and (w >= 0).all()
+        assert w.isfinite().all()
+        assert (w >= 0).all()
         torch.testing.assert_close((w * IMPLIED[name](snr))[1:-1], snr[1:-1].clamp(max=5))
-    assert min_snr_weight("eps", snr)[0] == 1 and min_snr_weight("x0", snr)[-1] == 5 and min_snr_weight("v", snr)[0] < 1e-19
+    assert min_snr_weight("eps", snr)[0] == 1
+    assert min_snr_weight("x0", snr)[-1] == 5
+    assert min_snr_weight("v", snr)[0] < 1e-19
     assert (uniform_weight("eps", snr) == 1).all()
 
 # %% ../nbs/01_predictions.ipynb #4ef43450
@@ -104,12 +110,13 @@ def test_a_network_that_answers_nothing_pays_the_variance_of_its_target():
     for make in SCHEDULES.values():
         for name, want in dict(eps=1, x0=1, v=1, flow=2).items():
             loss = diffusion_loss(lambda x, t, y: torch.zeros_like(x), make(), name, x0, t, eps)
-            assert loss.shape == (64,) and loss.mean().item() == pytest.approx(want, rel=.03)
+            assert loss.shape == (64,)
+            assert loss.mean().item() == pytest.approx(want, rel=.03)
 
 # %% ../nbs/01_predictions.ipynb #95930fd7
 def test_a_perfect_answer_costs_nothing():
     s, x0, eps, t = cosine(), torch.rand(4, 1, 8, 8), torch.randn(4, 1, 8, 8), torch.tensor([0, 9, 500, 999])
-    perfect = lambda x, t, y: v_target(x0, eps, extract(s.alpha, t, x), extract(s.sigma, t, x))  # noqa: E731
+    perfect = lambda x, t, y: v_target(x0, eps, extract(s.alpha, t, x), extract(s.sigma, t, x))
     assert diffusion_loss(perfect, s, "v", x0, t, eps).max() == 0
 
 # %% ../nbs/01_predictions.ipynb #0dca688f
@@ -117,7 +124,7 @@ def test_the_error_is_measured_as_asked():
     x0, eps = torch.zeros(1, 1, 1, 2), torch.tensor([.5, 3.]).view(1, 1, 1, 2)
     for name, want in dict(mse=(.25 + 9) / 2, l1=1.75, huber=(.125 + 2.5) / 2).items():
         assert diffusion_loss(lambda x, t, y: torch.zeros_like(x), cosine(), "eps", x0, torch.tensor([3]), eps, loss=name).item() == pytest.approx(want)
-        best = min((o / 100 for o in range(-100, 200)), key=lambda o: LOSSES[name](torch.full((5,), o), torch.tensor([0., 0., 0., 0., 5.])))  # noqa: B023
+        best = min((o / 100 for o in range(-100, 200)), key=lambda o: LOSSES[name](torch.full((5,), o), torch.tensor([0., 0., 0., 0., 5.])))
         assert best == pytest.approx(dict(mse=1, l1=0, huber=.25)[name], abs=.011)
 
 # %% ../nbs/01_predictions.ipynb #d41cf551
@@ -142,8 +149,9 @@ def test_the_network_is_shown_pictures_of_unit_spread_or_less():
     x0, eps = torch.randn(2, 3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     for make, stays in ((cosine, True), (flow, True), (edm, False)):
         s, t, shown = make(), torch.tensor([0, 500, 999]), []
-        diffusion_loss(lambda x, t, y: shown.append(x) or x, s, "v", x0, t, eps)  # noqa: B023
-        assert shown[0].std((1, 2, 3)).max() < 1.05 and torch.equal(shown[0], add_noise(s, x0, t, eps)) == stays
+        diffusion_loss(lambda x, t, y: shown.append(x) or x, s, "v", x0, t, eps)
+        assert shown[0].std((1, 2, 3)).max() < 1.05
+        assert torch.equal(shown[0], add_noise(s, x0, t, eps)) == stays
 
 # %% ../nbs/01_predictions.ipynb #5d1bb0b8
 def test_a_denoiser_of_a_perfect_network_returns_the_picture():
@@ -151,7 +159,7 @@ def test_a_denoiser_of_a_perfect_network_returns_the_picture():
     for make in (linear, cosine, flow, edm):
         s = make()
         for name in TARGETS.keys() - ({"eps"} if make is flow else set()):
-            def model(x, t, y, name=name): return TARGETS[name](x0, eps, extract(s.alpha, t, x), extract(s.sigma, t, x))  # noqa: B023
+            def model(x, t, y, name=name): return TARGETS[name](x0, eps, extract(s.alpha, t, x), extract(s.sigma, t, x))
             x = add_noise(s, x0, torch.tensor([500, 500]), eps)
             torch.testing.assert_close(denoiser(model, s, name)(x, 500), x0, rtol=0, atol=1e-4)
 
@@ -163,9 +171,14 @@ def test_the_network_gets_a_long_time_for_each_picture_and_a_picture_of_unit_spr
     denoiser(model, edm(), "v")(80 * x, 999, y)
     denoiser(model, cosine(), "v")(x, 7)
     (a, t, labels), (b, u, none) = seen_by_net
-    assert t.tolist() == [999] * 3 and t.dtype == torch.long and labels is y and none is None and u.tolist() == [7] * 3
+    assert t.tolist() == [999] * 3
+    assert t.dtype == torch.long
+    assert labels is y
+    assert none is None
+    assert u.tolist() == [7] * 3
     torch.testing.assert_close(a, x, rtol=1e-3, atol=0)
-    assert torch.equal(b, x) and denoiser(lambda x, t, y: x.bfloat16(), cosine(), "v")(x, 3).dtype == torch.float32
+    assert torch.equal(b, x)
+    assert denoiser(lambda x, t, y: x.bfloat16(), cosine(), "v")(x, 3).dtype == torch.float32
 
 # %% ../nbs/01_predictions.ipynb #9f097f4c
 def test_a_model_of_the_noise_is_refused_where_there_is_nothing_but_noise():

@@ -40,7 +40,8 @@ def test_every_deterministic_sampler_reaches_the_exact_end_point_at_its_order():
 def test_trailing_strides_on_a_variance_preserving_schedule_are_of_first_order_for_all():
     for name in ("heun", "plms", "dpmpp_2m"):
         few, many = (worst(SAMPLERS[name], three, "linear", n, "trailing") for n in (256, 512))
-        assert 1.7 < few / many < 3.2 and many > 20 * worst(SAMPLERS[name], three, "linear", 512)
+        assert 1.7 < few / many < 3.2
+        assert many > 20 * worst(SAMPLERS[name], three, "linear", 512)
 
 # %% ../nbs/06_proofs.ipynb #a0172e82
 def drawn_std(schedule: Schedule, std: torch.Tensor, ts: list[int], eta: float, large: bool = False):
@@ -73,16 +74,19 @@ def test_the_rank_order_of_DDIM_s_table_comes_out_in_closed_form():
     for rows in (ours, PAPER):
         for j in range(4):
             column = [rows[name][j] for name in PAPER]
-            assert all(a < b * 1.02 for a, b in zip(column, column[1:])) and column[1] < column[2] < column[3] < column[4]
+            assert all(a < b * 1.02 for a, b in zip(column, column[1:]))
+            assert column[1] < column[2] < column[3] < column[4]
         for row in rows.values():
-            assert [*row[:4]] == sorted(row[:4], reverse=True) and row[4] < row[3]
+            assert [*row[:4]] == sorted(row[:4], reverse=True)
+            assert row[4] < row[3]
         assert min(rows, key=lambda name: rows[name][4]) == "large"
         assert rows["large"][0] > 3 * rows["0"][0]
     for spacing in ("trailing", "linspace", "quadratic"):  # what doesn't hang on the grid
         ours = table(spacing=spacing)
         for row in ours.values():
             assert [*row] == sorted(row, reverse=True)
-        assert ours["0"][0] < ours["0.2"][0] < ours["0.5"][0] < ours["1"][0] and min(ours, key=lambda name: ours[name][4]) == "large"  # noqa: B023
+        assert ours["0"][0] < ours["0.2"][0] < ours["0.5"][0] < ours["1"][0]
+        assert min(ours, key=lambda name: ours[name][4]) == "large"
 
 # %% ../nbs/06_proofs.ipynb #72ef29ee
 def test_the_recursion_of_the_table_is_what_the_samplers_draw():
@@ -146,7 +150,7 @@ def test_Heun_Euler_and_the_ancestral_step_agree_with_diffusers():
         oracle, x = gaussian_denoiser(s, .1, .5), initial_x(s, normal(0)())
         a.sigmas = a.sigmas.double()
         ts = [i for i in range(19, -1, -1)] if sampler is not heun else [19, *[i for i in range(18, -1, -1) for _ in (0, 1)]]
-        def output(x, t): return (x - oracle(x, t)) / s.sigma[t]  # noqa: B023
+        def output(x, t): return (x - oracle(x, t)) / s.sigma[t]
         got = theirs(a, x, output, ts, **(dict(generator=torch.Generator().manual_seed(1)) if sampler is euler_ancestral else {}))
         got = [*got[1:-1:2], got[-1]] if sampler is heun else got
         assert apart(list(sampler(oracle, x, s, 20, generator=normal(1))), got) < 1e-5

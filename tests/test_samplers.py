@@ -29,7 +29,8 @@ def test_a_picture_draws_the_same_noise_in_every_batch():
 
 # %% ../nbs/03_samplers.ipynb #07513702
 def test_a_walk_starts_at_the_spread_of_its_end_and_hops_to_the_clean_picture():
-    assert timestep_pairs(cosine(), 2) == [(999, 499), (499, None)] and timestep_pairs(cosine(), (7, 3, 0)) == [(7, 3), (3, 0), (0, None)]
+    assert timestep_pairs(cosine(), 2) == [(999, 499), (499, None)]
+    assert timestep_pairs(cosine(), (7, 3, 0)) == [(7, 3), (3, 0), (0, None)]
     assert [initial_x(make(), torch.ones(1)).item() for make in (linear, flow, edm)] == pytest.approx([1, 1, (80**2 + 1)**.5], rel=1e-6)
     assert initial_x(edm(), torch.ones(1), [500, 100]).item() == pytest.approx(math.hypot(*edm().at(500)))
     for bad in ([], [1000], [5, 5], [3, 4], [3, -1]):
@@ -123,7 +124,7 @@ def test_Heun_takes_two_looks_a_step_and_is_EDM_s_own_algorithm_on_EDM_s_path():
     got = list(heun(look, x, s, 18))
     assert len(looks) == 35
     for i, (sigma, sigma_next) in enumerate(zip(s.sigma.flip(0).tolist(), [*s.sigma.flip(0)[1:].tolist(), 0.])):  # algorithm 1
-        d = lambda x, sigma: (x - (.1 + std**2 / (std**2 + sigma**2) * (x - .1))) / sigma  # noqa: E731
+        d = lambda x, sigma: (x - (.1 + std**2 / (std**2 + sigma**2) * (x - .1))) / sigma
         slope = d(x, sigma)
         ahead = x + (sigma_next - sigma) * slope
         x = x + (sigma_next - sigma) * (slope + d(ahead, sigma_next)) / 2 if sigma_next else ahead
@@ -136,7 +137,8 @@ def test_churn_lifts_the_picture_to_the_level_of_a_noisier_time_and_keeps_its_va
         for t in (100, 500, 800):
             x, up = add_churn(torch.zeros(40_000, 1), s, t, .2, 1., torch.Generator().manual_seed(0))
             (a, sig), (a_up, s_up) = s.at(t), s.at(up)
-            assert up > t and s_up / a_up == pytest.approx(1.2 * sig / a, rel=.02)
+            assert up > t
+            assert s_up / a_up == pytest.approx(1.2 * sig / a, rel=.02)
             assert x.std().item() == pytest.approx((s_up**2 - (a_up / a * sig)**2)**.5, rel=.02)
     assert add_churn(x, s, 999, .2, 1., None) == (x, 999)
     doubled, _ = add_churn(torch.zeros(40_000, 1), s, 500, .2, 2., torch.Generator().manual_seed(0))
@@ -148,10 +150,11 @@ def test_churn_changes_the_walk_not_what_it_ends_on():
     s, x = edm(), initial_x(edm(), randn((4, 1, 2, 2), per_sample_generators(0, 4)))
     calm, churn = (final_sample(heun(gaussian_denoiser(s, .3, .5), x, s, 40, s_churn=c, generator=per_sample_generators(1, 4))) for c in (0, 40))
     none = final_sample(heun(gaussian_denoiser(s, .3, .5), x, s, 40, s_churn=40, s_tmin=2, s_tmax=1, generator=per_sample_generators(1, 4)))
-    assert torch.equal(none, calm) and (churn - calm).abs().mean() > .3
+    assert torch.equal(none, calm)
+    assert (churn - calm).abs().mean() > .3
     looks, v = [], linear()  # churn at most by a factor of sqrt(2), and only where sigma / alpha is between the bounds
     list(heun(lambda x, t: looks.append(t) or x, torch.ones(1, 1), v, [900, 700, 500, 300, 100], s_churn=1e9, s_tmin=1., s_tmax=5., generator=per_sample_generators(0, 1)))
-    ratio = lambda t: (v.sigma[t] / v.alpha[t]).item()  # noqa: E731
+    ratio = lambda t: (v.sigma[t] / v.alpha[t]).item()
     lifted = [t for t in (900, 700, 500, 300, 100) if t not in looks[::2]]
     assert lifted == [t for t in (900, 700, 500, 300, 100) if 1 <= ratio(t) <= 5] == [500, 300]
     assert all(ratio(up) == pytest.approx(2**.5 * ratio(t), rel=.01) for up, t in zip(looks[::2][2:], lifted))
@@ -159,7 +162,8 @@ def test_churn_changes_the_walk_not_what_it_ends_on():
         next(heun(gaussian_denoiser(s), x, s, 40, s_churn=-1))
     for make in (linear, flow, edm):  # more steps, less error: the spread is that of the data, exactly
         off = [abs(spread_of(heun, make(), .5, n, initial_x(make(), torch.ones(1)).item(), s_churn=10.) - .5) for n in (25, 50, 100, 200)]
-        assert off == sorted(off, reverse=True) and off[-1] < .005
+        assert off == sorted(off, reverse=True)
+        assert off[-1] < .005
 
 # %% ../nbs/03_samplers.ipynb #0ed81c7f
 def test_the_ancestral_step_is_that_of_k_diffusion():
@@ -191,7 +195,8 @@ def test_DDPM_reproduces_the_mean_and_spread_of_Gaussian_data():
     s, x = linear(), randn((20_000, 1, 1, 1), torch.Generator().manual_seed(0))
     for variance in ("large", "small"):
         out = final_sample(ddpm(gaussian_denoiser(s, .3, .5), x, s, 1000, variance=variance, generator=torch.Generator().manual_seed(1)))
-        assert out.mean().item() == pytest.approx(.3, abs=.02) and out.std().item() == pytest.approx(.5, abs=.015)
+        assert out.mean().item() == pytest.approx(.3, abs=.02)
+        assert out.std().item() == pytest.approx(.5, abs=.015)
         assert spread_of(ddpm, s, .5, 1000, variance=variance) == pytest.approx(.5, abs=.005)
 
 # %% ../nbs/03_samplers.ipynb #6f35adc5
@@ -212,7 +217,7 @@ def test_the_SDE_form_of_DPM_Solver_matches_its_recursion_on_Gaussian_data():
                 (a, sig), (a_u, sig_u) = s.at(t), s.at(u)
                 x0 = a * std**2 / (a**2 * std**2 + sig**2) * x
                 if u is None:
-                    x = x0; continue  # noqa: E702
+                    x = x0; continue
                 h = math.log(a_u / sig_u) - math.log(a / sig) if a else math.inf
                 d1 = (x0 - before) * h / h_before if before is not None else 0 * x
                 x = sig_u / sig * math.exp(-h) * x + a_u * (1 - math.exp(-2 * h)) * (x0 + d1 / 2)  # the paper's, with its noise
@@ -236,7 +241,7 @@ def test_no_sampler_leaves_noise_in_its_last_step():
         for sampler in SAMPLERS.values():
             for steps in (1, 3, 30, timesteps(1000, 10, "leading"), timesteps(1000, 10, "quadratic")):
                 for level, byte in ((-1., 0), (1., 255)):
-                    out = final_sample(sampler(lambda x, t: torch.full_like(x, level), initial_x(s, x), s, steps))  # noqa: B023
+                    out = final_sample(sampler(lambda x, t: torch.full_like(x, level), initial_x(s, x), s, steps))
                     assert (to_uint8(out) == byte).all()
 
 # %% ../nbs/03_samplers.ipynb #1baf70cc
@@ -244,8 +249,10 @@ def test_a_sampler_yields_each_of_its_steps_and_its_guess():
     s = cosine()
     for sampler in SAMPLERS.values():
         got = list(sampler(gaussian_denoiser(s), randn((2, 1, 4, 4)), s, 7))
-        assert [o.i for o in got] == list(range(7)) and [o.t for o in got] == timesteps(1000, 7)
-        assert isinstance(got[0], Step) and got[-1].x.shape == got[-1].x0.shape == (2, 1, 4, 4)
+        assert [o.i for o in got] == list(range(7))
+        assert [o.t for o in got] == timesteps(1000, 7)
+        assert isinstance(got[0], Step)
+        assert got[-1].x.shape == got[-1].x0.shape == (2, 1, 4, 4)
         torch.testing.assert_close(got[-1].x, got[-1].x0)
     assert len(list(ddpm(gaussian_denoiser(cosine(40)), randn((1, 1, 2, 2)), cosine(40)))) == 40
 
@@ -253,7 +260,7 @@ def test_a_sampler_yields_each_of_its_steps_and_its_guess():
 def test_the_same_seed_gives_the_same_picture_in_every_batch():
     s = cosine()
     for sampler in (*SAMPLERS.values(), partial(ddim, eta=.7), partial(heun, s_churn=3)):
-        def draw(start, n): return final_sample(sampler(empirical_denoiser(s, torch.eye(4)[None, None]), randn((n, 1, 4, 4), g := per_sample_generators(5, n, start)), s, 8, generator=g))  # noqa: B023
+        def draw(start, n): return final_sample(sampler(empirical_denoiser(s, torch.eye(4)[None, None]), randn((n, 1, 4, 4), g := per_sample_generators(5, n, start)), s, 8, generator=g))
         torch.testing.assert_close(draw(0, 4)[3:], draw(3, 1))
 
 # %% ../nbs/03_samplers.ipynb #e62fd2c6

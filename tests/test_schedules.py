@@ -18,7 +18,8 @@ def test_two_steps_of_noise_add_up_as_the_equation_says():
     torch.testing.assert_close(s.beta, torch.tensor([.1, .5], dtype=torch.float64), rtol=0, atol=1e-8)
     torch.testing.assert_close(s.logsnr, s.snr.log())
     torch.testing.assert_close(s.spread, torch.ones(2, dtype=torch.float64))
-    assert s.T == 2 and s.at(None) == (1., 0.)
+    assert s.T == 2
+    assert s.at(None) == (1., 0.)
     assert s.at(1) == pytest.approx((.45**.5, .55**.5))
 
 # %% ../nbs/00_schedules.ipynb #10e5bb6b
@@ -42,26 +43,31 @@ def test_linear_and_its_roots_agree_with_their_papers():
     assert s.abar[0].item() == pytest.approx(1 - 1e-4)
     assert s.abar[-1].item() == pytest.approx(4.0358e-5, rel=1e-4)
     assert linear(250).abar[-1].item() == pytest.approx(s.abar[-1].item(), rel=.2)
-    assert sqrt_linear().beta[[0, 999]].tolist() == pytest.approx([1e-4, .02]) and sqrt().beta[[0, 999]].tolist() == pytest.approx([.01, .02**.5])
+    assert sqrt_linear().beta[[0, 999]].tolist() == pytest.approx([1e-4, .02])
+    assert sqrt().beta[[0, 999]].tolist() == pytest.approx([.01, .02**.5])
     assert sqrt_linear().beta[500].item() == pytest.approx((.01 + 500 / 999 * (.02**.5 - .01))**2)
     assert sqrt().abar[250] < 4e-6 < .5 < linear().abar[250]
 
 # %% ../nbs/00_schedules.ipynb #8ab66407
 def test_cosine_and_sigmoid_follow_their_curves():
     T = 1000
-    f = lambda t: math.cos((t / T + .008) / 1.008 * math.pi / 2)**2  # noqa: E731
-    g = lambda t: 1 / (1 + math.exp(-3)) - 1 / (1 + math.exp(3 - 6 * t / T))  # noqa: E731
+    f = lambda t: math.cos((t / T + .008) / 1.008 * math.pi / 2)**2
+    g = lambda t: 1 / (1 + math.exp(-3)) - 1 / (1 + math.exp(3 - 6 * t / T))
     for t in (0, 250, 500, 900):
         assert cosine(T).abar[t].item() == pytest.approx(f(t + 1) / f(0), rel=1e-9)
         assert sigmoid(T).abar[t].item() == pytest.approx(g(t + 1) / g(0), rel=1e-9)
-    assert 0 < cosine(T).abar[-1] < 1e-4 and 0 < sigmoid(T).abar[-1] < 1e-4
+    assert 0 < cosine(T).abar[-1] < 1e-4
+    assert 0 < sigmoid(T).abar[-1] < 1e-4
 
 # %% ../nbs/00_schedules.ipynb #ba21bb3f
 def test_the_straight_path_and_the_Karras_grid_are_what_their_equations_say():
     s = flow(4)
-    assert s.alpha.tolist() == [.75, .5, .25, 0] and s.sigma.tolist() == [.25, .5, .75, 1]
+    assert s.alpha.tolist() == [.75, .5, .25, 0]
+    assert s.sigma.tolist() == [.25, .5, .75, 1]
     s = edm(18)
-    assert s.at(0) == pytest.approx((1, .002)) and s.at(17) == pytest.approx((1, 80)) and edm(1).at(0) == pytest.approx((1, 80))
+    assert s.at(0) == pytest.approx((1, .002))
+    assert s.at(17) == pytest.approx((1, 80))
+    assert edm(1).at(0) == pytest.approx((1, 80))
     assert s.sigma[12].item() == pytest.approx((80**(1/7) + 5/17 * (.002**(1/7) - 80**(1/7)))**7)
     torch.testing.assert_close(edm(18 * 3 - 2).sigma[::3], s.sigma, rtol=1e-12, atol=0)
 
@@ -69,7 +75,8 @@ def test_the_straight_path_and_the_Karras_grid_are_what_their_equations_say():
 def test_no_signal_is_left_and_the_first_step_is_kept():
     for make in (linear, sqrt_linear, cosine, sigmoid):
         s, z = make(), zero_terminal_snr(make())
-        assert z.at(999) == (0, 1) and z.at(0) == pytest.approx(s.at(0))
+        assert z.at(999) == (0, 1)
+        assert z.at(0) == pytest.approx(s.at(0))
         torch.testing.assert_close(zero_terminal_snr(z).alpha, z.alpha)
     for make in (flow, edm):
         with pytest.raises(ValueError, match="takes variance preserving"):
@@ -81,14 +88,18 @@ def test_every_schedule_only_ever_adds_noise_for_any_number_of_steps():
     @given(st.sampled_from(sorted(SCHEDULES)), st.integers(142, 3000))
     def check(name, T):
         s = SCHEDULES[name](T)
-        assert s.T == T and (s.snr.diff() < 0).all() and s.snr.isfinite().all()
-        assert s.beta.min() > 0 and (name == "edm" or s.beta.max() <= 1)
+        assert s.T == T
+        assert (s.snr.diff() < 0).all()
+        assert s.snr.isfinite().all()
+        assert s.beta.min() > 0
+        assert (name == "edm" or s.beta.max() <= 1)
         if name not in ("flow", "edm"):
             assert s.beta.max() < 1
             torch.testing.assert_close(s.alpha**2 + s.sigma**2, torch.ones(T, dtype=torch.float64))
             z = zero_terminal_snr(s)
             torch.testing.assert_close(z.spread, torch.ones(T, dtype=torch.float64))
-            assert z.snr[-1] == 0 and (z.snr.diff() < 0).all()
+            assert z.snr[-1] == 0
+            assert (z.snr.diff() < 0).all()
     check()
 
 # %% ../nbs/00_schedules.ipynb #3d9266ae
@@ -120,8 +131,10 @@ def test_grids_fall_strictly_for_every_number_of_steps():
         for T in (1, 2, 7, 100, 127, 1000):
             for steps in range(1, T + 1):
                 ts = timesteps(T, steps, spacing)
-                assert len(ts) == steps and all(a > b for a, b in zip(ts, ts[1:]))
-                assert T > ts[0] and ts[-1] >= 0
+                assert len(ts) == steps
+                assert all(a > b for a, b in zip(ts, ts[1:]))
+                assert T > ts[0]
+                assert ts[-1] >= 0
                 assert ts[0] == T - 1 if spacing != "leading" or steps == 1 else T - 1 - ts[0] <= T / steps
                 if spacing != "trailing" and steps > 1:
                     assert ts[-1] == 0
@@ -134,7 +147,10 @@ def test_grids_fall_strictly_for_any_T():
     def check(spacing, T, share):
         steps = max(1, round(share * T))
         ts = timesteps(T, steps, spacing)
-        assert len(ts) == steps and T > ts[0] and ts[-1] >= 0 and all(a > b for a, b in zip(ts, ts[1:]))
+        assert len(ts) == steps
+        assert T > ts[0]
+        assert ts[-1] >= 0
+        assert all(a > b for a, b in zip(ts, ts[1:]))
     check()
 
 # %% ../nbs/00_schedules.ipynb #07f1c11f
@@ -152,7 +168,9 @@ def test_a_level_of_noise_is_found_again():
         s = make()
         for t in (0, 10, 500, 998):
             assert sigma_to_t(s, (s.sigma[t] / s.alpha[t]).item()) == t
-    assert sigma_to_t(edm(), 1e9) == 999 and sigma_to_t(edm(), 1e-9) == 0 and sigma_to_t(cosine(), math.inf) == 999
+    assert sigma_to_t(edm(), 1e9) == 999
+    assert sigma_to_t(edm(), 1e-9) == 0
+    assert sigma_to_t(cosine(), math.inf) == 999
     for bad in (0, -1, math.nan):
         with pytest.raises(ValueError, match="give a noise level above 0"):
             sigma_to_t(edm(), bad)

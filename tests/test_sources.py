@@ -98,13 +98,18 @@ def test_a_folder_is_listed_by_class_and_what_has_no_class_is_noted():
             (path := Path(d) / name).parent.mkdir(exist_ok=True)
             Image.new("L", (4, 4)).save(path, format="PNG")
         source = folder_source(d)
-        assert isinstance(source, Source) and source.classes == ("cat", "dog") and source.labels.tolist() == [0, 0, 1]
-        assert len(source.notes) == 2 and "empty: a folder without" in source.notes[0] and "loose.png: beside" in source.notes[1]
+        assert isinstance(source, Source)
+        assert source.classes == ("cat", "dog")
+        assert source.labels.tolist() == [0, 0, 1]
+        assert len(source.notes) == 2
+        assert "empty: a folder without" in source.notes[0]
+        assert "loose.png: beside" in source.notes[1]
         before = content_key(Path(d), source.items)
         assert before == source.key() == folder_source(d).key()
         stamp = source.stamp()
         Image.new("L", (4, 4), 1).save(source.items[0])
-        assert source.key() != before and date_stamp(source.items) != stamp
+        assert source.key() != before
+        assert date_stamp(source.items) != stamp
 
 # %% ../nbs/22_sources.ipynb #0330a340
 def tree(root, *files):
@@ -236,9 +241,12 @@ def test_idx_files_are_read_packed_or_not_and_damaged_ones_are_refused():
         images, labels = np.arange(2 * 4 * 3).reshape(2, 4, 3), np.array([3, 1])
         write_idx(Path(d) / "train-images-idx3-ubyte.gz", images), write_idx(Path(d) / "train-labels-idx1-ubyte", labels)
         assert np.array_equal(read_idx(Path(d) / "train-images-idx3-ubyte.gz"), images)
-        assert [o.name[-5:] for o in idx_files(Path(d))] == ["te.gz", "ubyte"] and not idx_files(Path(d) / "no", "mnist")
+        assert [o.name[-5:] for o in idx_files(Path(d))] == ["te.gz", "ubyte"]
+        assert not idx_files(Path(d) / "no", "mnist")
         source = from_idx("mnist", idx_files(Path(d), "mnist"))
-        assert source.labels.tolist() == [3, 1] and source.classes == ("0", "1", "2", "3") and from_idx("fashion_mnist", idx_files(Path(d))).classes == FASHION
+        assert source.labels.tolist() == [3, 1]
+        assert source.classes == ("0", "1", "2", "3")
+        assert from_idx("fashion_mnist", idx_files(Path(d))).classes == FASHION
         (Path(d) / "cut").write_bytes((Path(d) / "train-labels-idx1-ubyte").read_bytes()[:-1])
         with pytest.raises(ValueError, match="not an idx file"):
             read_idx(Path(d) / "cut")
@@ -252,7 +260,10 @@ def test_sets_of_torchvision_are_taken_with_their_labels_and_names():
     with pytest.MonkeyPatch.context() as m:
         m.setattr(torchvision.datasets, "MNIST", Known)
         source = torchvision_source("mnist")
-        assert len(source.items) == 2 and source.labels.tolist() == [1, 0] and source.classes == ("zero", "a or b") and source.key() == "mnist"
+        assert len(source.items) == 2
+        assert source.labels.tolist() == [1, 0]
+        assert source.classes == ("zero", "a or b")
+        assert source.key() == "mnist"
         m.setattr(torchvision.datasets, "MNIST", offline)
         with pytest.raises(ValueError, match="'mnist': not in data_root 'datasets', and not to be downloaded .no network"):
             torchvision_source("mnist")

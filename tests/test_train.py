@@ -31,11 +31,16 @@ def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew()
             m.setenv(k, v)
         config = TrainConfig(overwrite=True)
         note("run/results/df", "done 24"), note("run/results/b", "begun")
-        assert going_on(config) is config and not done(config)  # by these processes
+        assert going_on(config) is config
+        assert not done(config)
         m.setitem(HERE, "meeting", "after a restart")
-        assert going_on(config) == TrainConfig(resume=True) and going_on(other := replace(config, run_name="c")) is other
-        assert done(config) and not done(replace(config, epochs=25)) and not done(replace(config, run_name="b"))
-    assert going_on(config) is config and not done(config)
+        assert going_on(config) == TrainConfig(resume=True)
+        assert going_on(other := replace(config, run_name="c")) is other
+        assert done(config)
+        assert not done(replace(config, epochs=25))
+        assert not done(replace(config, run_name="b"))
+    assert going_on(config) is config
+    assert not done(config)
 
 # %% ../nbs/39_train.ipynb #a38b3a23
 def test_a_lost_neighbour_is_told_in_a_line():
@@ -60,8 +65,11 @@ def run(line):
 def test_training_prints_where_the_grid_lies_and_what_to_type_next():
     with TemporaryDirectory() as d:
         out, err, status = run(f"{TINY} --epochs 1 --result_path {d}")
-        assert status == 0 and f"{d}/df/vis/epoch_001_ema.png" in out and out.endswith(f"iddm-generate --weight_path {d}/df\n")
-        assert "1797 pictures of 8x8, grey, 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (of digits)" in out and (Path(d) / "df/vis/epoch_001_ema.png").is_file()
+        assert status == 0
+        assert f"{d}/df/vis/epoch_001_ema.png" in out
+        assert out.endswith(f"iddm-generate --weight_path {d}/df\n")
+        assert "1797 pictures of 8x8, grey, 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (of digits)" in out
+        assert (Path(d) / "df/vis/epoch_001_ema.png").is_file()
         assert "img" in err  # the bar
 
 # %% ../nbs/39_train.ipynb #54e445ec
@@ -69,9 +77,13 @@ def test_a_run_in_the_way_is_refused_and_resumed_by_its_name():
     with TemporaryDirectory() as d:
         run(f"{TINY} --epochs 1 --result_path {d}")
         out, err, status = run(f"{TINY} --epochs 1 --result_path {d}")
-        assert status == 2 and err.count("\n") == 1 and "already holds a run" in err
+        assert status == 2
+        assert err.count("\n") == 1
+        assert "already holds a run" in err
         out, err, status = run(f"--epochs 2 --result_path {d} --resume True")  # the rest is known
-        assert status == 0 and "going on from step 2 of 4" in out and (Path(d) / "df/vis/epoch_002.png").is_file()
+        assert status == 0
+        assert "going on from step 2 of 4" in out
+        assert (Path(d) / "df/vis/epoch_002.png").is_file()
 
 # %% ../nbs/39_train.ipynb #fe6c6b6d
 def test_what_cannot_be_ends_with_one_line_and_status_2_and_nothing_written():
@@ -95,7 +107,8 @@ def test_settings_of_another_run_come_along_and_its_name_does_not():
     with TemporaryDirectory() as d:
         run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
         config = parse_command_line(f"--resume True --load_model_dir a --run_name b --result_path {d}".split())
-        assert (config.seed, config.run_name, config.load_model_dir) == (3, "b", "a") and parse_command_line(["--run_name", "a"]).seed == 0
+        assert (config.seed, config.run_name, config.load_model_dir) == (3, "b", "a")
+        assert parse_command_line(["--run_name", "a"]).seed == 0
 
 # %% ../nbs/39_train.ipynb #10853f29
 def test_a_run_goes_on_in_as_many_processes_as_it_had_unless_it_is_told_otherwise():
@@ -105,9 +118,12 @@ def test_a_run_goes_on_in_as_many_processes_as_it_had_unless_it_is_told_otherwis
         def how(line):
             c = parse_command_line(f"--resume True --result_path {d} {line}".split())
             return c.distributed, c.world_size, c.main_gpu, c.shard
-        assert how("") == (True, 3, 2, True) and how("--distributed False") == (False, 2, 0, False) and alone({}, []) != {}
+        assert how("") == (True, 3, 2, True)
+        assert how("--distributed False") == (False, 2, 0, False)
+        assert alone({}, []) != {}
         m.setenv("RANK", "0"), m.setenv("WORLD_SIZE", "4")
-        assert how("--main_gpu 3") == (False, 2, 3, True) and how("--distributed True --world_size 3") == (True, 3, 0, True)
+        assert how("--main_gpu 3") == (False, 2, 3, True)
+        assert how("--distributed True --world_size 3") == (True, 3, 0, True)
     with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit):
         parse_command_line(["--world_size", "2"])
     assert "--world_size 2: needs --distributed True" in err.getvalue()
@@ -117,7 +133,9 @@ def test_a_setting_that_makes_it_another_run_is_refused():
     with TemporaryDirectory() as d:
         run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
         out, err, status = run(f"--resume True --run_name a --result_path {d} --epochs 5 --seed 4")
-        assert status == 2 and "--seed 4: the run in" in err and "was started with 3" in err
+        assert status == 2
+        assert "--seed 4: the run in" in err
+        assert "was started with 3" in err
 
 # %% ../nbs/39_train.ipynb #e16e6f47
 @pytest.mark.parametrize("flag", ["run_name", "dataset_path", "load_model_dir", "data_root"])
@@ -181,7 +199,8 @@ def test_a_run_that_was_stopped_names_its_checkpoint_and_its_command():
             pass
         with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end:
             stopped(trainer, signal.SIGTERM)
-        assert end.value.code == 143 and f"Saved: {d}/df/checkpoints/epoch_002; go on with\n    iddm-train --resume True --result_path {d}\n" in err.getvalue()
+        assert end.value.code == 143
+        assert f"Saved: {d}/df/checkpoints/epoch_002; go on with\n    iddm-train --resume True --result_path {d}\n" in err.getvalue()
 
 # %% ../nbs/39_train.ipynb #79c7a2d6
 def test_a_run_that_is_stopped_at_once_says_what_is_saved():
@@ -197,7 +216,9 @@ def test_a_run_that_is_stopped_at_once_says_what_is_saved():
             Broken.until = until
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end:
                 train(parse_args(TrainConfig, "", f"{TINY} --result_path {d} --run_name {until}".split()))
-            assert say in err.getvalue() and f"iddm-train --resume True --run_name {until}" in err.getvalue() and end.value.code == 130
+            assert say in err.getvalue()
+            assert f"iddm-train --resume True --run_name {until}" in err.getvalue()
+            assert end.value.code == 130
 
 # %% ../nbs/39_train.ipynb #16d5ddef
 def test_errors_on_the_way_end_with_one_line():
@@ -210,20 +231,25 @@ def test_errors_on_the_way_end_with_one_line():
         for error, say in ((OSError("not to be written"), "not to be written"), (FloatingPointError("100 steps"), "100 steps")):
             Failing.error = error
             out, err, status = run(f"{TINY} --result_path {d}")
-            assert status == 2 and say in err
+            assert status == 2
+            assert say in err
 
 # %% ../nbs/39_train.ipynb #fd1b5ade
 def test_a_full_disk_and_other_trouble_are_told_in_a_line():
     with pytest.MonkeyPatch.context() as m:
         m.setitem(error_message.__globals__, "full_disk", lambda folder: f"full: {folder}")
-        assert error_message(OSError(errno.ENOSPC, "x"), Path("a")) == "full: a" and error_message(ValueError("b"), Path("a")) == "b"
+        assert error_message(OSError(errno.ENOSPC, "x"), Path("a")) == "full: a"
+        assert error_message(ValueError("b"), Path("a")) == "b"
 
 # %% ../nbs/39_train.ipynb #1fdec72d
 def test_a_run_is_described():
     with TemporaryDirectory() as d:
         trainer = Trainer(parse_args(TrainConfig, "iddm-train", f"{TINY} --result_path {d} --conditional False --vis True".split()))
-        assert "without classes" in run_summary(trainer) and "cpu in float32" in run_summary(trainer) and "class  " in run_summary(trainer)
-        assert closing_message(trainer).startswith("draw more") and resume_command(trainer) == f"iddm-train --resume True --result_path {d}"
+        assert "without classes" in run_summary(trainer)
+        assert "cpu in float32" in run_summary(trainer)
+        assert "class  " in run_summary(trainer)
+        assert closing_message(trainer).startswith("draw more")
+        assert resume_command(trainer) == f"iddm-train --resume True --result_path {d}"
 
 # %% ../nbs/39_train.ipynb #d09f4422
 def test_skipped_steps_are_told_at_the_end():

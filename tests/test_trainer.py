@@ -87,7 +87,9 @@ def tiny(where, **kw):
 # %% ../nbs/36_trainer.ipynb #ba0d759c
 def test_four_batches_of_16_and_one_of_64_make_the_same_step():
     a, b = (Trainer(tiny("nowhere", batch_size=n, grad_accum=64 // n, epochs=1)) for n in (64, 16))
-    assert a.total == b.total and a.size == b.size and part(a.data, a.config, 1000, 0, 1, 3).t.tolist()[:16] == part(b.data, b.config, 1000, 0, 1, 12).t.tolist()
+    assert a.total == b.total
+    assert a.size == b.size
+    assert part(a.data, a.config, 1000, 0, 1, 3).t.tolist()[:16] == part(b.data, b.config, 1000, 0, 1, 12).t.tolist()
     for _ in range(3):
         assert train_step(a) == pytest.approx(train_step(b), rel=1e-4)
     b.net.load_state_dict(a.net.state_dict())  # Adam makes much of the last digit
@@ -102,7 +104,10 @@ def test_two_processes_share_a_batch_and_one_alone_decides_for_itself():
     a = Trainer(tiny("nowhere", batch_size=64))
     whole, halves = part(a.data, a.config, 1000, 0, 1, 5), [part(a.data, a.config, 1000, rank, 2, 5) for rank in (0, 1)]
     assert all(torch.equal(w, torch.cat([p, q])) for w, p, q in zip(whole, *halves))
-    assert together(a, torch.tensor([1., 2.])) == [1, 2] and own_device("auto", 1) == "auto" and own_device("cpu", 2) == "cpu" and a.main
+    assert together(a, torch.tensor([1., 2.])) == [1, 2]
+    assert own_device("auto", 1) == "auto"
+    assert own_device("cpu", 2) == "cpu"
+    assert a.main
 
 # %% ../nbs/36_trainer.ipynb #62ba68d1
 def test_shards_added_in_order_make_the_same_step_as_the_whole_batch():
@@ -119,13 +124,16 @@ def test_shards_added_in_order_make_the_same_step_as_the_whole_batch():
 # %% ../nbs/36_trainer.ipynb #c4a9be4a
 def test_what_must_be_the_same_everywhere_is_named():
     told = facts(Trainer(tiny("nowhere")))
-    assert told["pictures"] == 1797 and told["--batch_size"] == 600 and not {"--device", "--result_path", "--num_workers"} & told.keys()
+    assert told["pictures"] == 1797
+    assert told["--batch_size"] == 600
+    assert not {"--device", "--result_path", "--num_workers"} & told.keys()
     for kw, say in ((dict(shard=True), "--shard True: needs several processes"), (dict(distributed=True), "--distributed True: this process is alone"), (dict(main_gpu=1), "--main_gpu 1: with 1 process choose 0"), (dict(world_size=3), "--world_size 3: needs --distributed True")):
         with pytest.raises(ValueError, match=say):
             Trainer(tiny("nowhere", **kw))
     with pytest.raises(ValueError, match="--device mps: several processes can't share it"):
         own_device("mps", 2)
-    assert TrainConfig(distributed=True).processes == 2 and TrainConfig().processes == 1
+    assert TrainConfig(distributed=True).processes == 2
+    assert TrainConfig().processes == 1
 
 # %% ../nbs/36_trainer.ipynb #70c2f686
 def test_a_grid_has_one_image_of_each_class_but_no_more_than_16_unless_asked_for():
@@ -139,7 +147,8 @@ def test_a_run_reports_its_events_and_leaves_the_promised_files():
         trainer = Trainer(tiny(d))
         events = list(progress(record(trainer.fit(), trainer), trainer))
         assert [e.kind for e in events] == ["step", "step", "epoch", "checkpoint"] * 2 + ["images"]
-        assert all(isinstance(e, TrainEvent) for e in events) and events[-1].images["ema"].shape == (20, 1, 8, 8)
+        assert all(isinstance(e, TrainEvent) for e in events)
+        assert events[-1].images["ema"].shape == (20, 1, 8, 8)
         run = Path(d) / "df"
         assert sorted(str(o.relative_to(run)) for o in run.rglob("*") if o.is_file()) == sorted(
             ["checkpoints/epoch_002/" + o for o in ("ema_model.safetensors", "model.safetensors", "optim.pt", "state.json")]
@@ -159,7 +168,8 @@ def test_the_log_counts_steps_and_the_settings_are_ready_to_use_again():
 def test_training_lowers_the_loss():
     with TemporaryDirectory() as d:
         losses = [e.loss for e in Trainer(tiny(d, epochs=4, batch_size=64, sample_interval=0)).fit() if e.kind == "epoch"]
-        assert losses[0] > .5 and losses[-1] < .7 * losses[0]
+        assert losses[0] > .5
+        assert losses[-1] < .7 * losses[0]
 
 # %% ../nbs/36_trainer.ipynb #b02d6888
 def test_the_same_seed_gives_the_same_run():
@@ -209,7 +219,8 @@ def test_overwriting_deletes_a_run_and_nothing_else():
         trainer = Trainer(tiny(d, overwrite=True, epochs=1, save_model_interval=True))
         for _ in trainer.fit():
             pass
-        assert trainer.epoch == 1 and [o.name for o in (Path(d) / "df/checkpoints").glob("epoch*")] == ["epoch_001"]
+        assert trainer.epoch == 1
+        assert [o.name for o in (Path(d) / "df/checkpoints").glob("epoch*")] == ["epoch_001"]
 
 # %% ../nbs/36_trainer.ipynb #bcb3b520
 def test_a_folder_that_is_no_run_is_never_deleted():
@@ -257,7 +268,8 @@ def test_a_trainer_goes_on_where_it_was_left_and_another_one_is_not_overwritten(
             pass
         for _ in Trainer(tiny(d, run_name="whole", sample_interval=0)).fit():
             pass
-        assert a.step == a.total and same(a.run, Path(d) / "whole")
+        assert a.step == a.total
+        assert same(a.run, Path(d) / "whole")
 
 # %% ../nbs/36_trainer.ipynb #43c1bc0e
 def test_what_a_killed_process_did_not_delete_is_deleted():
@@ -307,7 +319,9 @@ def test_an_unconditional_model_trains_and_samples():
         trainer = Trainer(tiny(d, conditional=False, batch_size=8, epochs=1), grey)
         for _ in fit(trainer):
             pass
-        assert trainer.n_classes == 0 and metadata(trainer)["classes"] == [] and sample_grid(trainer)["raw"].shape == (20, 1, 8, 8)
+        assert trainer.n_classes == 0
+        assert metadata(trainer)["classes"] == []
+        assert sample_grid(trainer)["raw"].shape == (20, 1, 8, 8)
 
 # %% ../nbs/36_trainer.ipynb #5af0bcec
 @pytest.mark.parametrize("drop, scale", [(0., 1.), (.1, 2.), (1., 0.)])
@@ -330,7 +344,8 @@ def test_a_run_that_stored_a_scale_which_it_can_not_use_is_resumed_without_it(tm
     images = [e.images for e in trainer.fit() if e.images]
     y = torch.arange(20) % 10
     plain = final_sample(sample_steps(trainer.ema, trainer.config, 1, 10, y, steps=2, cfg_scale=1.))
-    assert len(images) == 1 and torch.equal(images[0]["ema"], plain)
+    assert len(images) == 1
+    assert torch.equal(images[0]["ema"], plain)
 
 @pytest.mark.parametrize("drop, scale", [(0., 2.), (0., 0.), (1., 1.)])
 def test_a_walk_refuses_a_scale_that_was_not_trained(drop, scale):
@@ -348,7 +363,8 @@ def test_models_of_one_class_and_of_colour_and_odd_sizes_train():
     with TemporaryDirectory() as d:
         for i, (n, channels, size, kw) in enumerate(((1, 1, 20, {}), (0, 3, 20, {}), (2, 3, 64, dict(widths=(32, 32))), (2, 1, 28, dict(optim="adam", act="gelu", loss="huber", loss_weight="min_snr", dropout=.1, hflip=True)))):
             *_, e = Trainer(tiny(d, run_name=f"run{i}", image_size=size, batch_size=4, epochs=1, sample_interval=1, **dict(widths=None) | kw), random_data(n, channels, size)).fit()
-            assert e.images["ema"].shape == (20, channels, size, size) and e.images["ema"].isfinite().all()
+            assert e.images["ema"].shape == (20, channels, size, size)
+            assert e.images["ema"].isfinite().all()
 
 # %% ../nbs/36_trainer.ipynb #a84e67d6
 def test_a_run_is_the_same_with_threads_that_make_its_batches_and_with_dropout_when_it_is_cut():
@@ -371,11 +387,16 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_goes_on_in_mid_epoch(
             pass
         for e in record(cut.fit(), cut):
             cut.stopping = e.kind == "step" and e.step == 7
-        assert e.kind == "checkpoint" and e.step == 8 and e.path.name == "step_00000008" and list(epochs(cut.run)) == []
+        assert e.kind == "checkpoint"
+        assert e.step == 8
+        assert e.path.name == "step_00000008"
+        assert list(epochs(cut.run)) == []
         cut = Trainer(tiny(d, batch_size=300, resume=True))
         for _ in record(cut.fit(), cut):
             pass
-        assert same(whole.run, cut.run) and list(epochs(cut.run)) == [2] and not list(cut.run.glob("checkpoints/step_*"))
+        assert same(whole.run, cut.run)
+        assert list(epochs(cut.run)) == [2]
+        assert not list(cut.run.glob("checkpoints/step_*"))
         a, b = ([json.loads(o) for o in (t.run / "metrics.jsonl").read_text().splitlines()] for t in (whole, cut))
         assert [(o["step"], o["loss"]) for o in a] == [(o["step"], o["loss"]) for o in b]
 
@@ -385,20 +406,30 @@ def test_a_grid_that_was_not_drawn_is_drawn_when_the_run_goes_on():
         first = Trainer(tiny(d, epochs=1))
         for e in record(first.fit(), first):
             first.stopping = e.kind == "checkpoint"
-        assert e.kind == "checkpoint" and first.owed and not list(first.run.glob("vis/*"))
+        assert e.kind == "checkpoint"
+        assert first.owed
+        assert not list(first.run.glob("vis/*"))
         more = Trainer(tiny(d, epochs=1, resume=True))
-        assert more.step == more.total and samples_pending(more, more.step) and [e.kind for e in record(more.fit(), more)] == ["images"] and len(list(more.run.glob("vis/*"))) == 2
+        assert more.step == more.total
+        assert samples_pending(more, more.step)
+        assert [e.kind for e in record(more.fit(), more)] == ["images"]
+        assert len(list(more.run.glob("vis/*"))) == 2
         with pytest.raises(ValueError, match="--epochs 1: the run in .* has 1 already"):
             Trainer(tiny(d, epochs=1, resume=True))
         for kw in (dict(), dict(save_interval=3)):  # in mid-run, saved before the grid or not
             first = Trainer(tiny(d, run_name=f"b{len(kw)}", epochs=3, sample_interval=1, **kw))
             for e in record(first.fit(), first):
-                first.stopping = e.kind == "epoch" and e.epoch == 1 and bool(kw) or e.kind == "checkpoint"
-            assert first.owed and first.step == 2 and e.kind == "checkpoint" and not list(first.run.glob("vis/*"))
+                first.stopping = (e.kind == "epoch" and e.epoch == 1 and bool(kw)) or e.kind == "checkpoint"
+            assert first.owed
+            assert first.step == 2
+            assert e.kind == "checkpoint"
+            assert not list(first.run.glob("vis/*"))
             for _ in record(first.fit(), first):
                 pass
-            assert first.step == 6 and len(list(first.run.glob("vis/*"))) == 6
-        assert not has_grid(tiny(d, sample_interval=0), 2) and [has_grid(tiny(d, epochs=5), i) for i in range(1, 6)] == [False, True, False, True, True]
+            assert first.step == 6
+            assert len(list(first.run.glob("vis/*"))) == 6
+        assert not has_grid(tiny(d, sample_interval=0), 2)
+        assert [has_grid(tiny(d, epochs=5), i) for i in range(1, 6)] == [False, True, False, True, True]
 
 # %% ../nbs/36_trainer.ipynb #b6bd6404
 def test_a_long_epoch_is_saved_in_its_middle():
@@ -426,14 +457,19 @@ def test_a_run_goes_on_from_an_earlier_epoch_or_as_another_run_and_later_checkpo
         other = Trainer(tiny(d, run_name="b", resume=True, start_epoch=2, load_model_dir="df", **kw))
         for _ in other.fit():
             pass
-        assert same(whole.run, other.run) and list(epochs(other.run)) == [3, 4] and list(epochs(whole.run)) == [1, 2, 3, 4]
+        assert same(whole.run, other.run)
+        assert list(epochs(other.run)) == [3, 4]
+        assert list(epochs(whole.run)) == [1, 2, 3, 4]
         next((third := Trainer(tiny(d, run_name="c", resume=True, load_model_dir="df", **kw | dict(epochs=5)))).fit())
-        assert resolve_checkpoint(third.run).name == "epoch_004" and Trainer(tiny(d, run_name="c", resume=True, **kw | dict(epochs=5))).step == 8  # killed at once, it goes on from there
+        assert resolve_checkpoint(third.run).name == "epoch_004"
+        assert Trainer(tiny(d, run_name="c", resume=True, **kw | dict(epochs=5))).step == 8
         again = Trainer(tiny(d, resume=True, start_epoch=1, load_model_dir="df", **kw))
         for i, _ in enumerate(record(again.fit(), again)):
             if i == 0:
-                assert list(epochs(again.run)) == [1] and resolve_checkpoint(again.run).name == "epoch_001"
-        assert same(again.run, other.run) and sorted(o.name for o in (again.run / "superseded").iterdir()) == ["epoch_002_1", "epoch_003_1", "epoch_004_1", "metrics.jsonl"]
+                assert list(epochs(again.run)) == [1]
+                assert resolve_checkpoint(again.run).name == "epoch_001"
+        assert same(again.run, other.run)
+        assert sorted(o.name for o in (again.run / "superseded").iterdir()) == ["epoch_002_1", "epoch_003_1", "epoch_004_1", "metrics.jsonl"]
         assert [json.loads(o)["step"] for o in (again.run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8, 8]
 
 # %% ../nbs/36_trainer.ipynb #dfa3bdd2
@@ -443,7 +479,9 @@ def test_a_run_goes_on_from_its_own_settings():
             pass
         more = Trainer(load_run_config(f"{d}/df", epochs=2))
         assert not found(more)[2]
-        assert more.config.seed == 4 and more.step == 2 and more.total == 4
+        assert more.config.seed == 4
+        assert more.step == 2
+        assert more.total == 4
         with pytest.raises(ValueError, match="no run of iddm"):
             load_run_config(d)
 
@@ -452,7 +490,8 @@ def test_a_line_that_was_cut_off_is_taken_out_of_the_metrics():
     with TemporaryDirectory() as d:
         (run := Path(d)).joinpath("metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
         set_aside(run, 2, 1, None)
-        assert (run / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n' and (run / "superseded/metrics.jsonl").read_text() == '{"step": 3}\n{"st'
+        assert (run / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+        assert (run / "superseded/metrics.jsonl").read_text() == '{"step": 3}\n{"st'
 
 # %% ../nbs/36_trainer.ipynb #12538bf3
 def test_a_run_that_never_came_to_a_checkpoint_begins_again_and_two_at_once_are_refused():
@@ -463,7 +502,8 @@ def test_a_run_that_never_came_to_a_checkpoint_begins_again_and_two_at_once_are_
             with pytest.raises(ValueError, match="another process is training in it.*delete .*df.lock"):
                 next(Trainer(tiny(d, resume=True)).fit())
         again = Trainer(tiny(d, resume=True))
-        assert again.step == 0 and again.source is None
+        assert again.step == 0
+        assert again.source is None
         with open_run(again):
             pass
 
@@ -636,10 +676,12 @@ def test_a_step_whose_loss_is_no_number_changes_nothing_and_is_counted():
         train_step(trainer)
     before = deepcopy([trainer.net.state_dict(), trainer.ema.state_dict(), trainer.optim.state_dict()["state"][0]])
     bad = [b._replace(x0=b.x0 * math.nan) for b in map(maker(trainer), [3])]
-    assert math.isnan(train_step(trainer, bad)) and (trainer.step, trainer.skipped, trainer.in_a_row) == (4, 1, 1)
+    assert math.isnan(train_step(trainer, bad))
+    assert (trainer.step, trainer.skipped, trainer.in_a_row) == (4, 1, 1)
     for old, new in zip(before, [trainer.net.state_dict(), trainer.ema.state_dict(), trainer.optim.state_dict()["state"][0]]):
         assert all(torch.equal(old[k], new[k]) for k in old)
-    assert math.isfinite(train_step(trainer)) and (trainer.skipped, trainer.in_a_row) == (1, 0)
+    assert math.isfinite(train_step(trainer))
+    assert (trainer.skipped, trainer.in_a_row) == (1, 0)
 
 # %% ../nbs/36_trainer.ipynb #bb43684c
 def test_a_hundred_steps_without_effect_stop_the_run_with_advice():
@@ -685,8 +727,11 @@ def test_half_precision_scales_its_loss_and_skips_what_was_too_much():
     trainer = Trainer(tiny("nowhere", batch_size=16, fp16=True, precision="auto"))
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.**40, growth_interval=5)
     losses = [train_step(trainer) for _ in range(30)]
-    assert 0 < trainer.skipped < 30 and trainer.in_a_row == 0 and trainer.scaler.get_scale() < 2.**40
-    assert all(map(math.isfinite, losses)) and next(trainer.net.parameters()).dtype == torch.float32
+    assert 0 < trainer.skipped < 30
+    assert trainer.in_a_row == 0
+    assert trainer.scaler.get_scale() < 2.**40
+    assert all(map(math.isfinite, losses))
+    assert next(trainer.net.parameters()).dtype == torch.float32
 
 # %% ../nbs/36_trainer.ipynb #df615f8a
 def test_the_scaler_of_half_precision_goes_on_where_it_was():
@@ -701,12 +746,16 @@ def test_the_scaler_of_half_precision_goes_on_where_it_was():
         cut = Trainer(tiny(d, resume=True, **kw), data)
         for _ in cut.fit():
             pass
-        assert same(whole.run, cut.run) and cut.scaler.state_dict() == whole.scaler.state_dict()
+        assert same(whole.run, cut.run)
+        assert cut.scaler.state_dict() == whole.scaler.state_dict()
 
 # %% ../nbs/36_trainer.ipynb #f00aee0f
 def test_a_bar_and_a_log_survive_a_loss_that_is_no_number():
     e = TrainEvent("epoch", 2, 1, math.nan, .1, skipped=3)
-    assert "3 steps skipped" in line(e) and line(TrainEvent("step", 1, 0)) == "" and "saved" in line(TrainEvent("checkpoint", 1, 1, path=Path("x")))
-    assert columns(10) == 10 and columns(0) == columns(1) == columns(100) == 8
+    assert "3 steps skipped" in line(e)
+    assert line(TrainEvent("step", 1, 0)) == ""
+    assert "saved" in line(TrainEvent("checkpoint", 1, 1, path=Path("x")))
+    assert columns(10) == 10
+    assert columns(0) == columns(1) == columns(100) == 8
     trainer = Trainer(tiny("nowhere"))
     assert [o.loss for o in progress(iter([TrainEvent("step", 1, 0, math.nan)]), trainer)] != []

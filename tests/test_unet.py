@@ -97,7 +97,8 @@ def test_attention_follows_the_map_of_patches():
 def test_a_fresh_network_answers_zero_for_every_shape_that_fits():
     for kw, shape in ((dict(), (2, 1, 16, 16)), (dict(patch=2, in_channels=3, image_size=32), (2, 3, 32, 32)), (dict(widths=(32,), attention=()), (2, 1, 16, 16))):
         out = UNet(**kw)(torch.randn(shape), torch.tensor([0, 999]))
-        assert out.shape == shape and not out.any()
+        assert out.shape == shape
+        assert not out.any()
 
 # %% ../nbs/11_unet.ipynb #fadd29fb
 def test_time_and_label_and_each_pixel_reach_the_answer():

@@ -51,7 +51,8 @@ from iddm.widgets import (
 # %% ../nbs/51_widgets.ipynb #4ee21b58
 def test_the_histogram_of_noise_fits_the_bell():
     s = spread(torch.randn(10_000, generator=torch.Generator().manual_seed(0)))
-    assert s.count("<rect") == 28 and "N(0, 1)" in s
+    assert s.count("<rect") == 28
+    assert "N(0, 1)" in s
 
 # %% ../nbs/51_widgets.ipynb #e8b62fb4
 def test_an_uploaded_image_fits_the_others_and_a_wrong_one_is_named():
@@ -113,13 +114,15 @@ def test_a_file_that_was_too_large_to_be_sent_is_told():
 def test_a_column_at_t_0_holds_the_picture_itself():
     column, x0 = noising_column("a", False), torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
     fill_column(column, SCHEDULES["flow"](), 0, dict(x0=x0, eps=torch.zeros_like(x0), known=x0), None)
-    assert list(column) == ["x", "bars", "oracle", "model", "box"] and column["oracle"].value == to_png(x0[0])
+    assert list(column) == ["x", "bars", "oracle", "model", "box"]
+    assert column["oracle"].value == to_png(x0[0])
     assert len(column["box"].children[-1].children) == 1
 
 # %% ../nbs/51_widgets.ipynb #0c5e1918
 def test_the_levels_are_told():
     drawn, words = levels(dict(cosine=SCHEDULES["cosine"]()), 500)
-    assert drawn.count("<polyline") == 1 and 'class="mark"' in drawn
+    assert drawn.count("<polyline") == 1
+    assert 'class="mark"' in drawn
     assert words == f"<span data-t='500'>t = 500 of 999; log SNR: cosine {SCHEDULES['cosine']().logsnr[500]:.1f}</span>"
 
 # %% ../nbs/51_widgets.ipynb #9cd582da
@@ -134,7 +137,9 @@ def test_the_slider_changes_the_picture_and_the_marker_and_clamps():
     clean = [ui.columns["linear"][k].value for k in ("x", "oracle", "bars")]
     assert torch.equal(torch.from_numpy(np.array(Image.open(io.BytesIO(clean[1])))), load_digits(16).images[0, 0])  # the exact guess is the picture
     ui.t.value = 5000
-    assert ui.t.value == 999 and "data-t='999'" in ui.info.value and 'class="mark"' in ui.curves.value
+    assert ui.t.value == 999
+    assert "data-t='999'" in ui.info.value
+    assert 'class="mark"' in ui.curves.value
     assert all(ui.columns["linear"][k].value != was for k, was in zip(("x", "oracle", "bars"), clean))
 
 # %% ../nbs/51_widgets.ipynb #d636d4d0
@@ -147,7 +152,8 @@ def test_other_pictures_other_noise_and_pictures_of_one_s_own():
     assert len({before, other, ui.columns["flow"]["x"].value}) == 3
     Image.new("RGB", (40, 20), "white").save(out := io.BytesIO(), "PNG")
     ui.t.value, ui.upload.value = 0, [dict(name="a.png", type="image/png", size=1, content=memoryview(out.getvalue()), last_modified=datetime.now(timezone.utc))]
-    assert np.array(Image.open(io.BytesIO(ui.columns["flow"]["oracle"].value))).min() == 255 and ui.problem.value == ""
+    assert np.array(Image.open(io.BytesIO(ui.columns["flow"]["oracle"].value))).min() == 255
+    assert ui.problem.value == ""
     ui.upload.value = [dict(name="a.txt", type="", size=1, content=memoryview(b"x"), last_modified=datetime.now(timezone.utc))]
     assert "a.txt: not an image" in ui.problem.value
 
@@ -203,7 +209,8 @@ def test_a_model_is_asked_at_the_time_of_equal_noise():
     assert torch.allclose(guess(model, x, edm, 999), x / 2 * math.hypot(*s.at(sigma_to_t(s, edm.at(999)[1]))) / math.hypot(*edm.at(999)), atol=1e-6)
     ui = noising_demo(torch.zeros(2, 1, 8, 8), ("cosine",), model).ui
     column = ui.columns["cosine"]
-    assert len(column["box"].children[-1].children) == 2 and Image.open(io.BytesIO(column["model"].value)).size == (8, 8)
+    assert len(column["box"].children[-1].children) == 2
+    assert Image.open(io.BytesIO(column["model"].value)).size == (8, 8)
     with pytest.raises(ValueError, match="the model draws 1 channels and 8"):
         noising_demo(model=model)
 
@@ -212,7 +219,9 @@ def test_a_walk_is_shown_at_a_share_of_its_way():
     states = [Step(i, 9 - i, torch.full((1, 1, 4, 4), i / 9), torch.zeros(1, 1, 4, 4)) for i in range(10)]
     place = screen("a", film := frames(states), 64)
     scrub("a", states, film, place, 1 / 3)
-    assert place["x"].value == to_png(states[3].x) and "step 4 of 10, t=6" in place["words"].value and set(film) <= set(FILMS)
+    assert place["x"].value == to_png(states[3].x)
+    assert "step 4 of 10, t=6" in place["words"].value
+    assert set(film) <= set(FILMS)
 
 # %% ../nbs/51_widgets.ipynb #385d4618
 def test_the_scrubber_shows_each_step_and_its_nearest_picture():
@@ -221,23 +230,29 @@ def test_the_scrubber_shows_each_step_and_its_nearest_picture():
     ui = trajectory(states, data).ui
     ui.at.value = 8
     end = states["long"][-1].x
-    assert ui.places["long"]["x"].value == to_png(end) and ui.places["short"]["x"].value == to_png(states["short"][-1].x)
-    assert ui.places["long"]["near"].value == to_png(end) and "step 3 of 3" in ui.places["short"]["words"].value  # an oracle ends on a training picture
+    assert ui.places["long"]["x"].value == to_png(end)
+    assert ui.places["short"]["x"].value == to_png(states["short"][-1].x)
+    assert ui.places["long"]["near"].value == to_png(end)
+    assert "step 3 of 3" in ui.places["short"]["words"].value
     ui.at.value = 0
-    assert ui.places["long"]["x0"].value == to_png(states["long"][0].x0) and ui.play.max == 8
+    assert ui.places["long"]["x0"].value == to_png(states["long"][0].x0)
+    assert ui.play.max == 8
 
 # %% ../nbs/51_widgets.ipynb #f6b8c22c
 def test_a_contact_sheet_has_two_rows_a_walk():
     states = [Step(i, 9 - i, torch.full((2, 1, 48, 48), i / 9), torch.zeros(2, 1, 48, 48)) for i in range(10)]
-    assert contact_sheet(dict(a=states)).size == (502, 102) and contact_sheet(dict(a=states, b=states[:1]), 5).size == (252, 202)
-    assert frames(states)["x"][3] == to_png(states[3].x) and len(frames(states, torch.zeros(3, 1, 48, 48))["near"]) == 10
+    assert contact_sheet(dict(a=states)).size == (502, 102)
+    assert contact_sheet(dict(a=states, b=states[:1]), 5).size == (252, 202)
+    assert frames(states)["x"][3] == to_png(states[3].x)
+    assert len(frames(states, torch.zeros(3, 1, 48, 48))["near"]) == 10
     with pytest.raises(ValueError, match="no step in it"):
         trajectory([])
 
 # %% ../nbs/51_widgets.ipynb #e42180a7
 def test_a_watched_network_counts_and_refuses():
     net = CancellableModel(toy().net, stop := Flag())
-    assert torch.equal(net(torch.ones(1), 0), torch.full((1,), .5)) and net.nfe == 1
+    assert torch.equal(net(torch.ones(1), 0), torch.full((1,), .5))
+    assert net.nfe == 1
     stop.set()
     with pytest.raises(Stopped):
         net(torch.ones(1), 0)
@@ -246,7 +261,8 @@ def test_a_watched_network_counts_and_refuses():
 def test_drawing_tells_its_steps_and_ends_with_all_pictures():
     states = list(drawing(toy(), torch.tensor([0, 1, 0]), GenerateConfig(steps=4, batch_size=2), Flag()))
     assert [o[:2] for o in states] == [(i, 8) for i in range(1, 9)]
-    assert states[-1][4].shape == (3, 1, 8, 8) and states[-2][4] is None
+    assert states[-1][4].shape == (3, 1, 8, 8)
+    assert states[-2][4] is None
 
 # %% ../nbs/51_widgets.ipynb #4ce530c0
 def test_the_commands_say_what_isn_t_default():
@@ -273,7 +289,8 @@ def test_runs_are_found_and_an_empty_place_is_named():
             (Path(d) / name).mkdir(parents=True)
         for name in "ab":
             (Path(d) / name / "config.yaml").touch()
-        assert list(list_models(d)) == ["a", "b", "b, epoch_002"] and list(list_models(Path(d) / "b")) == ["b", "b, epoch_002"]
+        assert list(list_models(d)) == ["a", "b", "b, epoch_002"]
+        assert list(list_models(Path(d) / "b")) == ["b", "b, epoch_002"]
 
 # %% ../nbs/51_widgets.ipynb #0e956044
 def test_what_is_kept_lies_beside_its_settings():
@@ -285,11 +302,16 @@ def test_what_is_kept_lies_beside_its_settings():
 # %% ../nbs/51_widgets.ipynb #083ea68b
 def test_the_menu_of_classes_follows_the_model():
     ui = drawing_controls()
-    assert adopted(toy(), ui)["path"] is None and ui["class_name"].options == (("all in turn", -1), ("a", "a"), ("b", "b"))
+    assert adopted(toy(), ui)["path"] is None
+    assert ui["class_name"].options == (("all in turn", -1), ("a", "a"), ("b", "b"))
     adopted(toy(classes=()), ui)
-    assert ui["class_name"].disabled and ui["cfg_scale"].disabled and ui["class_name"].value == -1
+    assert ui["class_name"].disabled
+    assert ui["cfg_scale"].disabled
+    assert ui["class_name"].value == -1
     adopted(toy(), ui)
-    assert ui["cfg_scale"].value == 2 and not ui["cfg_scale"].disabled and ui["guidance"].value == ""
+    assert ui["cfg_scale"].value == 2
+    assert not ui["cfg_scale"].disabled
+    assert ui["guidance"].value == ""
 
 # %% ../nbs/51_widgets.ipynb #648ad4d6
 def dropped(label_drop, classes=("a", "b")):
@@ -318,7 +340,9 @@ def test_any_name_of_a_class_can_be_chosen(name, shown):
     assert len(ui.class_name.options) == 201
     assert ui.class_name.options[1] == (shown, name)
     ui.class_name.value, ui.steps.value = name, 2
-    assert ui.job.start() and ui.job.wait(20) and ui.job.error is None
+    assert ui.job.start()
+    assert ui.job.wait(20)
+    assert ui.job.error is None
     assert ui.gallery.children[0].children[1].value == f"{shown}, ddim 2, cfg 2, seed 0"
     assert class_menu(toy(classes=(name, ""))).options == ((shown, 0), ("(no name)", 1))
 
@@ -328,7 +352,8 @@ def test_the_settings_are_read_from_the_menus():
     adopted(toy(), ui)
     ui["class_name"].value, ui["steps"].value, ui["eta"].value, ui["weights"].value = "a", 7, .5, "raw"
     y, config = wanted(dict(model=toy(), path=None), ui)
-    assert y.tolist() == [0] * 8 and (config.steps, config.eta, config.ema) == (7, .5, False)
+    assert y.tolist() == [0] * 8
+    assert (config.steps, config.eta, config.ema) == (7, .5, False)
     ui["sampler"].value = "heun"
     assert wanted(dict(model=toy(), path=None), ui)[1].eta is None
 
@@ -337,7 +362,8 @@ def test_what_forms_is_shown_as_it_was_asked_for():
     step, image = Step(0, 5, torch.zeros(3, 1, 8, 8), torch.ones(3, 1, 8, 8)), picture("image")
     for view in ("x", "x0"):
         show_drawing((1, 2, "", step, None), image, view, 2)
-        assert image.value == to_png(getattr(step, view), 2) and image.layout.width == "120px"
+        assert image.value == to_png(getattr(step, view), 2)
+        assert image.layout.width == "120px"
     show_drawing((1, 2, "starting"), image, "x", 2)
     assert image.value == to_png(step.x0, 2)
 
@@ -347,7 +373,8 @@ def test_a_frame_tells_how_its_pictures_were_made_and_saves_them():
         frame = framed(toy(), torch.tensor([0]), torch.zeros(1, 1, 8, 8), GenerateConfig(result_path=d, class_name="a", steps=9, cfg_scale=2, seed=3, eta=.5))
         assert frame.children[1].value == "a, ddim 9, cfg 2, seed 3, eta 0.5"
         frame.children[2].click()
-        assert frame.children[3].value == f"in {Path(d) / '001'}" and (Path(d) / "001" / "grid.png").is_file()
+        assert frame.children[3].value == f"in {Path(d) / '001'}"
+        assert (Path(d) / "001" / "grid.png").is_file()
 
 # %% ../nbs/51_widgets.ipynb #b9ce6da8
 def test_only_the_newest_stay_in_the_gallery():
@@ -362,7 +389,10 @@ def test_the_generation_panel_draws_with_what_it_was_told_and_keeps_it():
     ui = panel.ui
     ui.class_name.value, ui.num_images.value, ui.steps.value, ui.seed.value = "b", 3, 6, 7
     ui.job.go.click()
-    assert ui.job.wait(20) and ui.job.bar.value == 1 and "6 NFE" in ui.job.status.value and len(ui.gallery.children) == 1
+    assert ui.job.wait(20)
+    assert ui.job.bar.value == 1
+    assert "6 NFE" in ui.job.status.value
+    assert len(ui.gallery.children) == 1
     assert ui.image.value == to_png(sample(toy(), "b", 3, steps=6, seed=7, cfg_scale=2.), 2)
     assert "class_name='b'" in html.unescape(ui.commands.value)
 
@@ -370,9 +400,13 @@ def test_the_generation_panel_draws_with_what_it_was_told_and_keeps_it():
 def test_what_doesn_t_fit_the_choice_is_greyed_and_the_gallery_grows():
     ui = generation_panel(toy()).ui
     ui.sampler.value, ui.steps.value = "heun", 6
-    assert ui.eta.disabled and not ui.cfg_scale.disabled and ui.weights.disabled
+    assert ui.eta.disabled
+    assert not ui.cfg_scale.disabled
+    assert ui.weights.disabled
     ui.job.go.click()
-    assert ui.job.wait(20) and len(ui.gallery.children) == 1 and "heun 6" in ui.gallery.children[0].children[1].value
+    assert ui.job.wait(20)
+    assert len(ui.gallery.children) == 1
+    assert "heun 6" in ui.gallery.children[0].children[1].value
 
 # %% ../nbs/51_widgets.ipynb #a22b94d8
 def test_stop_answers_within_one_evaluation_and_two_clicks_start_one_run():
@@ -384,7 +418,10 @@ def test_stop_answers_within_one_evaluation_and_two_clicks_start_one_run():
         time.sleep(.01)
     ui.job.halt.click()
     asked = model.net.calls
-    assert ui.job.wait(5) and model.net.calls <= asked + 1 and ui.job.status.value.startswith("stopped") and not ui.gallery.children
+    assert ui.job.wait(5)
+    assert model.net.calls <= asked + 1
+    assert ui.job.status.value.startswith("stopped")
+    assert not ui.gallery.children
 
 # %% ../nbs/51_widgets.ipynb #6702fa6c
 def test_panels_say_what_is_wrong_and_stay_usable():
@@ -392,14 +429,18 @@ def test_panels_say_what_is_wrong_and_stay_usable():
         ui = generation_panel(d).ui
         assert "no run found there; train one first" in ui.job.problem.value
         ui.job.go.click()
-        assert ui.job.wait(5) and "no run found there; train one first" in ui.job.problem.value and not ui.job.go.disabled
+        assert ui.job.wait(5)
+        assert "no run found there; train one first" in ui.job.problem.value
+        assert not ui.job.go.disabled
 
 # %% ../nbs/51_widgets.ipynb #59ba6df6
 def test_too_little_memory_is_told_and_the_panel_stays_usable():
     ui = generation_panel(model := toy()).ui
     model.net.forward = lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
     ui.job.go.click()
-    assert ui.job.wait(5) and "out of memory on cpu" in ui.job.problem.value and not ui.job.go.disabled
+    assert ui.job.wait(5)
+    assert "out of memory on cpu" in ui.job.problem.value
+    assert not ui.job.go.disabled
 
 # %% ../nbs/51_widgets.ipynb #6f8589a0
 def small(d, **kw):
@@ -410,9 +451,12 @@ def test_samples_are_shown_once_and_the_loss_each_time():
     loss, samples, x = Html(), sample_places(), torch.zeros(2, 1, 8, 8)
     state = (2, 4, "", [1, 2], [1., .5], [1., .75], (1, dict(ema=x, raw=-x)))
     show_training(state, loss, samples, 2)
-    assert samples["told"].value == "samples after epoch 1" and samples["raw"].value == to_png(-x, 2) and "data-points='2'" in loss.value
+    assert samples["told"].value == "samples after epoch 1"
+    assert samples["raw"].value == to_png(-x, 2)
+    assert "data-points='2'" in loss.value
     show_training((*state[:6], (11, dict(ema=-x, raw=x))), loss, samples, 2)
-    assert samples["told"].value == "samples after epoch 11" and samples["raw"].value == to_png(x, 2)
+    assert samples["told"].value == "samples after epoch 11"
+    assert samples["raw"].value == to_png(x, 2)
 
 # %% ../nbs/51_widgets.ipynb #729673d8
 def test_a_training_by_buttons_stops_saves_and_goes_on_to_the_same_bits():
@@ -424,23 +468,33 @@ def test_a_training_by_buttons_stops_saves_and_goes_on_to_the_same_bits():
         ui.job.halt.click()
         assert ui.job.wait(60) and ui.job.status.value.startswith("stopped"), ui.job.problem.value
         epochs = ui.current["trainer"].epoch + 2
-        assert resolve_checkpoint(Path(d) / "small") and "polyline" in ui.loss.value
+        assert resolve_checkpoint(Path(d) / "small")
+        assert "polyline" in ui.loss.value
         ui.epochs.value = epochs
         ui.resume.click()
-        assert ui.job.wait(60) and ui.job.status.value.startswith("done") and ui.samples["told"].value == f"samples after epoch {epochs}" and ui.job.problem.value == ""
+        assert ui.job.wait(60)
+        assert ui.job.status.value.startswith("done")
+        assert ui.samples["told"].value == f"samples after epoch {epochs}"
+        assert ui.job.problem.value == ""
         for _ in Trainer(replace(small(other), epochs=epochs, lr_func="constant")).fit():
             pass
         a, b = (read_weights(resolve_checkpoint(Path(o) / "small") / "model.safetensors")[0] for o in (d, other))
-        assert all(torch.equal(a[k], b[k]) for k in b) and a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in b)
+        assert a.keys() == b.keys()
         ui.job.go.click()
-        assert ui.job.wait(20) and "resume it by Resume" in ui.job.problem.value and not ui.job.go.disabled  # it's there already
+        assert ui.job.wait(20)
+        assert "resume it by Resume" in ui.job.problem.value
+        assert not ui.job.go.disabled
         ui.batch_size.value = 300
         ui.resume.click()
-        assert ui.job.wait(20) and "batch_size 300: the run in" in ui.job.problem.value
+        assert ui.job.wait(20)
+        assert "batch_size 300: the run in" in ui.job.problem.value
         ui.run_name.value = "nowhere"
         ui.resume.click()
-        assert ui.job.wait(5) and "no run of iddm" in ui.job.problem.value
-        assert list(list_models(d))[0] == "small" and Image.open(io.BytesIO(ui.samples["ema"].value)).size[0] > 80
+        assert ui.job.wait(5)
+        assert "no run of iddm" in ui.job.problem.value
+        assert list(list_models(d))[0] == "small"
+        assert Image.open(io.BytesIO(ui.samples["ema"].value)).size[0] > 80
 
 # %% ../nbs/51_widgets.ipynb #dabcea20
 def test_a_training_that_is_stopped_while_it_reads_its_data_begins_nothing():
@@ -461,23 +515,30 @@ def soon(happened, timeout=60):
     return happened()
 
 def at_step(ui, step):
-    return lambda: not ui.job.running or ui.current["trainer"] is not None and ui.current["trainer"].step >= step
+    return lambda: not ui.job.running or (ui.current["trainer"] is not None and ui.current["trainer"].step >= step)
 
 def test_a_panel_takes_over_the_training_of_one_before(tmp_path):
     config = replace(small(str(tmp_path)), epochs=1000, sample_interval=0)
     old = train_panel(config).ui
     old.job.go.click()
-    assert soon(at_step(old, 3)) and old.job.running
+    assert soon(at_step(old, 3))
+    assert old.job.running
     ui = train_panel(config).ui  # the cell is run again
     assert ui.job.problem.value == html.escape(taken(config))
     ui.job.go.click()
-    assert ui.job.wait(20) and "Resume takes it over" in ui.job.problem.value and old.job.running
+    assert ui.job.wait(20)
+    assert "Resume takes it over" in ui.job.problem.value
+    assert old.job.running
     ui.resume.click()
-    assert old.job.wait(20) and old.job.status.value.startswith("stopped at ")
+    assert old.job.wait(20)
+    assert old.job.status.value.startswith("stopped at ")
     done = old.current["trainer"].step
-    assert soon(at_step(ui, done + 2)) and ui.job.running and ui.job.problem.value == ""
+    assert soon(at_step(ui, done + 2))
+    assert ui.job.running
+    assert ui.job.problem.value == ""
     ui.job.halt.click()
-    assert ui.job.wait(20) and resolve_checkpoint(tmp_path / "small")
+    assert ui.job.wait(20)
+    assert resolve_checkpoint(tmp_path / "small")
     assert train_panel(config).ui.job.problem.value == ""
 
 def test_a_first_training_goes_on_in_the_panel_that_was_opened_last(tmp_path):
@@ -485,10 +546,14 @@ def test_a_first_training_goes_on_in_the_panel_that_was_opened_last(tmp_path):
     old = generation_panel(tmp_path / "small", first=config).ui
     assert soon(lambda: "step 3 of" in old.job.status.value)
     ui = generation_panel(tmp_path / "small", first=config).ui
-    assert old.job.wait(20) and old.job.status.value.startswith("stopped at ") and old.job.error is None
+    assert old.job.wait(20)
+    assert old.job.status.value.startswith("stopped at ")
+    assert old.job.error is None
     assert soon(lambda: re.search("step ([4-9]|[0-9]{2,}) of", ui.job.status.value))
     ui.job.halt.click()
-    assert ui.job.wait(20) and ui.job.error is None and ui.run.value == tmp_path / "small"
+    assert ui.job.wait(20)
+    assert ui.job.error is None
+    assert ui.run.value == tmp_path / "small"
 
 # %% ../nbs/51_widgets.ipynb #c77e27b5
 def test_a_panel_trains_its_first_model_itself_and_saves_what_it_draws():
@@ -497,15 +562,19 @@ def test_a_panel_trains_its_first_model_itself_and_saves_what_it_draws():
         assert ui.job.wait(60) and ui.run.value == Path(d) / "small" and list(ui.class_name.options)[1:] == [(f"{i}", f"{i}") for i in range(10)], ui.job.problem.value
         ui.steps.value, ui.num_images.value = 2, 3
         ui.job.go.click()
-        assert ui.job.wait(20) and "iddm-generate --weight_path" in ui.commands.value
+        assert ui.job.wait(20)
+        assert "iddm-generate --weight_path" in ui.commands.value
         frame = ui.gallery.children[0]
         frame.children[2].click()
         folder = Path(d) / "small" / "generated" / "001"
-        assert str(folder) in frame.children[3].value and {o.name for o in folder.iterdir()} == {"grid.png", "settings.yaml", "0000_0.png", "0001_1.png", "0002_2.png"}
+        assert str(folder) in frame.children[3].value
+        assert {o.name for o in folder.iterdir()} == {"grid.png", "settings.yaml", "0000_0.png", "0001_1.png", "0002_2.png"}
         (Path(d) / "small" / "generated").rename(Path(d) / "x"), (Path(d) / "small" / "generated").touch()
         frame.children[2].click()
-        assert "iddm-error" not in frame.children[3].value and "<b>" in frame.children[3].value  # no folder can be made there: told, not raised
-        assert missing(small(d)) is None and generation_panel(f"{d}/small", first=small(d)).ui.job.thread is None
+        assert "iddm-error" not in frame.children[3].value
+        assert "<b>" in frame.children[3].value
+        assert missing(small(d)) is None
+        assert generation_panel(f"{d}/small", first=small(d)).ui.job.thread is None
 
 # %% ../nbs/51_widgets.ipynb #ec6ddd67
 def test_a_first_training_that_was_interrupted_goes_on_when_the_panel_is_opened_again():
@@ -532,9 +601,15 @@ def test_a_damaged_model_is_not_drawn_with_that_of_before():
         ui = generation_panel(d).ui
         ui.steps.value, ui.run.value = 2, Path(d) / "torn"
         assert "not a weights file of iddm, or damaged" in ui.job.problem.value
-        assert ui.job.start() and ui.job.wait(20) and "damaged" in ui.job.problem.value and not ui.gallery.children
+        assert ui.job.start()
+        assert ui.job.wait(20)
+        assert "damaged" in ui.job.problem.value
+        assert not ui.gallery.children
         ui.run.value = Path(d) / "small"
-        assert ui.job.problem.value == "" and ui.job.start() and ui.job.wait(20) and len(ui.gallery.children) == 1
+        assert ui.job.problem.value == ""
+        assert ui.job.start()
+        assert ui.job.wait(20)
+        assert len(ui.gallery.children) == 1
 
 # %% ../nbs/51_widgets.ipynb #1a3696db
 def test_a_run_can_go_while_a_panel_lists_it(tmp_path, monkeypatch):
@@ -548,10 +623,15 @@ def test_a_run_can_go_while_a_panel_lists_it(tmp_path, monkeypatch):
     shutil.rmtree(small_run)
     ui.run.value = small_run
     assert "no such file or folder" in ui.job.problem.value
-    assert ui.job.start() and ui.job.wait(20) and "no such file or folder" in ui.job.problem.value
+    assert ui.job.start()
+    assert ui.job.wait(20)
+    assert "no such file or folder" in ui.job.problem.value
     ui.run.value = other
     shutil.rmtree(other)  # its network is in memory
-    assert ui.job.start() and ui.job.wait(20) and ui.job.problem.value == "" and len(ui.gallery.children) == 1
+    assert ui.job.start()
+    assert ui.job.wait(20)
+    assert ui.job.problem.value == ""
+    assert len(ui.gallery.children) == 1
     ui.gallery.children[0].children[2].click()
     assert Path(ui.gallery.children[0].children[3].value.removeprefix("in "), "grid.png").is_file()
 
@@ -570,19 +650,22 @@ def test_a_damaged_run_is_told_in_the_panel(tmp_path, text):
     (tmp_path / "small" / "checkpoints").mkdir(parents=True)
     (tmp_path / "small" / "config.yaml").write_text(text)
     ui = generation_panel(tmp_path, first=small(str(tmp_path))).ui
-    assert ui.job.wait(20) and ui.job.problem.value != ""
+    assert ui.job.wait(20)
+    assert ui.job.problem.value != ""
     ui = generation_panel(tmp_path).ui
     assert "no checkpoint in it" in ui.job.problem.value
 
 # %% ../nbs/51_widgets.ipynb #b8fb7b8a
 def test_variety_has_a_closed_form():
     x = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4), -torch.ones(1, 4, 4)])
-    assert mean_pairwise_distance(x) == pytest.approx((1 + 1 + 2) / 3) and mean_pairwise_distance(x[:1].expand(4, -1, -1, -1)) == 0
+    assert mean_pairwise_distance(x) == pytest.approx((1 + 1 + 2) / 3)
+    assert mean_pairwise_distance(x[:1].expand(4, -1, -1, -1)) == 0
 
 # %% ../nbs/51_widgets.ipynb #37e99f2d
 def test_a_row_of_equal_pictures_has_no_variety():
     drawn = variety_chart({0: torch.randn(3, 1, 8, 8), 2: torch.zeros(3, 1, 8, 8)}, (0, 2, 4))
-    assert drawn.endswith("2: 0.00") and drawn.count("<polyline") == 1
+    assert drawn.endswith("2: 0.00")
+    assert drawn.count("<polyline") == 1
 
 # %% ../nbs/51_widgets.ipynb #b3bebf71
 def test_guidance_goes_through_its_scales_from_one_noise():
@@ -606,7 +689,8 @@ def test_all_rows_begin_from_one_noise():
 def test_the_ends_of_the_way_are_the_pictures_of_the_two_seeds():
     *_, x = list(between(toy(), torch.zeros(5).long(), 3, 4, Flag(), steps=4))[-1]
     ends = [list(sample_steps(toy().net, toy().config, 1, 2, torch.tensor([0]), steps=4, cfg_scale=2., seed=seed))[-1].x[0] for seed in (3, 4)]
-    assert torch.allclose(x[0], ends[0], atol=1e-5) and torch.allclose(x[-1], ends[1], atol=1e-5)
+    assert torch.allclose(x[0], ends[0], atol=1e-5)
+    assert torch.allclose(x[-1], ends[1], atol=1e-5)
 
 # %% ../nbs/51_widgets.ipynb #3b77a5be
 def test_the_slider_shows_a_station_of_the_way():
@@ -614,7 +698,8 @@ def test_the_slider_shows_a_station_of_the_way():
     ui.job.go.click()
     assert ui.job.wait(20), ui.job.problem.value
     was, ui.at.value = ui.image.value, 0
-    assert ui.image.value != was and Image.open(io.BytesIO(ui.image.value)).size == (8, 8)
+    assert ui.image.value != was
+    assert Image.open(io.BytesIO(ui.image.value)).size == (8, 8)
     with pytest.raises(ValueError, match="n=1: give at least 2 stations"):
         interpolation_panel(toy(), 1)
 
@@ -623,14 +708,17 @@ def test_the_painter_gives_what_the_browser_sent():
     painter = MaskPainter(size=2)
     assert not painter.hole().any()
     painter.set_state(dict(mask=memoryview(bytes([0, 1, 0, 1]))))
-    assert painter.hole().tolist() == [[False, True], [False, True]] and "setPointerCapture" in PAINT
+    assert painter.hole().tolist() == [[False, True], [False, True]]
+    assert "setPointerCapture" in PAINT
 
 # %% ../nbs/51_widgets.ipynb #897d0dda
 def test_only_the_hole_is_filled():
     hole = torch.zeros(8, 8, dtype=torch.bool)
     hole[:, 4:] = True
     *_, x = list(filled(toy(), torch.full((1, 8, 8), .25), hole, torch.zeros(3).long(), Flag(), steps=5))[-1]
-    assert x.shape == (3, 1, 8, 8) and torch.allclose(x[..., :4], torch.tensor(.25), atol=1e-5) and not torch.allclose(x[..., 4:], torch.tensor(.25), atol=.01)
+    assert x.shape == (3, 1, 8, 8)
+    assert torch.allclose(x[..., :4], torch.tensor(.25), atol=1e-5)
+    assert not torch.allclose(x[..., 4:], torch.tensor(.25), atol=.01)
     with pytest.raises(ValueError, match="nothing is painted yet"):
         next(filled(toy(), x[0], hole & False, torch.zeros(1).long(), Flag()))
 
@@ -638,11 +726,14 @@ def test_only_the_hole_is_filled():
 def test_the_inpainting_panel_asks_for_paint_then_fills():
     ui = inpaint_panel(toy(), torch.zeros(3, 1, 8, 8), n=2).ui
     ui.job.go.click()
-    assert ui.job.wait(5) and "nothing is painted yet" in ui.job.problem.value
+    assert ui.job.wait(5)
+    assert "nothing is painted yet" in ui.job.problem.value
     ui.painter.set_state(dict(mask=memoryview(bytes([1] * 8 + [0] * 56))))
     assert "data-n='8'" in ui.told.value
     ui.job.go.click()
-    assert ui.job.wait(20) and ui.job.problem.value == "" and Image.open(io.BytesIO(ui.image.value)).size[0] == 2 * 10 + 2
+    assert ui.job.wait(20)
+    assert ui.job.problem.value == ""
+    assert Image.open(io.BytesIO(ui.image.value)).size[0] == 2 * 10 + 2
 
 # %% ../nbs/51_widgets.ipynb #70385026
 def test_pictures_that_do_not_fit_the_model_are_named():
@@ -682,7 +773,8 @@ def pressed(panel):
     "A panel after its work."
     if hasattr(panel.ui, "painter"):
         panel.ui.painter.set_state(dict(mask=memoryview(bytes([1] * 64))))
-    assert panel.ui.job.start() and panel.ui.job.wait(20)
+    assert panel.ui.job.start()
+    assert panel.ui.job.wait(20)
     return panel
 
 def driven(model, name, folder):

@@ -25,7 +25,7 @@ pytest.importorskip("voila", reason="voila isn't installed")
 if CHROMIUM is None:
     pytest.skip("no Chromium on this machine: apt-get install chromium, or set CHROMIUM to its path", allow_module_level=True)
 
-from playwright.sync_api import TimeoutError, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import TimeoutError, expect, sync_playwright
 
 expect.set_options(timeout=20_000)
 
