@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def _local_parameters(net: nn.Module) -> list[Tensor]:
 # %% ../nbs/30_loop.ipynb #4381c5c6
 class SingleProcess:
     "Answer what the loop asks of the processes around it, if there is only one."
-    def split(self, microbatches: list) -> list[tuple[object, float]]:
+    def split(self, microbatches: list) -> list[tuple[Any, float]]:
         "List a step's parts, each with its share of the mean. Raise `TypeError` for no list, `ValueError` if empty."
         if not isinstance(microbatches, list):
             raise TypeError(f"a step is {type(microbatches).__name__}: give a list of microbatches for each step")
@@ -103,7 +104,7 @@ class StepResult:
 # %% ../nbs/30_loop.ipynb #5967542c
 def training_loop(
     state: TrainState,
-    loss_fn: Callable[[object], Tensor],  # part of a step -> its mean loss
+    loss_fn: Callable[[Any], Tensor],  # part of a step -> its mean loss
     batches: Iterable[list],  # for each optimizer step a list of its microbatches
     lr_at: Callable[[int], float],  # steps done -> learning rate
     ema_weight_at: Callable[[int], float],  # steps done -> weight of the new parameters in the EMA
