@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import CheckpointMeta, check_shapes, load_strict, read_header, read_weights, weights_file
+from .checkpoints import CheckpointMeta, check_shapes, load_strict, read_header, read_weights
 from .config import TrainConfig, resolve_defaults, stored_config, usable_cfg_scale
 from .device import memory, resolve_device, size_text
 from .flags import convert, from_mapping
 from .guidance import cfg_denoiser
 from .predictions import clip_denoised, denoiser
+from .run import weights_file
 from .samplers import SAMPLERS, Step, initial_x, per_sample_generators, randn
 from .schedules import SCHEDULES
 from .unet import UNet
