@@ -34,7 +34,6 @@ from iddm.checkpoints import (
     load_strict,
     read_header,
     read_weights,
-    weights_file,
 )
 from .config import TrainConfig, cfg_note, resolve_defaults, stored_config, usable_cfg_scale
 from .console import steady_output
@@ -45,7 +44,8 @@ from .flags import check_names, convert, convert_fields, exit_with_error, from_m
 from .images import image_grid, printable, safe_name, to_float, to_pil_image, to_uint8
 from .model import build_model, net_size, sample_steps, shapes_of
 from .modules import ACTIVATIONS
-from .recording import columns
+from .images import grid_columns
+from .run import weights_file
 from .samplers import SAMPLERS, Step
 from .schedules import SPACINGS, timesteps
 from .unet import UNet
@@ -380,7 +380,7 @@ def sample_to_folder(
     if any(folder.iterdir()):
         raise ValueError(f"{folder}: it isn't empty; give a new folder")
     _write_new(folder / "settings.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
-    names, n, first, frames, cols = [model.classes[i] for i in y] if model.classes else [""] * len(y), 0, [], [], columns(len(model.classes))
+    names, n, first, frames, cols = [model.classes[i] for i in y] if model.classes else [""] * len(y), 0, [], [], grid_columns(len(model.classes))
     every = max(1, len(times(config)) // 100)
     for done, step, ready in sample_batches(model, y, config) if drawn is None else drawn:
         if config.save_steps and n == 0 and (step.i % every == 0 or ready):

@@ -26,12 +26,12 @@ from .config import TrainConfig, cfg_note
 from .console import steady_output
 from .dataset import summary_table
 from .flags import exit_with_error, parse_args, read
-from .launch import check_launch, run_processes
+from .launch import check_launch, log_state, run_processes
 from .model import build_model
 from .parallel import is_distributed_launch, noted, process_group, speaks
 from .recording import progress, record
 from .run import Run, run_settings
-from .trainer import Trainer
+from .trainer import Trainer, TrainEvent
 from .unet import count_params_and_flops
 
 # %% ../nbs/39_train.ipynb #7fee34ae
@@ -70,15 +70,6 @@ def parse_command_line(
                                       "torchrun has --nproc-per-node for it")
     return config
 
-# %% ../nbs/39_train.ipynb #0000bbbb
-def _latest(trainer):
-    "Stand in."
-    last = Run(trainer.run).last_file
-    return last.with_name(last.read_text()) if last.is_file() else None
-def _newest_grid(trainer):
-    "Stand in."
-    return next((g for g in (Run(trainer.run).grid(o) for o in range(trainer.epoch, 0, -1)) if g.is_file()), None)
-
 # %% ../nbs/39_train.ipynb #f47178a4
 def _describe_data(trainer: Trainer) -> str:
     "Say how many images there are, of which kind and classes."
@@ -107,8 +98,8 @@ def _describe_network(trainer: Trainer) -> str:
     if trainer.config.shard:
         net = build_model(trainer.config, trainer.in_channels, trainer.n_classes).to(device)
     params, flops = count_params_and_flops(net, trainer.config.image_size, device)
-    dtype = str(trainer.dtype or "float32").removeprefix("torch.")
-    processes = f" in {trainer.world} processes" if trainer.world > 1 else ""
+    dtype = str(trainer.autocast_dtype or "float32").removeprefix("torch.")
+    processes = f" in {trainer.world_size} processes" if trainer.world_size > 1 else ""
     return (f"network: {params / 1e6:.1f} M parameters, {flops / 1e9:.2f} GFLOP an image, "
             f"{device.type} in {dtype}{processes}")
 
@@ -120,12 +111,12 @@ def run_summary(
     c = trainer.config
     lines = [_describe_data(trainer), *_describe_left_out(trainer.data.skipped)]
     if c.vis:
-        lines += [summary_table(trainer.data), f"to look at: {Run(trainer.run).data_grids}"]
+        lines += [summary_table(trainer.data), f"to look at: {trainer.run.data_grids}"]
     lines.append(_describe_network(trainer))
     if trainer.n_classes and cfg_note(c):
         lines.append(cfg_note(c))
     if trainer.step:
-        lines.append(f"resuming at step {trainer.step} of {trainer.total}")
+        lines.append(f"resuming at step {trainer.step} of {trainer.total_steps}")
     elif c.resume:
         lines.append("no checkpoint yet: this run starts at step 0")
     return "\n".join(lines)
@@ -137,9 +128,9 @@ def closing_message(
     "Say where the results of a finished run are, and name the command that samples more."
     lines = []
     if trainer.skipped:
-        lines.append(f"{trainer.skipped} of {trainer.total} steps were skipped, "
+        lines.append(f"{trainer.skipped} of {trainer.total_steps} steps were skipped, "
                      "because their loss or gradient was not finite")
-    grid = _newest_grid(trainer)
+    grid = trainer.run.newest_grid()
     if grid:
         lines.append(f"samples: {grid}")
     return "\n".join([*lines, "sample more:", f"    iddm-generate --weight_path {shlex.quote(str(trainer.run))}"])
@@ -187,21 +178,21 @@ def handle_signals(
         is_echo = is_distributed_launch() and time.monotonic() - latest < 1
         if came and number == signal.SIGINT and not is_echo:
             raise KeyboardInterrupt
-        if not came and trainer.main:
+        if not came and trainer.is_main:
             print("\nfinishing this step and saving; Ctrl-C once more stops at once", file=sys.stderr)
         came.append(number)
         latest = time.monotonic()
-        trainer.stopping = True
+        trainer.stop_requested = True
     with _handled(stop_signals(), ask):
         yield came
 
 # %% ../nbs/39_train.ipynb #4e5766a2
 def _exit_stopped(trainer: Trainer, number: int = signal.SIGINT) -> NoReturn:
     "Say what a stopped run has saved, and how to resume it; end with status 128 + signal, as shells expect."
-    saved = _latest(trainer)
+    saved = trainer.run.latest()
     where = f"Saved: {saved}; resume with" if saved else "No checkpoint yet; start again with"
-    if trainer.main:
-        print(f"\nstopped after step {trainer.step} of {trainer.total}. {where}\n    {resume_command(trainer)}",
+    if trainer.is_main:
+        print(f"\nstopped after step {trainer.step} of {trainer.total_steps}. {where}\n    {resume_command(trainer)}",
               file=sys.stderr)
     raise SystemExit(128 + number)
 
@@ -269,8 +260,8 @@ def _make_trainer(config: TrainConfig) -> Trainer:
 # %% ../nbs/39_train.ipynb #6860d8da
 def _fit(trainer: Trainer) -> list[int]:  # the signals that have come
     "Train until the end, or until a signal; the main process records the run and draws a bar."
-    events = trainer.fit()
-    if trainer.main:
+    events: Iterator[TrainEvent] = trainer.fit()
+    if trainer.is_main:
         events = progress(record(events, trainer), trainer)
     try:
         with handle_signals(trainer) as came:
@@ -278,7 +269,7 @@ def _fit(trainer: Trainer) -> list[int]:  # the signals that have come
                 pass
             return came
     except (OSError, ValueError, FloatingPointError) as e:
-        _fail(_error_message(e, trainer.run))
+        _fail(_error_message(e, trainer.run.folder))
     except KeyboardInterrupt:
         _exit_stopped(trainer)
 
@@ -289,22 +280,16 @@ def train(config: TrainConfig) -> None:
         if _is_done(config):
             return
         trainer = _make_trainer(config)
-        if trainer.main:
+        if trainer.is_main:
             print(run_summary(trainer), flush=True)
         came = _fit(trainer)
-        if trainer.step < trainer.total or trainer.owed:
+        if trainer.step < trainer.total_steps or trainer.samples_pending:
             _exit_stopped(trainer, *came[:1])
-        if trainer.main:
+        if trainer.is_main:
             print(closing_message(trainer))
 
 # %% ../nbs/39_train.ipynb #1c56a4fb
 _EARLY = "\nstopped before the training began; nothing of the run is written"
-
-# %% ../nbs/39_train.ipynb #1c56a4fc
-def _log_size(config: TrainConfig) -> int:
-    "Return how long the log of a run is."
-    log = Run(Path(config.result_path) / config.run_name).log_file
-    return log.stat().st_size if log.is_file() else 0
 
 # %% ../nbs/39_train.ipynb #1c56a4fd
 def _exit_with_signal(number: int, frame: object) -> NoReturn:
@@ -315,13 +300,14 @@ def _exit_with_signal(number: int, frame: object) -> NoReturn:
 def train_in_processes(config: TrainConfig, argv: list[str]) -> None:
     "Run the same command in several processes of this machine, and end as they do."
     check_launch(config)
-    size = _log_size(config)
+    run = Run(Path(config.result_path) / config.run_name)
+    before = log_state(run)
     shared = ["--distributed", "True", "--world_size", f"{config.world_size}", "--main_gpu", f"{config.main_gpu}"]
     try:
         with _handled(stop_signals()[1:], _exit_with_signal):  # Ctrl-C raises KeyboardInterrupt
             status = run_processes([*argv, *shared], config.world_size)
     except (KeyboardInterrupt, SystemExit) as e:
-        if _log_size(config) == size:
+        if log_state(run) == before:
             print(_EARLY, file=sys.stderr)
         raise SystemExit(getattr(e, "code", 128 + signal.SIGINT)) from None
     if status:

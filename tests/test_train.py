@@ -265,7 +265,7 @@ def test_the_first_files_that_are_left_out_are_named(n, lines):
 # %% ../nbs/39_train.ipynb #d09f4422
 def test_skipped_steps_are_named_at_the_end(tmp_path):
     trainer = tiny(tmp_path)
-    trainer.skipped = 3
+    trainer.state.skipped = 3
     assert closing_message(trainer).startswith("3 of 48 steps were skipped")
 
 # %% ../nbs/39_train.ipynb #281922c1
