@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from iddm.checkpoints import load_checkpoint
+from iddm.run import load_checkpoint
 
 # A shell that holds both machines. It prints `up`, then runs each line that it's given: the number of a machine, and
 # a command.

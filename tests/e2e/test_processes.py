@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from iddm.checkpoints import load_checkpoint, load_optim
+from iddm.checkpoints import load_optim
+from iddm.run import load_checkpoint
 
 if sys.platform == "win32":
     pytest.skip("torchrun and signals as here are for Linux and macOS", allow_module_level=True)
