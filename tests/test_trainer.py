@@ -90,7 +90,8 @@ LABELS = torch.arange(8) % 2
 TWO = ("a", "b")
 
 @pytest.mark.parametrize("data, say", [
-    ("x", "data str: give an ImageDataset"), ([1], "data list: give an ImageDataset"), (GREY, "data Tensor: give an ImageDataset"),
+    ("x", "data str: give an ImageDataset"), ([1], "data list: give an ImageDataset"),
+    (GREY, "data Tensor: give an ImageDataset"),
     (ImageDataset(GREY.float(), LABELS, TWO), "data.images .8, 1, 8, 8. of torch.float32: give a tensor"),
     (ImageDataset(GREY[0], LABELS), "data.images .1, 8, 8."),
     (ImageDataset(GREY.expand(8, 2, 8, 8), LABELS), "data.images .8, 2, 8, 8."),
