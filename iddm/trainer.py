@@ -696,7 +696,7 @@ def train_step(
     loss, norm = together(trainer, torch.stack([loss, norm]))
     if math.isfinite(loss + norm):
         trainer.scaler.step(trainer.optim)
-        ema_update(trainer.ema, trainer.net, ema_weight(c.ema_decay, trainer.step, trainer.size))
+        ema_update(trainer.ema, trainer.net, ema_weight(c.ema_halflife, trainer.step, trainer.size))
         trainer.losses, trainer.in_a_row = [trainer.losses[0] + loss, trainer.losses[1] + 1], 0
     else:
         trainer.skipped, trainer.in_a_row = trainer.skipped + 1, trainer.in_a_row + 1
