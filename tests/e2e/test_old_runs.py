@@ -41,7 +41,8 @@ def make_run(root: Path, name: str) -> Path:
     folder.mkdir(parents=True)
     meta = (OLD / name / "state.json").read_text()
     step = torch.tensor(float(json.loads(meta)["step"]))
-    for file, kind in ("model", "net"), ("ema_model", "ema"):
+    kinds = dict(model="net", ema_model="ema")
+    for file, kind in kinds.items():
         weights = {k: tensor(kind, k, shape) for k, shape in shapes.items()}
         save_file(weights, folder / f"{file}.safetensors", metadata=dict(iddm=meta))
     moments = {}  # in the order of the network's parameters
