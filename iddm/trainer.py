@@ -549,7 +549,7 @@ def optimizer_steps(
     return training_loop(
         trainer.state, partial(batch_loss, trainer), batches,
         lr_at=lambda step: peak * lr_multiplier(config.lr_func, step, trainer.total_steps),
-        ema_weight_at=lambda step: ema_weight(config.ema_decay, step, trainer.images_per_step),
+        ema_weight_at=lambda step: ema_weight(config.ema_halflife, step, trainer.images_per_step),
         grad_clip=config.grad_clip, parallel=trainer.parallel)
 
 # %% ../nbs/36_trainer.ipynb #d8800f2c
