@@ -193,7 +193,7 @@ LOCAL = ("dataset_path", "result_path", "run_name", "data_root", "num_workers", 
 
 def facts(trainer: Trainer) -> dict:
     "What must be the same in all processes."
-    return {f"--{k}": v for k, v in plain_config(trainer.config).items() if k not in LOCAL} | dict(pictures=len(trainer.data), classes=trainer.data.classes, data=trainer.data.key)
+    return {f"--{k}": v for k, v in plain_config(trainer.config).items() if k not in LOCAL} | dict(pictures=len(trainer.data), classes=trainer.data.classes, data=trainer.data.fingerprint)
 
 # %% ../nbs/36_trainer.ipynb #4575e35e
 OPTIMIZERS = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam)
@@ -367,7 +367,7 @@ def check_groups(config: TrainConfig) -> None:
 def metadata(trainer: Trainer) -> dict:
     "What a checkpoint remembers beside tensors."
     keep = ("step", "epoch", "in_channels", "skipped", "in_a_row", "losses")
-    return dict(format=2, config=plain_config(trainer.config), data=trainer.data.key, classes=list(trainer.data.classes)[:trainer.n_classes], pictures=len(trainer.data), **{k: getattr(trainer, k) for k in keep})
+    return dict(format=2, config=plain_config(trainer.config), data=trainer.data.fingerprint, classes=list(trainer.data.classes)[:trainer.n_classes], pictures=len(trainer.data), **{k: getattr(trainer, k) for k in keep})
 
 # %% ../nbs/36_trainer.ipynb #cabb592d
 def save(trainer: Trainer) -> Path | None:  # None: another process writes it
@@ -443,7 +443,8 @@ def same_run(
         raise ValueError(f"{again} {shown(list(meta.classes))} classes, now there are {shown(classes)}; {mend}")
     if meta.in_channels != trainer.in_channels:
         raise ValueError(f"{again} {meta.in_channels} channels, now there are {trainer.in_channels}; {mend}")
-    is_other = meta.data and data.key and meta.data != data.key
+    same = (data.fingerprint, c.dataset_path)  # runs of before noted of a set that was just downloaded its name
+    is_other = meta.data and data.fingerprint and meta.data not in same
     if is_other:
         raise ValueError(f"{again} other pictures, or they were changed; {mend}")
 
@@ -671,7 +672,7 @@ def exact_gradient(
     V, parts, rows = trainer.config.exact_shards, [b.to(trainer.device) for b in parts], []
     own = V // trainer.world  # shards of this process
     for v in range(own):
-        losses = [backward(trainer, Batch(*(o.chunk(own)[v] for o in b)), 1 / V / len(parts), i, trainer.rank * own + v) for i, b in enumerate(parts)]
+        losses = [backward(trainer, Batch(*(o.chunk(own)[v] for o in b[:4])), 1 / V / len(parts), i, trainer.rank * own + v) for i, b in enumerate(parts)]
         rows.append(torch.cat([flatten_grads(trainer.net), sum(losses)[None]]))
     row = ordered_sum(torch.stack(rows))  # (P + 1,)
     set_gradient(trainer.net, row[:-1])

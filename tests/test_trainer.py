@@ -581,15 +581,24 @@ def test_another_data_set_or_network_is_not_resumed():
         for data, say in ((ImageDataset(more.images[:7], more.labels[:7], more.classes), "8 pictures, now there are 7"), (ImageDataset(more.images, more.labels, ("a", "c")), r"\['a', 'b'\] classes, now there are \['a', 'c'\]")):
             with pytest.raises(ValueError, match=say):
                 Trainer(tiny(d, batch_size=4, resume=True), data)
-        for _ in Trainer(tiny(d, run_name="c", batch_size=4, epochs=1), replace(more, key="a")).fit():
+        for _ in Trainer(tiny(d, run_name="c", batch_size=4, epochs=1), replace(more, fingerprint="a")).fit():
             pass
         with pytest.raises(ValueError, match="started with other pictures"):
-            Trainer(tiny(d, run_name="c", batch_size=4, resume=True), replace(more, key="b"))
+            Trainer(tiny(d, run_name="c", batch_size=4, resume=True), replace(more, fingerprint="b"))
         with pytest.raises(ValueError, match="--widths .64.: .* started with .32."):
             Trainer(tiny(d, batch_size=4, widths=(64,), resume=True), random_data(2, 1, 8))
         other = Trainer(tiny(d, batch_size=8, run_name="b"), random_data(2, 1, 8))
         with pytest.raises(ValueError, match="started with"):
             load_state(other, o := resolve_checkpoint(f"{d}/df"), read_run(o, list(other.net.parameters())))
+
+# %% ../nbs/36_trainer.ipynb #97e35991
+def test_a_run_that_noted_of_a_downloaded_set_its_name_is_resumed(tmp_path):
+    data = random_data(2, 1, 8)
+    config = tiny(tmp_path, batch_size=4, epochs=1, dataset_path="mnist")
+    for _ in Trainer(config, replace(data, fingerprint="mnist")).fit():
+        pass
+    again = Trainer(replace(config, epochs=2, resume=True), replace(data, fingerprint="0" * 64))
+    assert again.step == 2
 
 # %% ../nbs/36_trainer.ipynb #8236fb30
 GREY, LABELS = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.arange(8) % 2
