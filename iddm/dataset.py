@@ -25,7 +25,7 @@ class ImageDataset:
     labels: Tensor  # (N,) int64; all 0 if there are no classes
     classes: tuple[str, ...] = ()  # names; empty if there are none
     skipped: tuple[str, ...] = field(default=(), repr=False)  # files that were left out, and why
-    sizes: Tensor | None = field(default=None, repr=False)  # (N, 2) width and height of the files, as a viewer shows them
+    sizes: Tensor | None = field(default=None, repr=False)  # (N, 2) width and height of the files as a viewer shows
     fingerprint: str = ""  # a hash of what it was made of; empty: not known
     file: tuple[Path, os.stat_result] | None = field(default=None, repr=False)  # what is mapped, and its state then
 
