@@ -234,7 +234,8 @@ def check_same_run(
         raise ValueError(f"{started} {shown(classes)} classes, now there are {shown(plan.classes)}; {todo}")
     if meta.in_channels != plan.in_channels:
         raise ValueError(f"{started} {meta.in_channels} channels, now there are {plan.in_channels}; {todo}")
-    are_others = meta.data and data.key and meta.data != data.key
+    same_data = (data.fingerprint, plan.config.dataset_path)  # earlier runs noted the name of a downloaded set
+    are_others = meta.data and data.fingerprint and meta.data not in same_data
     if are_others:
         raise ValueError(f"{started} other images, or they were changed; {todo}")
 
@@ -301,7 +302,7 @@ LOCAL = ("dataset_path", "result_path", "run_name", "data_root", "num_workers", 
 def facts(plan: Plan) -> dict[str, Any]:
     "Return what must be the same in all processes."
     settings = {f"--{name}": value for name, value in plain_config(plan.config).items() if name not in LOCAL}
-    return settings | dict(images=len(plan.data), classes=plan.data.classes, data=plan.data.key)
+    return settings | dict(images=len(plan.data), classes=plan.data.classes, data=plan.data.fingerprint)
 
 # %% ../nbs/36_trainer.ipynb #d982987a
 def agree_on_plan(config: TrainConfig, data: ImageDataset | None, is_main: bool) -> Plan:
@@ -630,7 +631,7 @@ def save_events(trainer: Trainer) -> Iterator[TrainEvent]:
 def describe(trainer: Trainer) -> dict[str, Any]:
     "Return what a checkpoint remembers beside tensors, as `CheckpointMeta` reads it."
     state = trainer.state
-    return dict(format=2, config=plain_config(trainer.config), data=trainer.data.key, classes=trainer.classes,
+    return dict(format=2, config=plain_config(trainer.config), data=trainer.data.fingerprint, classes=trainer.classes,
                 pictures=len(trainer.data), step=state.step, epoch=trainer.epoch, in_channels=trainer.in_channels,
                 skipped=state.skipped, in_a_row=state.consecutive_skips, losses=list(trainer.epoch_losses))
 
