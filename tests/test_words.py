@@ -5,6 +5,7 @@ import inspect
 import re
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 import torch
 import iddm
@@ -33,7 +34,7 @@ def count_evaluations(name: str, steps: int) -> int:
     list(SAMPLERS[name](denoise, torch.ones(1, 1), cosine(), steps))
     return len(times)
 
-# %% ../nbs/07_words.ipynb #969a0849
+# %% ../nbs/07_words.ipynb #42563f99
 ROOT = Path(iddm.__file__).parents[1]
 PROSE = [
     "".join(cell["source"]) for cell in json.loads((ROOT / "nbs/07_words.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -44,6 +45,11 @@ def names_in_code() -> list[str]:  # such as `UNet` and `T in Schedule`
     tables = "\n".join(text for text in PROSE if "| in code |" in text)
     rows = [line.split("|") for line in tables.splitlines() if re.match(r"\| .* \| `", line)]
     return [row[2].replace("`", "").strip() for row in rows]
+
+def modules_now() -> list[str]:
+    "List the modules in the second column of their table."
+    rows = re.findall(r"^\| `iddm\.\w+` \|(.*)\|$", "\n".join(PROSE), re.MULTILINE)
+    return re.findall(r"`([\w.]+)`", " ".join(rows))
 
 def renamed() -> list[tuple[str, str]]:
     "List the names that have changed, with what they are now."
@@ -62,7 +68,7 @@ def defined_in() -> dict[str, str]:
                 found.setdefault(name, module)
     return found
 
-# %% ../nbs/07_words.ipynb #504250d9
+# %% ../nbs/07_words.ipynb #47addf7a
 def resolve(name: str) -> object:
     "Import what a module calls so, with an underscore or without. Raise `LookupError` if nothing is."
     modules = defined_in()
@@ -76,9 +82,12 @@ def is_attribute(name: str) -> bool:
     owners = [resolve(o) for o in defined_in() if o and o[0].isupper()]
     is_set = re.compile(rf"\bself\.{name}\b[^=\n]*=")
     classes = [o for o in owners if inspect.isclass(o)]
-    return any(hasattr(o, name) or is_set.search(inspect.getsource(o)) for o in classes)
+    def has(o: type) -> bool:
+        is_declared = hasattr(o, name) or name in inspect.get_annotations(o)
+        return is_declared or is_set.search(inspect.getsource(o)) is not None
+    return any(map(has, classes))
 
-# %% ../nbs/07_words.ipynb #3a68bfec
+# %% ../nbs/07_words.ipynb #05f48ea5
 @pytest.mark.parametrize("name", names_in_code())
 def test_each_name_of_the_tables_exists(name):
     part, _, owner = name.rpartition(" in ")
@@ -90,11 +99,16 @@ def test_each_name_of_the_tables_exists(name):
 def test_all_tables_are_read():
     assert len(names_in_code()) > 30
     assert len(renamed()) > 90
+    assert len(modules_now()) > 12
 
 @pytest.mark.parametrize("before, now", renamed())
 def test_each_new_name_exists(before, now):
     is_known = now in defined_in() or f"_{now}" in defined_in()
     assert is_known or is_attribute(now)
+
+@pytest.mark.parametrize("module", modules_now())
+def test_each_new_module_exists(module):
+    assert find_spec(module) is not None
 
 def test_an_attribute_is_found_and_a_name_that_is_none_is_not():
     assert is_attribute("logsnr")
