@@ -187,7 +187,7 @@ def diffusion_loss(
     if y is not None and len(y) != len(x0):
         raise ValueError(f"{len(y)} labels for {len(x0)} images: give one for each")
     times = t.cpu()  # once, for a GPU is waited for
-    alpha, sigma, spread = (extract(table, times, x0) for table in (schedule.alpha, schedule.sigma, schedule.spread))
+    alpha, sigma, spread = (extract(table, times, x0) for table in (schedule.alpha, schedule.sigma, schedule.marginal_std))
     out = predicted(model, scale_input(x, spread), t, y)
     error = error_of(out.float(), target(x0, eps, alpha, sigma), reduction="none").mean((1, 2, 3))
     return error * weight(prediction, schedule.snr[times]).to(error)

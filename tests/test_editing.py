@@ -17,7 +17,7 @@ def test_inversion_finds_the_exact_noise_with_an_error_that_falls_with_the_squar
     x = torch.linspace(-1.5, 1.3, 41, dtype=torch.float64)[:, None]
     for s, spacing in ((flow(2**14), "linspace"), (edm(2**14, sigma_min=1e-3), "linspace")):
         want = quantile_map(s, x, **three, start=None, end=s.T - 1)
-        off = [((final_sample(invert(gmm_denoiser(s, **three), x, s, timesteps(s.T, n, spacing))) - want).abs() / s.spread[-1]).max().item() for n in (64, 128, 256)]
+        off = [((final_sample(invert(gmm_denoiser(s, **three), x, s, timesteps(s.T, n, spacing))) - want).abs() / s.marginal_std[-1]).max().item() for n in (64, 128, 256)]
         assert off[-1] < 2e-3 and 3 < off[-2] / off[-1] < 5.5, off
 
 # %% ../nbs/05_editing.ipynb #2df33e01

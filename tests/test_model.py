@@ -66,7 +66,7 @@ def test_a_walk_begins_with_the_standard_deviation_of_the_first_time_that_it_vis
         config = TrainConfig(noise_schedule="edm", image_size=4)
         sample_steps(nn.Linear(1, 1), config, 1, 0, torch.zeros(2), sample=look, steps=ts)
     edm = SCHEDULES["edm"]()
-    torch.testing.assert_close(starts[1] / starts[0], torch.full_like(starts[0], edm.spread[500] / edm.spread[-1]))
+    torch.testing.assert_close(starts[1] / starts[0], torch.full_like(starts[0], edm.marginal_std[500] / edm.marginal_std[-1]))
 
 # %% ../nbs/34_model.ipynb #624ed34a
 def test_a_walk_ends_on_pictures_of_the_right_shape_and_range():

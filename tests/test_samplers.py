@@ -210,7 +210,7 @@ def test_the_SDE_form_of_DPM_Solver_matches_its_recursion_on_Gaussian_data():
     std = .5
     for s in (linear(), flow(), edm()):
         for steps in (10, 50, 100):
-            first = s.spread[-1].item()  # x: how the picture depends on the start and on each noise
+            first = s.marginal_std[-1].item()  # x: how the picture depends on the start and on each noise
             x, before, h_before, unit = torch.zeros(steps + 1, dtype=torch.float64), None, math.inf, 0
             x[0] = first
             for t, u in timestep_pairs(s, steps):
