@@ -79,7 +79,7 @@ WRONG = {
     "an interval without an end": (lambda: cfg_denoiser(same, y, 2, interval=(0, math.inf)), ValueError, "give two times"),
     "an interval as text": (lambda: cfg_denoiser(same, y, 2, interval="ab"), ValueError, "interval='ab': give two times"),
     "an answer for half of the batch": (
-        lambda: cfg_denoiser(lambda x, t, y: x[::2], y, 2, 2.)(x, 0), ValueError, "(2, 1) for pictures of (4, 1)"),
+        lambda: cfg_denoiser(lambda x, t, y: x[::2], y, 2, 2.)(x, 0), ValueError, "(2, 1) for images of (4, 1)"),
     "an answer that is no tensor": (
         lambda: cfg_denoiser(lambda x, t, y: [x], y, 2, 2.)(x, 0), TypeError, "the model answers list"),
     "a bad version of another shape": (
