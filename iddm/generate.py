@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TrainedModel', 'load', 'choose_labels', 'GenerateConfig', 'has_eta', 'check_drawing', 'check_model',
-           'check_batch', 'times', 'strength', 'load_image_tensor', 'shown_size', 'read_mask', 'starting',
-           'sample_batches', 'sample', 'new_folder', 'write_batch', 'write_animation', 'sample_to_folder', 'main']
+           'check_batch', 'times', 'strength', 'load_image_tensor', 'read_mask', 'starting', 'sample_batches', 'sample',
+           'new_folder', 'write_batch', 'write_animation', 'sample_to_folder', 'main']
 
 # %% ../nbs/40_generate.ipynb #c4cedc9b
 import errno
@@ -37,7 +37,7 @@ from iddm.checkpoints import (
 )
 from .config import TrainConfig, cfg_note, resolve_defaults, stored_config, usable_cfg_scale
 from .console import steady_output
-from .decoding import load_image
+from .decoding import load_image, shown_size
 from .device import enough_memory, memory, resolve_device, size_text
 from .editing import img2img, inpainting_denoiser
 from .flags import check_names, convert, convert_fields, exit_with_error, from_mapping, option, parse_args, shown
@@ -219,15 +219,6 @@ def load_image_tensor(
     except Exception as e:
         raise ValueError(f"--{flag} {path}: not a picture that can be read ({' '.join(str(e).split())})") from None
     return to_float(torch.from_numpy(a).permute(2, 0, 1)[None])
-
-# %% ../nbs/40_generate.ipynb #d2a56492
-def shown_size(path: str) -> tuple[int, int]:
-    "Width and height of an image as a viewer shows it, turned as its EXIF says."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as im:
-            lies = im.getexif().get(0x112) in (5, 6, 7, 8) and im.format != "TIFF"  # a TIFF is opened upright
-            return im.size[::-1] if lies else im.size
 
 # %% ../nbs/40_generate.ipynb #91515dfd
 def read_mask(

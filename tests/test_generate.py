@@ -8,6 +8,7 @@ import torch
 import yaml
 from PIL import Image
 from iddm.config import TrainConfig
+from iddm.decoding import shown_size
 from iddm.flags import parse_args
 from iddm.images import to_uint8
 from iddm.samplers import SAMPLERS
@@ -22,8 +23,8 @@ import pytest
 from iddm.trainer import Trainer
 from iddm.generate import (
     GenerateConfig, TrainedModel, check_batch, check_drawing, check_model, choose_labels, has_eta, load,
-    load_image_tensor, main, new_folder, read_mask, sample, sample_batches, sample_to_folder, shown_size, starting,
-    strength, times, write_animation, write_batch)
+    load_image_tensor, main, new_folder, read_mask, sample, sample_batches, sample_to_folder, starting, strength,
+    times, write_animation, write_batch)
 
 # %% ../nbs/40_generate.ipynb #271096a9
 def test_classes_are_chosen_by_number_or_name_or_all_in_turn():

@@ -112,7 +112,7 @@ def test_a_folder_of_pictures_trains_and_broken_files_are_named(tmp_path):
         path.write_bytes(b"")
     done = shell(tmp_path, "iddm-train", *TINY, "--dataset_path", "pets", "--run_name", "new")
     assert done.returncode == 2
-    assert "'pets/cat': none of its 5 pictures can be read; first: pets/cat/0.jpg: an empty file" in done.stderr
+    assert "'pets/cat': none of its 5 images can be read; first: pets/cat/0.jpg: an empty file" in done.stderr
     assert not (tmp_path / "results/new").exists()
 
 
