@@ -48,6 +48,15 @@ class Run:
         "The folder of a checkpoint in mid-epoch."
         return self.checkpoints / f"step_{step:08}"
 
+    @classmethod
+    def holding(
+        cls,
+        path: str | Path,  # a run, a checkpoint in it, or a file of one
+    ) -> "Run | None":
+        "Find the run that something lies in: the nearest folder above it, or itself, with a config.yaml."
+        folders = (Path(path), *Path(path).parents)
+        return next((cls(o) for o in folders if cls(o).config_file.is_file()), None)
+
 # %% ../nbs/33_run.ipynb #1bf7b7f5
 def run_settings(
     run: Path,  # folder of a run

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from iddm.config import TrainConfig
 from iddm.flags import parse_args
 from iddm.images import to_uint8
+from iddm.model import TrainedModel, load
 from iddm.samplers import SAMPLERS
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +19,12 @@ from functools import partial
 from io import StringIO
 from tempfile import TemporaryDirectory
 import pytest
+from iddm.config import TrainConfig
 from iddm.trainer import Trainer
 from iddm.generate import (
-    GenerateConfig, TrainedModel, check_batch, check_drawing, check_model, choose_labels, has_eta, load,
-    load_image_tensor, main, new_folder, read_mask, sample, sample_batches, sample_to_folder, shown_size, starting,
-    strength, times, write_animation, write_batch)
+    GenerateConfig, check_batch, check_drawing, check_model, choose_labels, has_eta, load_image_tensor, main,
+    new_folder, read_mask, sample, sample_batches, sample_to_folder, shown_size, starting, strength, times,
+    write_animation, write_batch)
 
 # %% ../nbs/40_generate.ipynb #271096a9
 def test_classes_are_chosen_by_number_or_name_or_all_in_turn():
@@ -227,14 +228,6 @@ def test_sample_draws_what_was_asked_for():
         assert not torch.equal(x, sample(model, 7, 3, steps=2))
         assert list(sample_to_folder(model, torch.arange(3), Path(d) / "x", GenerateConfig(steps=2))) == [1, 2]
 
-# %% ../nbs/40_generate.ipynb #58e3a8d5
-def test_raw_weights_and_averaged_weights_draw_differently():
-    with TemporaryDirectory() as d:
-        where = moment(d, epochs=3)
-        a, b = (load(where, ema).net.conv_out.weight for ema in (True, False))
-        assert not torch.equal(a, b)
-        assert torch.equal(b, load(where / "checkpoints/epoch_003/model.safetensors").net.conv_out.weight)
-
 # %% ../nbs/40_generate.ipynb #01ba1c96
 def test_what_cannot_be_drawn_ends_with_one_line_and_status_2_and_nothing_written():
     with TemporaryDirectory() as d:
@@ -337,15 +330,6 @@ def trained(tmp_path_factory): return moment(str(tmp_path_factory.mktemp("traine
 def test_sample_names_what_cannot_be(trained, kw, say):
     with pytest.raises(ValueError, match=say):
         sample(load(trained), **kw)
-
-@pytest.mark.parametrize("kw, say",
-    [(dict(path=None), "weight_path None: give some text"), (dict(path=3), "3: give some text"),
-    (dict(path=""), "'': give some text"), (dict(ema=1), "1: choose True or False"),
-    (dict(ema="False"), "'False': choose True or False"), (dict(device=0), "0: give some text"),
-    (dict(device="tpu"), "--device tpu")])
-def test_load_names_what_cannot_be(trained, kw, say):
-    with pytest.raises(ValueError, match=say):
-        load(**dict(path=trained) | kw)
 
 def test_a_model_is_loaded_from_paths_and_from_a_file_of_any_name(trained, tmp_path):
     file = tmp_path / "digits.safetensors"

@@ -8,7 +8,8 @@ from iddm.samplers import SAMPLERS
 from iddm.schedules import SCHEDULES
 import pytest
 from iddm.samplers import final_sample
-from iddm.model import build_model, check_memory, net_size, sample_steps
+from iddm.trainer import Trainer
+from iddm.model import build_model, check_memory, grid_columns, load, net_size, sample_steps
 
 # %% ../nbs/34_model.ipynb #13222086
 def test_a_network_is_built_as_the_settings_say():
@@ -81,3 +82,35 @@ def test_a_walk_ends_on_pictures_of_the_right_shape_and_range():
     assert len(list(sample_steps(net, TrainConfig(widths=(32,), attention=()), 1, 3, torch.tensor([0]), steps=[900, 100, 7]))) == 3
     a = final_sample(sample_steps(net, config, 1, 3, torch.tensor([0, 2]), steps=3))
     torch.testing.assert_close(a[1:], final_sample(sample_steps(net, config, 1, 3, torch.tensor([2]), steps=3, start=1)))
+
+# %% ../nbs/34_model.ipynb #db7814dd
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    "The folder of a run of three epochs on digits of 8x8 pixels."
+    small = dict(image_size=8, widths=(32,), attention=(), batch_size=600, sample_interval=0, device="cpu")
+    folder = tmp_path_factory.mktemp("trained")
+    for _ in Trainer(TrainConfig(result_path=str(folder), epochs=3, precision="fp32", **small)).fit():
+        pass
+    return folder / "df"
+
+def test_raw_weights_and_their_ema_differ(trained):
+    a, b = (load(trained, ema).net.conv_out.weight for ema in (True, False))
+    assert not torch.equal(a, b)
+    assert torch.equal(b, load(trained / "checkpoints/epoch_003/model.safetensors").net.conv_out.weight)
+
+@pytest.mark.parametrize("kw, say", [
+    (dict(path=None), "weight_path None: give some text"), (dict(path=3), "3: give some text"),
+    (dict(path=""), "'': give some text"), (dict(ema=1), "1: choose True or False"),
+    (dict(ema="False"), "'False': choose True or False"), (dict(device=0), "0: give some text"),
+    (dict(device="tpu"), "--device tpu"),
+])
+def test_load_names_what_cannot_be(trained, kw, say):
+    with pytest.raises(ValueError, match=say):
+        load(**dict(path=trained) | kw)
+
+# %% ../nbs/34_model.ipynb #cc5b06aa
+def test_a_grid_has_a_column_for_each_of_a_few_classes():
+    assert grid_columns(10) == 10
+    assert grid_columns(0) == 8
+    assert grid_columns(1) == 8
+    assert grid_columns(100) == 8

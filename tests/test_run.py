@@ -11,3 +11,13 @@ def test_names_in_a_run_s_folder_are_as_ever():
     assert run.grid(1000, ema=False) == Path("results/df/vis/epoch_1000.png")
     assert run.epoch_checkpoint(3) == Path("results/df/checkpoints/epoch_003")
     assert run.step_checkpoint(12) == Path("results/df/checkpoints/step_00000012")
+
+# %% ../nbs/33_run.ipynb #02df29e7
+def test_the_run_that_holds_a_file_is_found(tmp_path):
+    run = Run(tmp_path / "df")
+    run.epoch_checkpoint(1).mkdir(parents=True)
+    run.config_file.touch()
+    file = run.epoch_checkpoint(1) / "model.safetensors"
+    assert Run.holding(file).folder == run.folder
+    assert Run.holding(run.folder).folder == run.folder
+    assert Run.holding(tmp_path / "model.safetensors") is None
