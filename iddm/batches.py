@@ -83,7 +83,18 @@ class Batch(NamedTuple):
     t: Tensor  # (B,) int64 in 0..T-1
     eps: Tensor  # (B, C, H, W) float32 standard normal
 
-    def to(self, device: torch.device | str) -> "Batch": return Batch(*(o.to(device, non_blocking=True) for o in self))
+    key: int = 0  # seed of what is random in the network, dropout
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return self._replace(**{k: v.to(device, non_blocking=True) for k, v in self._tensors().items()})
+
+    def chunk(self, n: int) -> "list[Batch]":
+        "Cut a batch in `n` equal parts, whose keys follow each other."
+        cut = {k: v.chunk(n) for k, v in self._tensors().items()}
+        return [Batch(**{k: v[i] for k, v in cut.items()}, key=self.key + i) for i in range(n)]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return dict(x0=self.x0, y=self.y, t=self.t, eps=self.eps)
 
 # %% ../nbs/25_batches.ipynb #78aaefd8
 def make_batch(

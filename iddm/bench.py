@@ -38,7 +38,7 @@ from .device import enough_memory, has_bf16, resolve_device, resolve_dtype
 from .flags import check_ranges, convert_fields, exit_with_error, option, parse_args
 from .model import check_memory
 from .sources import folder_source
-from .trainer import Trainer, train_step
+from .trainer import Trainer, optimizer_steps
 from .unet import diffusers_config
 
 # %% ../nbs/42_bench.ipynb #2c6fa7a5
@@ -122,7 +122,7 @@ def _our_trainer(
 # %% ../nbs/42_bench.ipynb #5dd12bea
 def _our_step(trainer: Trainer) -> Callable[[Batch], object]:
     "Make the training step of a trainer."
-    return lambda batch: train_step(trainer, [batch])
+    return lambda batch: next(optimizer_steps(trainer, [[batch]]))
 
 # %% ../nbs/42_bench.ipynb #4c3f5081
 def _their_step(trainer: Trainer) -> Callable[[Batch], object]:

@@ -34,8 +34,8 @@ from .decoding import load_image
 from .device import enough_memory, memory, size_text
 from .editing import img2img, inpainting_denoiser
 from .flags import check_names, check_ranges, convert, convert_fields, exit_with_error, option, parse_args, shown
-from .images import image_grid, printable, safe_name, to_float, to_pil_image, to_uint8
-from .model import TrainedModel, grid_columns, load, net_size, sample_steps
+from .images import grid_columns, image_grid, printable, safe_name, to_float, to_pil_image, to_uint8
+from .model import TrainedModel, load, net_size, sample_steps
 from .run import Run
 from .samplers import SAMPLERS, Step
 from .schedules import Schedule, timesteps

@@ -72,7 +72,8 @@ from .images import image_grid, to_float
 from .model import sample_steps
 from .oracles import empirical_denoiser
 from .predictions import clip_denoised, denoiser
-from .recording import columns, record
+from .images import grid_columns
+from .recording import record
 from .run import load_run_config
 from .samplers import SAMPLERS, Step, initial_x, per_sample_generators, randn
 from .schedules import SCHEDULES, Schedule, sigma_to_t
@@ -440,7 +441,7 @@ def show_drawing(state: tuple, image: w.Image, view: str, n_classes: int) -> Non
     if len(state) < 4:
         return  # nothing is drawn yet
     x = getattr(state[3], view) if state[4] is None else state[4]
-    cols = min(columns(n_classes), len(x))
+    cols = min(grid_columns(n_classes), len(x))
     image.value, image.width, image.layout.width = to_png(x[:64], cols), 60 * cols, f"{60 * cols}px"
 
 # %% ../nbs/51_widgets.ipynb #fc0dfdb5
@@ -456,7 +457,7 @@ def caption(config: GenerateConfig) -> str:
 
 def framed(model: TrainedModel, y: Tensor, x: Tensor, config: GenerateConfig) -> w.VBox:
     "A piece of the gallery: pictures, their settings, and a button that saves them."
-    cols = min(columns(len(model.classes)), len(x))
+    cols = min(grid_columns(len(model.classes)), len(x))
     save, told = control(w.Button, "save", text="save PNG", width=None), add_css_class(Html(), "saved")
 
     def write(_):
@@ -585,7 +586,7 @@ def show_training(state: tuple, loss: Html, samples: dict[str, w.Widget], n_clas
         return
     samples["told"].value = f"samples after epoch {images[0]}"
     for k in ("ema", "raw"):
-        samples[k].value = to_png(images[1][k][:64], columns(n_classes))
+        samples[k].value = to_png(images[1][k][:64], grid_columns(n_classes))
 
 # %% ../nbs/51_widgets.ipynb #58af5163
 def sample_places() -> dict[str, w.Widget]:

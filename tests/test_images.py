@@ -5,7 +5,7 @@ import math
 import torch
 import re
 import pytest
-from iddm.images import RESERVED, image_grid, printable, safe_name, to_float, to_uint8
+from iddm.images import RESERVED, grid_columns, image_grid, printable, safe_name, to_float, to_uint8
 
 # %% ../nbs/20_images.ipynb #96c7a7bb
 def test_bytes_survive_the_round_trip():
@@ -23,6 +23,11 @@ def test_overshoot_stays_white_and_undershoot_stays_black():
 def test_a_picture_of_NaN_is_an_error():
     with pytest.raises(ValueError, match="1 NaN of 2"):
         to_uint8(torch.tensor([float("nan"), 0.]))
+
+# %% ../nbs/20_images.ipynb #f36b5588
+@pytest.mark.parametrize("n_classes, columns", [(0, 8), (1, 8), (2, 2), (10, 10), (16, 16), (17, 8), (100, 8)])
+def test_a_grid_has_a_column_for_each_class_if_there_are_few(n_classes, columns):
+    assert grid_columns(n_classes) == columns
 
 # %% ../nbs/20_images.ipynb #42c2c194
 def test_a_grid_has_its_tiles_where_they_belong():

@@ -6,10 +6,12 @@ from torch import nn
 from iddm.config import TrainConfig
 from iddm.samplers import SAMPLERS
 from iddm.schedules import SCHEDULES
+import math
 import pytest
+from iddm.checkpoints import write_weights
+from iddm.config import plain_config
 from iddm.samplers import final_sample
-from iddm.trainer import Trainer
-from iddm.model import build_model, check_memory, grid_columns, load, net_size, sample_steps
+from iddm.model import TrainedModel, build_model, check_memory, load, net_size, sample_steps, shapes_of
 
 # %% ../nbs/34_model.ipynb #13222086
 def test_a_network_is_built_as_the_settings_say():
@@ -18,28 +20,42 @@ def test_a_network_is_built_as_the_settings_say():
     assert net.class_embedding.num_embeddings == 6
     assert build_model(TrainConfig(), 1, 0).class_embedding is None
 
+# %% ../nbs/34_model.ipynb #34a00004
+def test_a_network_on_the_meta_device_has_the_shapes_of_the_real_one():
+    config = TrainConfig(widths=(32, 64), attention=(8,))
+    real = build_model(config, 3, 5).state_dict()
+    assert shapes_of(config, 3, 5) == {name: tuple(tensor.shape) for name, tensor in real.items()}
+
 # %% ../nbs/34_model.ipynb #1ecb088f
 @pytest.mark.parametrize("kw, how, say", [
     (dict(widths=(8192,)), {},
      "--widths 8192: a network with .* weights needs at least .* GB, cpu has 16.0 GB; choose smaller --widths"),
     (dict(widths=(8192, 8192)), dict(copies=5), "--widths 8192,8192: a network with .* weights needs at least .* GB"),
-    (dict(image_size=4096), {}, "--image_size 4096: a step with one image needs at least .* GB, cpu has 16.0 GB; choose a smaller --image_size"),
-    (dict(image_size=256), dict(images=64), "--batch_size 64: a step with 64 images of 256x256 needs at least .* GB, .*; 30 or fewer fit: choose a smaller --batch_size"),
-    (dict(batch_size=10**9), dict(images=10**9), "--batch_size 1000000000: a step with 1,000,000,000 images of 16x16"),
-])
+    (dict(image_size=4096), {},
+     "--image_size 4096: a step with one image needs at least .* GB, cpu has 16.0 GB; choose a smaller --image_size"),
+    (dict(image_size=256), dict(images=64),
+     "--batch_size 64: a step with 64 images of 256x256 needs at least .* GB, .*; 30 or fewer fit: "
+     "choose a smaller --batch_size"),
+    (dict(batch_size=10**9), dict(images=10**9),
+     "--batch_size 1000000000: a step with 1,000,000,000 images of 16x16"),
+], ids=["wide", "wide and deep", "large images", "many images", "too many images"])
 def test_what_surely_does_not_fit_is_refused_before_it_is_tried(kw, how, say, monkeypatch):
     monkeypatch.setitem(check_memory.__globals__, "memory", lambda device: (8e9, 16e9))
     with pytest.raises(ValueError, match=say):
         check_memory(TrainConfig(**kw), 3, torch.device("cpu"), **how)
 
 @pytest.mark.parametrize("kw, how", [
-    (dict(), dict(copies=5, images=64)), (dict(image_size=64), dict(images=64)), (dict(image_size=256), dict(images=24)),
-    (dict(image_size=256), dict(images=48, half=True)), (dict(image_size=256, compile=True), dict(images=48)),
-])
+    ({}, dict(copies=5, images=64)),
+    (dict(image_size=64), dict(images=64)),
+    (dict(image_size=256), dict(images=24)),
+    (dict(image_size=256), dict(images=48, half=True)),
+    (dict(image_size=256, compile=True), dict(images=48)),
+], ids=["default", "64 pixels", "256 pixels", "half precision", "compiled"])
 def test_what_may_fit_is_tried(kw, how, monkeypatch):
     monkeypatch.setitem(check_memory.__globals__, "memory", lambda device: (8e9, 16e9))
     assert check_memory(TrainConfig(**kw), 3, torch.device("cpu"), **how) is None
 
+# %% ../nbs/34_model.ipynb #34a00010
 def test_where_the_memory_is_not_known_all_is_tried(monkeypatch):
     monkeypatch.setitem(check_memory.__globals__, "memory", lambda device: None)
     assert check_memory(TrainConfig(widths=(8192,)), 3, torch.device("cpu")) is None
@@ -49,68 +65,123 @@ def test_counting_a_network_takes_no_random_number():
     net_size.__wrapped__(16, 1, (32, 64), 1, 1)
     assert torch.equal(before, torch.random.get_rng_state())
 
+def test_all_weights_are_counted():
+    net = build_model(TrainConfig(widths=(32, 64), attention=()), 1, 0)
+    attention = sum(p.numel() for p in net.mid_block.attentions.parameters())
+    assert net_size(16, 1, (32, 64), 1, 1).weights == sum(p.numel() for p in net.parameters()) - attention
+
 def test_no_more_is_counted_than_a_step_keeps():
-    kept, net = {}, build_model(TrainConfig(image_size=8, widths=(32, 64), attention=()), 1, 0)
+    net = build_model(TrainConfig(image_size=8, widths=(32, 64), attention=()), 1, 0)
+    kept = {}
     def keep(x):
         kept[x.untyped_storage().data_ptr()] = x
         return x
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         net(torch.zeros(4, 1, 8, 8), torch.zeros(4))
-    own = {p.untyped_storage().data_ptr() for p in net.parameters()}
-    assert net_size(8, 1, (32, 64), 1, 1)[1] * 4 < sum(x.untyped_storage().nbytes() / 4 for k, x in kept.items() if k not in own)
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    numbers = [x.untyped_storage().nbytes() / 4 for pointer, x in kept.items() if pointer not in weights]
+    size = net_size(8, 1, (32, 64), 1, 1)
+    assert size.kept * 4 < sum(numbers)
+    assert 0 < size.largest < 2 * size.kept
 
-# %% ../nbs/34_model.ipynb #97db7504
-def test_a_walk_begins_with_the_standard_deviation_of_the_first_time_that_it_visits():
-    starts = []
-    def look(denoise, x, schedule, steps, generator): return starts.append(x) or iter(())
-    for ts in (None, [500, 100]):
-        config = TrainConfig(noise_schedule="edm", image_size=4)
-        sample_steps(nn.Linear(1, 1), config, 1, 0, torch.zeros(2), sample=look, steps=ts)
-    edm = SCHEDULES["edm"]()
-    torch.testing.assert_close(starts[1] / starts[0], torch.full_like(starts[0], edm.spread[500] / edm.spread[-1]))
-
-# %% ../nbs/34_model.ipynb #624ed34a
-def test_a_walk_ends_on_pictures_of_the_right_shape_and_range():
+# %% ../nbs/34_model.ipynb #34a00015
+def write_model(folder, **changes):
+    "Write the weights files of a small model with two classes. Return their networks, raw and EMA."
+    config = TrainConfig(image_size=8, widths=(32,), attention=())
+    meta = dict(format=2, config=plain_config(config), data="", classes=["cat", "dog"], pictures=4, step=7, epoch=3,
+                in_channels=1, skipped=0, in_a_row=0, losses=[0., 0])
     torch.manual_seed(0)
-    config = TrainConfig(widths=(32,), attention=())
-    net = build_model(config, 1, 3)
-    nn.init.normal_(net.conv_out.weight, std=.1)
-    for sampler, kw in (*((name, {}) for name in SAMPLERS), ("ddim", dict(eta=.5))):
-        x = final_sample(sample_steps(net, config, 1, 3, torch.tensor([0, 2]), sample=sampler, steps=3, cfg_scale=2., **kw))
-        assert x.shape == (2, 1, 16, 16)
-        assert x.abs().max() <= 1 + 1e-5
-    assert len(list(sample_steps(net, TrainConfig(widths=(32,), attention=()), 1, 3, torch.tensor([0]), steps=[900, 100, 7]))) == 3
-    a = final_sample(sample_steps(net, config, 1, 3, torch.tensor([0, 2]), steps=3))
-    torch.testing.assert_close(a[1:], final_sample(sample_steps(net, config, 1, 3, torch.tensor([2]), steps=3, start=1)))
+    nets = [build_model(config, 1, 2) for _ in range(2)]
+    for net, name in zip(nets, ("model", "ema_model"), strict=True):
+        write_weights(folder / f"{name}.safetensors", net.state_dict(), meta | changes)
+    return nets
 
-# %% ../nbs/34_model.ipynb #db7814dd
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    "The folder of a run of three epochs on digits of 8x8 pixels."
-    small = dict(image_size=8, widths=(32,), attention=(), batch_size=600, sample_interval=0, device="cpu")
-    folder = tmp_path_factory.mktemp("trained")
-    for _ in Trainer(TrainConfig(result_path=str(folder), epochs=3, precision="fp32", **small)).fit():
-        pass
-    return folder / "df"
+def same_weights(net, other):
+    return all(torch.equal(p, q) for p, q in zip(net.parameters(), other.parameters(), strict=True))
 
-def test_raw_weights_and_their_ema_differ(trained):
-    a, b = (load(trained, ema).net.conv_out.weight for ema in (True, False))
-    assert not torch.equal(a, b)
-    assert torch.equal(b, load(trained / "checkpoints/epoch_003/model.safetensors").net.conv_out.weight)
+# %% ../nbs/34_model.ipynb #34a00016
+def test_a_checkpoint_is_enough_to_build_its_model(tmp_path):
+    raw, ema = write_model(tmp_path)
+    model = load(tmp_path, device="cpu")
+    assert isinstance(model, TrainedModel)
+    assert (model.classes, model.epoch, model.in_channels) == (("cat", "dog"), 3, 1)
+    assert model.config.widths == (32,)
+    assert not model.net.training
+    assert same_weights(model.net, ema)
+    assert same_weights(load(tmp_path, ema=False, device="cpu").net, raw)
+
+# %% ../nbs/34_model.ipynb #34a00017
+def test_a_model_is_loaded_from_a_file_of_any_name(tmp_path):
+    _, ema = write_model(tmp_path)
+    file = (tmp_path / "ema_model.safetensors").rename(tmp_path / "animals.safetensors")
+    assert same_weights(load(str(file), device="cpu").net, ema)
+    assert same_weights(load(file, device=torch.device("cpu")).net, ema)
 
 @pytest.mark.parametrize("kw, say", [
-    (dict(path=None), "weight_path None: give some text"), (dict(path=3), "3: give some text"),
-    (dict(path=""), "'': give some text"), (dict(ema=1), "1: choose True or False"),
-    (dict(ema="False"), "'False': choose True or False"), (dict(device=0), "0: give some text"),
+    (dict(path=None), "weight_path None: give some text"),
+    (dict(path=3), "3: give some text"),
+    (dict(path=""), "'': give some text"),
+    (dict(ema=1), "1: choose True or False"),
+    (dict(ema="False"), "'False': choose True or False"),
+    (dict(device=0), "0: give some text"),
     (dict(device="tpu"), "--device tpu"),
-])
-def test_load_names_what_cannot_be(trained, kw, say):
+], ids=str)
+def test_load_names_what_cannot_be(tmp_path, kw, say):
+    write_model(tmp_path)
     with pytest.raises(ValueError, match=say):
-        load(**dict(path=trained) | kw)
+        load(**dict(path=tmp_path) | kw)
 
-# %% ../nbs/34_model.ipynb #cc5b06aa
-def test_a_grid_has_a_column_for_each_of_a_few_classes():
-    assert grid_columns(10) == 10
-    assert grid_columns(0) == 8
-    assert grid_columns(1) == 8
-    assert grid_columns(100) == 8
+@pytest.mark.parametrize("changes, say", [
+    (dict(format=3), "format 3: made by another version of iddm"),
+    (dict(epoch="three"), "epoch"),
+    (dict(config=dict(widths=[8192], image_size=8, attention=[])), "tensors don't fit"),
+    (dict(config=dict(image_size=-8)), "--image_size -8|image_size"),
+    (dict(classes=["cat"]), "1 of .* tensors don't fit: class_embedding"),
+    (dict(in_channels=3), "2 of .* tensors don't fit|3 of .* tensors don't fit"),
+], ids=["format", "epoch", "widths", "image size", "classes", "channels"])
+def test_a_checkpoint_that_contradicts_itself_is_refused_by_name(tmp_path, changes, say):
+    write_model(tmp_path, **changes)
+    with pytest.raises(ValueError, match=say) as e:
+        load(tmp_path)
+    assert "ema_model.safetensors" in str(e.value)
+    assert "\n" not in str(e.value)
+
+# %% ../nbs/34_model.ipynb #97db7504
+def start_of(steps):
+    "Return where a trajectory that visits these steps begins."
+    config = TrainConfig(noise_schedule="edm", image_size=4)
+    def begin(denoise, x, schedule, steps, generator):
+        return x
+    return sample_steps(nn.Linear(1, 1), config, 1, 0, torch.zeros(2), sample=begin, steps=steps)
+
+def test_a_trajectory_begins_with_the_standard_deviation_of_the_first_time_that_it_visits():
+    edm = SCHEDULES["edm"]()
+    ratio = math.hypot(*edm.at(500)) / math.hypot(*edm.at(edm.T - 1))
+    torch.testing.assert_close(start_of([500, 100]), start_of(None) * ratio)
+
+# %% ../nbs/34_model.ipynb #624ed34a
+def random_net(config):
+    torch.manual_seed(0)
+    net = build_model(config, 1, 3)
+    nn.init.normal_(net.conv_out.weight, std=.1)  # zero in a fresh network
+    return net
+
+@pytest.mark.parametrize("options", [*(dict(sample=name) for name in SAMPLERS), dict(sample="ddim", eta=.5)], ids=str)
+def test_a_trajectory_ends_on_images_of_the_right_shape_and_range(options):
+    config = TrainConfig(widths=(32,), attention=())
+    y = torch.tensor([0, 2])
+    x = final_sample(sample_steps(random_net(config), config, 1, 3, y, steps=3, cfg_scale=2., **options))
+    assert x.shape == (2, 1, 16, 16)
+    assert x.abs().max() <= 1 + 1e-5
+
+def test_a_trajectory_visits_the_times_that_are_given():
+    config = TrainConfig(widths=(32,), attention=())
+    steps = sample_steps(random_net(config), config, 1, 3, torch.tensor([0]), steps=[900, 100, 7])
+    assert [step.t for step in steps] == [900, 100, 7]
+
+def test_an_image_does_not_depend_on_its_batch():
+    config = TrainConfig(widths=(32,), attention=())
+    net = random_net(config)
+    both = final_sample(sample_steps(net, config, 1, 3, torch.tensor([0, 2]), steps=3))
+    second = final_sample(sample_steps(net, config, 1, 3, torch.tensor([2]), steps=3, start=1))
+    torch.testing.assert_close(both[1:], second)

@@ -5,109 +5,54 @@ import socket
 import torch
 import torch.distributed as dist
 from torch import nn
+from iddm.batches import Batch
+from iddm.config import TrainConfig
+from iddm.loop import TrainState
 from concurrent.futures import ThreadPoolExecutor
 import pytest
+from iddm.loop import training_loop
 from iddm.parallel import (
-    HERE, all_gather_cat, announce_wait, check_world, flatten_grads, is_distributed_launch, job_store, meet, note,
-    noted, ordered_sum, process_group, raise_on_any_rank, set_gradient, speaks, split_like, split_state, to_full,
-    to_local)
+    HERE, OrderedShards, Strategy, _announce_wait, _meet, all_gather_cat, broadcast_from, check_world, choose_strategy,
+    flatten_grads, is_distributed_launch, job_store, note, noted, ordered_sum, process_group, raise_on_any_rank,
+    set_gradient, speaks, split_like, split_state, to_full, world_size)
 
-# %% ../nbs/35_parallel.ipynb #10691305
-def test_too_few_GPUs_are_said():
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(torch.cuda, "device_count", lambda: 1)
-        with pytest.raises(ValueError, match="--world_size 2: this machine has 1 GPU; choose 1 or fewer, or --device cpu"):
-            check_world(2)
-        m.setattr(torch.cuda, "device_count", lambda: 0)
-        with pytest.raises(ValueError, match="--device cuda: this machine has none"):
-            check_world(2, "cuda")
-        assert check_world(2, "cpu") is None
-        assert check_world(1) is None
+# %% ../nbs/35_parallel.ipynb #a9461c50
+def test_the_order_of_a_sum_counts():
+    a, b = torch.tensor([1e8, 1., -1e8]), torch.tensor([1e8, -1e8, 1.])
+    assert ordered_sum(a[:, None]) == 0
+    assert ordered_sum(b[:, None]) == 1
 
-# %% ../nbs/35_parallel.ipynb #4bd9e5c1
-def test_whoever_was_killed_is_not_met_again():
-    store = dist.HashStore()
-    store.set("iddm/hello/1", "dead"), store.set("iddm/met/1", "dead too"), store.set("iddm/welcome", "dead too dead")
-    with ThreadPoolExecutor() as pool:
-        late = pool.submit(meet, store, 1, 2, 10)
-        assert meet(store, 0, 2, 10) == late.result()
-        assert store.get("iddm/hello/1") != b"dead"
-    with pytest.raises(ValueError, match="process 1, 2 didn't come"):
-        meet(dist.HashStore(), 0, 3, .1)
-    with pytest.raises(ValueError, match="process 0 didn't come"):
-        meet(dist.HashStore(), 1, 2, .1)
+# %% ../nbs/35_parallel.ipynb #d84cade2
+class _Line(nn.Module):
+    "A network of one weight, whose loss is the mean of weight times x."
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
 
-# %% ../nbs/35_parallel.ipynb #f906c8db
-def test_a_process_alone_stays_alone():
-    with pytest.MonkeyPatch.context() as m:
-        m.delenv("RANK", raising=False)
-        assert not is_distributed_launch()
-        with process_group():
-            assert not dist.is_initialized()
+def _line_state():
+    net = _Line()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.)
+    return TrainState(net, _Line(), optimizer, torch.amp.GradScaler("cpu", enabled=False))
 
-# %% ../nbs/35_parallel.ipynb #486b4613
-def as_rank(m, rank, world, port):
-    for k, v in dict(RANK=rank, WORLD_SIZE=world, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port).items():
-        m.setenv(k, str(v))
+def _numbers(*x):
+    column = torch.tensor(x)[:, None]
+    return Batch(column, column, column, column)
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_shards_have_the_mean_and_the_gradient_of_the_whole_step(shards):
+    state = _line_state()
+    strategy = OrderedShards(state.net, state.net, shards)
+    microbatches = [_numbers(1., 2., 3., 4.), _numbers(5., 6., 7., 8.)]
+    steps = training_loop(state, lambda batch: (state.net.weight * batch.x0).mean(), [microbatches],
+                          lambda step: 0., lambda step: 1., grad_clip=0., parallel=strategy)
+    assert [result.loss for result in steps] == [4.5]
+    assert state.net.weight.grad == 4.5
 
-# %% ../nbs/35_parallel.ipynb #83038c55
-def test_whoever_never_comes_and_a_taken_port_are_told():
-    with pytest.MonkeyPatch.context() as m, socket.socket() as s:
-        as_rank(m, 0, 2, free_port())
-        with pytest.raises(ValueError, match=r"process 0 of 2: not all met at 127.0.0.1:\d+ within 1 seconds"), process_group("cpu", come=1):
-            pass
-        s.bind(("127.0.0.1", 0)), s.listen()
-        as_rank(m, 0, 2, s.getsockname()[1])
-        with pytest.raises(ValueError, match="is taken by another program; choose another port"), process_group("cpu", come=1):
-            pass
-
-# %% ../nbs/35_parallel.ipynb #6fef8f29
-@pytest.mark.parametrize("more, says", [
-    (dict(), "process 0 of 2 waits up to 5 seconds for the others at here:1; to train alone: unset RANK WORLD_SIZE\n"),
-    (dict(TORCHELASTIC_RUN_ID="x"), ""), (dict(WORLD_SIZE="1"), ""), (dict(LOCAL_RANK="1"), "")])
-def test_a_wait_is_announced_where_no_launcher_started_the_process(more, says, monkeypatch, capsys):
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    for k, v in (dict(RANK="0", WORLD_SIZE="2", MASTER_ADDR="here", MASTER_PORT="1") | more).items():
-        monkeypatch.setenv(k, v)
-    announce_wait(5)
-    assert capsys.readouterr().err == says
-
-# %% ../nbs/35_parallel.ipynb #aed7a2ad
-def test_alone_nothing_is_gathered_and_an_error_is_raised_as_it_is():
-    assert torch.equal(all_gather_cat(x := torch.arange(3)), x)
-    assert raise_on_any_rank(None, dict(n=1)) is None
-    with pytest.raises(OSError, match="gone"):
-        raise_on_any_rank(OSError("gone"))
-
-# %% ../nbs/35_parallel.ipynb #07677ccd
-def test_without_a_launcher_everybody_is_first_and_nothing_was_noted():
-    with pytest.MonkeyPatch.context() as m:
-        m.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
-        note("a", "begun")
-        assert job_store() is None
-        assert not noted("a")
-        assert speaks()
-        assert speaks()
-
-# %% ../nbs/35_parallel.ipynb #73f08ba4
-def test_the_launcher_s_store_remembers():
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    with pytest.MonkeyPatch.context() as m:
-        as_rank(m, 0, 1, store.port), m.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-        note("a", "begun")
-        assert not noted("a")
-        assert speaks()
-        assert not speaks()
-        m.setitem(HERE, "meeting", "another")
-        assert noted("a") == "begun"
-        assert noted("b") == ""
-        assert speaks()
+def test_shards_are_taken_one_after_the_other():
+    strategy = OrderedShards(_Line(), _Line(), 2)
+    parts = strategy.split([_numbers(1., 2., 3., 4.), _numbers(5., 6., 7., 8.)])
+    assert [part.x0[:, 0].tolist() for part, _ in parts] == [[1, 2], [5, 6], [3, 4], [7, 8]]
+    assert [share for _, share in parts] == [.25] * 4
 
 # %% ../nbs/35_parallel.ipynb #9d81ca28
 def test_gradients_go_into_a_row_and_back():
@@ -120,20 +65,139 @@ def test_gradients_go_into_a_row_and_back():
     assert net.weight.grad.tolist() == [[3.] * 3] * 2
     assert net.bias.grad.tolist() == [3.] * 2
 
-# %% ../nbs/35_parallel.ipynb #a9461c50
-def test_the_order_of_a_sum_counts():
-    a, b = torch.tensor([1e8, 1., -1e8]), torch.tensor([1e8, -1e8, 1.])
-    assert ordered_sum(a[:, None]) == 0
-    assert ordered_sum(b[:, None]) == 1
-
-# %% ../nbs/35_parallel.ipynb #ef9f27a2
+# %% ../nbs/35_parallel.ipynb #5f7217be
 def test_without_shards_everything_stays_as_it_is():
-    state = dict(a=[torch.ones(2), 5], b="c")
-    assert to_full(state)["a"][0] is state["a"][0]
+    x = torch.ones(2)
+    state = dict(a=[x, 5], b="c")
+    assert to_full(state)["a"][0] is x
     assert to_full(state)["b"] == "c"
-    assert to_local([x := torch.ones(2)]) == [x]
     assert split_like(x, x) is x
-    optim = torch.optim.Adam([nn.Parameter(torch.ones(2))])
-    optim.param_groups[0]["params"][0].grad = torch.ones(2)
-    optim.step()
-    assert torch.equal(split_state(optim.state_dict(), optim)["state"][0]["exp_avg"], optim.state_dict()["state"][0]["exp_avg"])
+    optimizer = torch.optim.Adam([nn.Parameter(torch.ones(2))])
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(2)
+    optimizer.step()
+    kept = optimizer.state_dict()
+    assert torch.equal(split_state(kept, optimizer)["state"][0]["exp_avg"], kept["state"][0]["exp_avg"])
+
+# %% ../nbs/35_parallel.ipynb #6fc74ef6
+@pytest.mark.parametrize("change, kind", [({}, Strategy), (dict(exact_shards=4), OrderedShards)])
+def test_one_process_has_the_strategy_that_it_asks_for(change, kind):
+    net = nn.Linear(1, 1)
+    strategy = choose_strategy(TrainConfig(**change), net, nn.Linear(1, 1), torch.device("cpu"))
+    assert type(strategy) is kind
+    assert strategy.model is net
+
+def test_alone_a_mean_is_a_sum_of_parts_and_requests_are_ones_own():
+    net = nn.Linear(1, 1)
+    strategy = Strategy(net)
+    assert strategy.mean([torch.tensor(1.), torch.tensor(2.)], torch.tensor(5.)) == [3, 5]
+    assert strategy.agree(True, False) == [True, False]
+    assert torch.equal(strategy.gather(torch.arange(3)), torch.arange(3))
+    assert strategy.own_part(dict(a=1), torch.optim.Adam(net.parameters())) == dict(a=1)
+
+# %% ../nbs/35_parallel.ipynb #26d9a533
+def test_alone_nothing_is_gathered_and_an_error_is_raised_as_it_is():
+    x = torch.arange(3)
+    assert torch.equal(all_gather_cat(x), x)
+    assert raise_on_any_rank(None, dict(n=1)) is None
+    with pytest.raises(OSError, match="gone"):
+        raise_on_any_rank(OSError("gone"))
+
+def test_alone_what_is_made_is_what_there_is():
+    assert broadcast_from(lambda: 5, 0) == 5
+    assert world_size() == 1
+
+# %% ../nbs/35_parallel.ipynb #8df045bf
+def test_too_few_gpus_are_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="--world_size 2: this machine has 1 GPU; choose 1 or fewer, or --device cpu"):
+        check_world(2)
+    assert check_world(2, "cpu") is None
+    assert check_world(1) is None
+
+def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match="--device cuda: this machine has none"):
+        check_world(2, "cuda")
+    assert check_world(2) is None
+
+# %% ../nbs/35_parallel.ipynb #6fef8f29
+@pytest.mark.parametrize("more, says", [
+    (dict(), "process 0 of 2 waits up to 5 seconds for the others at here:1; to train alone: unset RANK WORLD_SIZE\n"),
+    (dict(TORCHELASTIC_RUN_ID="x"), ""), (dict(WORLD_SIZE="1"), ""), (dict(LOCAL_RANK="1"), "")])
+def test_a_wait_is_announced_where_no_launcher_started_the_process(more, says, monkeypatch, capsys):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for k, v in (dict(RANK="0", WORLD_SIZE="2", MASTER_ADDR="here", MASTER_PORT="1") | more).items():
+        monkeypatch.setenv(k, v)
+    _announce_wait(5)
+    assert capsys.readouterr().err == says
+
+# %% ../nbs/35_parallel.ipynb #64dc8491
+def test_a_process_that_was_killed_is_not_met_again():
+    store = dist.HashStore()
+    for key, text in dict(hello="dead", met="dead too").items():
+        store.set(f"iddm/{key}/1", text)
+    store.set("iddm/welcome", "dead too dead")
+    with ThreadPoolExecutor() as pool:
+        late = pool.submit(_meet, store, 1, 2, 10)
+        assert _meet(store, 0, 2, 10) == late.result()
+    assert store.get("iddm/hello/1") != b"dead"
+
+@pytest.mark.parametrize("rank, world, say", [(0, 3, "process 1, 2 didn't come"), (1, 2, "process 0 didn't come")])
+def test_a_process_that_does_not_come_is_named(rank, world, say):
+    with pytest.raises(ValueError, match=say):
+        _meet(dist.HashStore(), rank, world, .1)
+
+# %% ../nbs/35_parallel.ipynb #35d91b45
+def test_a_process_alone_stays_alone(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert not is_distributed_launch()
+    with process_group():
+        assert not dist.is_initialized()
+
+# %% ../nbs/35_parallel.ipynb #761f2d75
+def _as_rank(monkeypatch, rank, world, port):
+    for k, v in dict(RANK=rank, WORLD_SIZE=world, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port).items():
+        monkeypatch.setenv(k, str(v))
+
+def _free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+def test_a_process_that_never_comes_is_reported(monkeypatch):
+    _as_rank(monkeypatch, 0, 2, _free_port())
+    say = r"process 0 of 2: not all met at 127.0.0.1:\d+ within 1 seconds"
+    with pytest.raises(ValueError, match=say), process_group("cpu", come=1):
+        pass
+
+def test_a_port_that_is_taken_is_reported(monkeypatch):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        _as_rank(monkeypatch, 0, 2, s.getsockname()[1])
+        say = "is taken by another program; choose another port"
+        with pytest.raises(ValueError, match=say), process_group("cpu", come=1):
+            pass
+
+# %% ../nbs/35_parallel.ipynb #60c73499
+def test_without_a_launcher_every_process_is_first_and_nothing_was_noted(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    note("a", "begun")
+    assert job_store() is None
+    assert not noted("a")
+    assert speaks()
+    assert speaks()
+
+def test_the_launchers_store_remembers(monkeypatch):
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    _as_rank(monkeypatch, 0, 1, store.port)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    note("a", "begun")
+    assert not noted("a")
+    assert speaks()
+    assert not speaks()
+    monkeypatch.setitem(HERE, "meeting", "another")
+    assert noted("a") == "begun"
+    assert noted("b") == ""
+    assert speaks()
