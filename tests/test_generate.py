@@ -26,9 +26,9 @@ from iddm.modules import ACTIVATIONS
 from iddm.schedules import SPACINGS
 from iddm.trainer import Trainer
 from iddm.generate import (
-    GenerateConfig, _check_batch, _check_model, _choose_sampler, _load_image_tensor, _read_mask, _shown_size,
-    _strength, _write_animation, _write_images, _write_new, choose_labels, has_eta, main, new_folder, sample,
-    sample_batches, sample_to_folder, times)
+    GenerateConfig, _check_batch, _check_model, _choose_sampler, _load_image_tensor, _read_mask, _strength,
+    _write_animation, _write_images, _write_new, choose_labels, has_eta, main, new_folder, sample, sample_batches,
+    sample_to_folder, shown_size, times)
 
 # %% ../nbs/40_generate.ipynb #f8f43bdc
 @pytest.mark.parametrize("kw, say", [
@@ -118,7 +118,7 @@ def turned(image, path, how):
 @pytest.mark.parametrize("ext", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("how, size", [(1, (60, 40)), (3, (60, 40)), (6, (40, 60)), (8, (40, 60)), (9, (60, 40))])
 def test_the_size_of_a_photograph_is_the_one_that_is_shown(ext, how, size, tmp_path):
-    assert _shown_size(turned(Image.new("RGB", (60, 40)), tmp_path / f"x.{ext}", how)) == size
+    assert shown_size(turned(Image.new("RGB", (60, 40)), tmp_path / f"x.{ext}", how)) == size
 
 def test_a_mask_fits_a_photograph_as_it_is_shown(tmp_path):
     photo = turned(Image.new("RGB", (60, 40)), tmp_path / "photo.jpg", 6)  # stored lying, shown standing
@@ -194,7 +194,7 @@ def test_an_image_of_too_many_pixels_is_named_in_one_line(tmp_path, monkeypatch,
 def test_a_large_image_is_read_without_a_word(tmp_path, monkeypatch, recwarn):
     Image.new("1", (60, 30)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert _shown_size(tmp_path / "large.png") == (60, 30)
+    assert shown_size(tmp_path / "large.png") == (60, 30)
     assert _load_image_tensor(str(tmp_path / "large.png"), "mask", 8, 1).shape == (1, 1, 8, 8)
     assert not recwarn.list
 
