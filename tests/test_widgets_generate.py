@@ -257,7 +257,7 @@ def test_a_panel_trains_its_first_model_itself_and_saves_what_it_samples(tmp_pat
     assert "iddm-error" not in frame.children[3].value
     assert "<b>" in frame.children[3].value
     assert left_to_train(small(tmp_path)) is None
-    assert list(list_models(tmp_path))[0] == "small"
+    assert next(iter(list_models(tmp_path))) == "small"
     assert generation_panel(tmp_path / "small", first=small(tmp_path)).ui.job.thread is None
 
 # %% ../nbs/58_generation.ipynb #f382da8d
