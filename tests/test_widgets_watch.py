@@ -61,7 +61,7 @@ def test_how_far_a_run_is_comes_from_its_events():
     progress.add(TrainEvent("images", 80, 2))
     progress.add(TrainEvent("epoch", 120, 3, loss=.4))
     assert progress.grids == [2]
-    assert progress.is_trained
+    assert progress.is_last_step_done
     assert not progress.is_complete
     progress.add(TrainEvent("images", 120, 3))
     assert progress.is_complete
@@ -120,11 +120,14 @@ def write_run(folder, epochs=2, steps=3, **settings):
         write_epoch(run, epoch, steps)
     return run
 
+def row_of(**values):
+    return json.dumps(values | dict(lr=.1, skipped=0, seconds=1.)) + "\n"
+
 def write_epoch(run, epoch, steps=3):
     with open(run.metrics_file, "a") as file:
         for step in range((epoch - 1) * steps + 1, epoch * steps + 1):
-            file.write(json.dumps(dict(kind="step", step=step, epoch=epoch - 1, loss=1 / step, lr=.1)) + "\n")
-        file.write(json.dumps(dict(kind="epoch", step=epoch * steps, epoch=epoch, loss=None, lr=.1)) + "\n")
+            file.write(row_of(kind="step", step=step, epoch=epoch - 1, loss=1 / step))
+        file.write(row_of(kind="epoch", step=epoch * steps, epoch=epoch, loss=None))
     write_grids(run, epoch, torch.zeros(2, 1, 8, 8))
 
 def kinds(events):
@@ -199,8 +202,16 @@ def test_a_run_that_resumed_from_before_is_followed(tmp_path):
     ui = watch_panel(run).ui
     assert soon(lambda: "data-points='9'" in ui.loss.value)
     lines = run.metrics_file.read_text().splitlines(keepends=True)
-    run.metrics_file.write_text("".join(lines[:4]))
-    assert soon(lambda: "step 4" in ui.job.status.value)
+    kept = tmp_path / "kept"
+    kept.write_text("".join(lines[:4]))
+    kept.replace(run.metrics_file)
+
+    def is_seen_again():
+        with open(run.metrics_file, "a") as file:
+            file.write(row_of(kind="step", step=5, epoch=0, loss=.5))
+        return "step 5" in ui.job.status.value
+
+    assert soon(is_seen_again)
     ui.job.stop()
     assert ui.job.wait(20)
 

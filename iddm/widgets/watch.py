@@ -97,6 +97,7 @@ class RunProgress:
         if event.kind == "images":
             self.grids = sorted({*self.grids, event.epoch})
             self.has_new_grid = True
+        if event.kind not in ("step", "epoch"):
             return
         self.step, self.epoch = event.step, event.epoch
         if event.kind == "step":
@@ -105,14 +106,14 @@ class RunProgress:
             self.total_steps = event.step // event.epoch * self.config.epochs
 
     @property
-    def is_trained(self) -> bool:
+    def is_last_step_done(self) -> bool:
         "Whether its last step is done."
         return self.total_steps is not None and self.step >= self.total_steps
 
     @property
     def is_complete(self) -> bool:
         "Whether its last step is done and its last grid is there."
-        return self.is_trained and (not self.config.sample_interval or self.config.epochs in self.grids)
+        return self.is_last_step_done and (not self.config.sample_interval or self.config.epochs in self.grids)
 
 # %% ../../nbs/55_watch.ipynb #5c050237
 def how_far(progress: RunProgress) -> str:
@@ -231,8 +232,7 @@ def _follow(run: Run, poll: float = .5, stop: Callable[[], bool] | None = None) 
 # %% ../../nbs/55_watch.ipynb #a2e92aaf
 def history(run: Run) -> Iterator[TrainEvent]:
     "Give what is in the folder of a run by now as events."
-    answers = iter((False, True))
-    return _follow(run, poll=0, stop=lambda: next(answers))
+    return _follow(run, stop=lambda: True)
 
 # %% ../../nbs/55_watch.ipynb #1d3efc4b
 _SILENT_AFTER = 60  # seconds
@@ -250,7 +250,7 @@ def _written(progress: RunProgress) -> str:
     if ago < _SILENT_AFTER:
         return f"being written: the last line came {ago:.0f} s ago"
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(last))
-    if progress.is_trained:
+    if progress.is_last_step_done:
         return f"trained to its last step, {day}"
     return f"silent since {day}: it stopped, or a step or a grid takes long"
 
