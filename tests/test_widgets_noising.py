@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from iddm.dataset import load_digits
-from iddm.generate import TrainedModel
+from iddm.model import TrainedModel
 from iddm.schedules import SCHEDULES, sigma_to_t
 from iddm.svg import to_png
 import zlib

@@ -2,10 +2,9 @@
 
 # %% ../nbs/56_training.ipynb #auto
 from threading import Event
-from iddm.checkpoints import resolve_checkpoint
 from iddm.config import TrainConfig
 from iddm.jobs import CancelledError
-from iddm.run import Run
+from iddm.run import Run, resolve_checkpoint
 from iddm.trainer import Trainer
 import html
 import io

@@ -17,17 +17,10 @@ import ipywidgets as w
 from torch import Tensor
 
 from ..config import TrainConfig
-from iddm.generate import (
-    GenerateConfig,
-    TrainedModel,
-    choose_labels,
-    has_eta,
-    load,
-    new_folder,
-    sample_to_folder,
-)
+from ..generate import GenerateConfig, choose_labels, has_eta, new_folder, sample_to_folder
+from ..images import grid_columns
 from ..jobs import Job, showing_errors
-from ..recording import columns
+from ..model import TrainedModel, load
 from ..samplers import SAMPLERS, Step
 from ..svg import image_place, to_png
 from ..ui import Html, Markup, Panel, add_css_class, control, joined, markup, row, shown_name
@@ -156,7 +149,7 @@ def _show_forming(state: tuple, image: w.Image, view: str, n_classes: int) -> No
         return  # nothing is sampled yet
     _, _, _, step, finished = state
     x = getattr(step, view) if finished is None else finished
-    cols = min(columns(n_classes), len(x))
+    cols = min(grid_columns(n_classes), len(x))
     image.value = to_png(x[:64], cols)
     image.width = 60 * cols
     image.layout.width = f"{60 * cols}px"
@@ -189,7 +182,7 @@ def _caption(config: GenerateConfig) -> str:
 # %% ../../nbs/58_generation.ipynb #5ad78dcb
 def _framed(model: TrainedModel, y: Tensor, x: Tensor, config: GenerateConfig) -> w.VBox:
     "Make a piece of the gallery: images, their settings, and a button that saves them."
-    cols = min(columns(len(model.classes)), len(x))
+    cols = min(grid_columns(len(model.classes)), len(x))
     save = control(w.Button, "save", text="save PNG", width=None)
     saved = add_css_class(Html(), "saved")
 

@@ -16,8 +16,9 @@ import ipywidgets as w
 import torch
 from torch import Tensor
 
-from ..generate import GenerateConfig, TrainedModel, times
+from ..generate import GenerateConfig, times
 from ..jobs import Job
+from ..model import TrainedModel
 from ..svg import image_place, svg_chart, to_png
 from ..ui import Html, Markup, Panel, add_css_class, control, markup
 from .models import class_menu, ready_model, sample_states, usable_guidance

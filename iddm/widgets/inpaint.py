@@ -19,9 +19,8 @@ import traitlets
 from torch import Tensor
 
 from ..editing import inpainting_denoiser
-from ..generate import TrainedModel
 from ..jobs import Job
-from ..model import sample_steps
+from ..model import TrainedModel, sample_steps
 from ..samplers import Step, ddim
 from ..schedules import Schedule
 from ..svg import image_place, to_png

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from ..editing import slerp
-from ..generate import TrainedModel
 from ..jobs import Job
-from ..model import sample_steps
+from ..model import TrainedModel, sample_steps
 from ..samplers import Step, ddim, initial_x, per_sample_generators, randn
 from ..schedules import Schedule
 from ..svg import image_place, to_png

@@ -18,10 +18,10 @@ import ipywidgets as w
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import own_checkpoints
 from ..config import TrainConfig, cfg_note, only_cfg_scale
-from ..generate import GenerateConfig, TrainedModel, load, sample_batches, times
+from ..generate import GenerateConfig, sample_batches, times
 from ..jobs import CancelledError
+from ..model import TrainedModel, load
 from ..run import Run
 from ..samplers import Step
 from ..ui import control, shown_name
@@ -67,7 +67,7 @@ def list_models(
     for run in _runs_in(where):
         if Run(run).checkpoints.is_dir():
             found[run.name] = run
-            found |= {f"{run.name}, {checkpoint.name}": checkpoint for checkpoint in own_checkpoints(run)}
+            found |= {f"{run.name}, {checkpoint.name}": checkpoint for checkpoint in Run(run).own_checkpoints()}
     if found:
         return found
     is_model = where.is_file() or (where / "model.safetensors").is_file()

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..dataset import load_digits
 from ..decoding import center_crop_resize
-from ..generate import TrainedModel
 from ..images import image_grid, to_float
 from ..jobs import showing_errors
+from ..model import TrainedModel
 from ..oracles import empirical_denoiser
 from ..predictions import clip_denoised, denoiser
 from ..samplers import per_sample_generators, randn

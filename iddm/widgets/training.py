@@ -13,11 +13,10 @@ from threading import Event
 
 import ipywidgets as w
 
-from ..checkpoints import own_checkpoints, resolve_checkpoint
 from ..config import TrainConfig
 from ..jobs import CancelledError, Job
 from ..recording import record
-from ..run import Run, load_run_config
+from ..run import Run, load_run_config, resolve_checkpoint
 from ..sources import DATASETS
 from ..trainer import Trainer
 from ..ui import Panel, control
@@ -30,9 +29,9 @@ def _train(trainer: Trainer, progress: RunProgress, stop: Event) -> Iterator[tup
     progress.start_clock()
     for event in record(trainer.fit(), trainer):
         progress.add(event)
-        yield event.step, trainer.total, how_far(progress)
+        yield event.step, trainer.total_steps, how_far(progress)
         if stop.is_set():
-            trainer.stopping = True
+            trainer.stop_requested = True
 
 # %% ../../nbs/56_training.ipynb #298643b4
 def _read_history(progress: RunProgress, step: int, epoch: int) -> None:
@@ -65,7 +64,7 @@ def _key(config: TrainConfig) -> Path:
 def _stop_trainer(trainer: Trainer | None) -> None:
     "Ask a trainer to stop; it hears that while it samples a grid, too."
     if trainer is not None:
-        trainer.stopping = True
+        trainer.stop_requested = True
 
 # %% ../../nbs/56_training.ipynb #80cb6f07
 def _wait_for_other_panel(config: TrainConfig, stop: Event) -> Iterator[tuple[int, int, str]]:
@@ -100,7 +99,7 @@ def _begin(config: TrainConfig, stop: Event, current: dict) -> Iterator[tuple[in
         current["trainer"] = mine.trainer = trainer = Trainer(config)
         if stop.is_set():
             raise CancelledError  # and nothing is written
-        current["progress"] = RunProgress(_run_of(config), trainer.config, trainer.total)
+        current["progress"] = RunProgress(_run_of(config), trainer.config, trainer.total_steps)
         yield from _train(trainer, current["progress"], stop)
     finally:
         del _training[key]
@@ -166,7 +165,7 @@ def left_to_train(config: TrainConfig) -> TrainConfig | None:  # None: nothing
         return config
     stored = load_run_config(run.folder)
     try:
-        epoch = own_checkpoints(run.folder)[resolve_checkpoint(run.folder)]["epoch"]
+        epoch = run.own_checkpoints()[resolve_checkpoint(run.folder)]["epoch"]
     except (ValueError, OSError, KeyError):
         return stored  # not one checkpoint that is whole
     is_whole = isinstance(epoch, int) and epoch >= stored.epochs

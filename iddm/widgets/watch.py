@@ -6,10 +6,9 @@
 __all__ = ['clock', 'RunProgress', 'how_far', 'run_places', 'show_grid', 'show_run', 'history', 'watch_panel']
 
 # %% ../../nbs/55_watch.ipynb #c6b6f990
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
@@ -17,7 +16,8 @@ import ipywidgets as w
 
 from ..config import TrainConfig
 from ..jobs import Job, show_state
-from ..run import Run, run_settings
+from ..recording import follow
+from ..run import Run, is_trained, run_settings
 from ..svg import image_place, svg_chart
 from ..trainer import TrainEvent
 from ..ui import Html, Markup, Panel, add_css_class, control, joined, markup, row
@@ -177,67 +177,14 @@ def show_run(progress: RunProgress, places: dict) -> None:
     show_grid(progress.run, places)
 
 # %% ../../nbs/55_watch.ipynb #a17b6635
-def _lines(path: Path, position: int) -> Iterator[tuple[bytes, int]]:
-    "Read the whole lines of a file from a position on, each with the position after it."
-    if not path.is_file():
-        return
-    if path.stat().st_size < position:  # written anew, without what a resumed run will write again
-        position = 0
-    with open(path, "rb") as file:
-        file.seek(position)
-        for line in file:
-            if not line.endswith(b"\n"):
-                return  # it is being written
-            position += len(line)
-            yield line, position
-
-# %% ../../nbs/55_watch.ipynb #e6235001
-def _event(line: bytes) -> TrainEvent | None:
-    "Read a line of metrics.jsonl as an event; None for what isn't one."
-    try:
-        values = json.loads(line)
-        loss = math.nan if values["loss"] is None else float(values["loss"])
-        if values["kind"] not in ("step", "epoch"):
-            return None
-        return TrainEvent(values["kind"], int(values["step"]), int(values["epoch"]), loss, float(values["lr"]))
-    except (ValueError, KeyError, TypeError):
-        return None
-
-# %% ../../nbs/55_watch.ipynb #7e194f3e
-def _new_grids(run: Run, seen: set[Path]) -> list[Path]:
-    "List the grids that weren't there before and are whole, in the order of their epochs."
-    found = {file for file in run.grids.glob("epoch_*[0-9].png") if file not in seen}
-    whole = [file for file in found if file.read_bytes()[-8:-4] == b"IEND"]
-    seen.update(whole)
-    return sorted(whole, key=lambda file: int(file.stem.split("_")[1]))
-
-# %% ../../nbs/55_watch.ipynb #ddee0dbe
-def _follow(run: Run, poll: float = .5, stop: Callable[[], bool] | None = None) -> Iterator[TrainEvent]:
-    "Give what is in the folder of a run as events, then what appears, until `stop` says so."
-    position = step = 0
-    seen: set[Path] = set()
-    while True:
-        for line, end in _lines(run.metrics_file, position):
-            position = end
-            event = _event(line)
-            if event is not None:
-                step = event.step
-                yield event
-        for file in _new_grids(run, seen):
-            yield TrainEvent("images", step, int(file.stem.split("_")[1]))
-        if stop is not None and stop():
-            return
-        time.sleep(poll)
-
-# %% ../../nbs/55_watch.ipynb #a2e92aaf
 def history(run: Run) -> Iterator[TrainEvent]:
     "Give what is in the folder of a run by now as events."
-    return _follow(run, stop=lambda: True)
+    return follow(run, stop=lambda: True)
 
-# %% ../../nbs/55_watch.ipynb #1d3efc4b
+# %% ../../nbs/55_watch.ipynb #ddee0dbe
 _SILENT_AFTER = 60  # seconds
 
-# %% ../../nbs/55_watch.ipynb #89bc9603
+# %% ../../nbs/55_watch.ipynb #a2e92aaf
 def _written(progress: RunProgress) -> str:
     "Say whether a run is being written."
     if progress.is_complete:
@@ -247,17 +194,17 @@ def _written(progress: RunProgress) -> str:
     except OSError:
         return "begun, but no step is written yet"
     ago = max(0, time.time() - last)  # the clocks of two machines may differ
-    if ago < _SILENT_AFTER:
+    if is_trained(progress.run) or ago < _SILENT_AFTER:
         return f"being written: the last line came {ago:.0f} s ago"
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(last))
     if progress.is_last_step_done:
         return f"trained to its last step, {day}"
     return f"silent since {day}: it stopped, or a step or a grid takes long"
 
-# %% ../../nbs/55_watch.ipynb #b138b143
+# %% ../../nbs/55_watch.ipynb #d71e48e1
 _watching: dict[Path, Job] = {}  # of this process: the folder of a run -> the job that watches it
 
-# %% ../../nbs/55_watch.ipynb #b05fc2c7
+# %% ../../nbs/55_watch.ipynb #a0ace37e
 def watch_panel(
     run: str | Path | Run,  # the folder of a run, for example results/df
 ) -> Panel:
@@ -276,7 +223,7 @@ def watch_panel(
     rows = [[title, written], job.row, job.problem, [places["loss"], places["box"]]]
     return Panel(rows, job=job, written=written, loss=places["loss"], samples=places)
 
-# %% ../../nbs/55_watch.ipynb #596bcb02
+# %% ../../nbs/55_watch.ipynb #1d3efc4b
 def _start(job: Job, run: Run) -> None:
     "Watch in place of the panel before, if the cell of that is run again."
     before = _watching.get(run.folder.resolve())
@@ -285,7 +232,7 @@ def _start(job: Job, run: Run) -> None:
     _watching[run.folder.resolve()] = job
     job.start()
 
-# %% ../../nbs/55_watch.ipynb #5568166e
+# %% ../../nbs/55_watch.ipynb #89bc9603
 def _watch(run: Run, places: dict, written: Html, job: Job, stop: Event) -> Iterator[tuple]:
     "Follow a run, as the work of a job. Raises `ValueError` if there is none in the folder."
     progress = RunProgress(run, run_settings(run.folder))
@@ -301,6 +248,6 @@ def _watch(run: Run, places: dict, written: Html, job: Job, stop: Event) -> Iter
         written.value = _written(progress)
         return stop.is_set() or progress.is_complete
 
-    for event in _follow(run, stop=looked):
+    for event in follow(run, stop=looked):
         progress.add(event)
         yield state()
