@@ -2,18 +2,39 @@
 
 # %% ../nbs/41_python.ipynb #auto
 from importlib import import_module
+import ast
 import subprocess
 import sys
+from pathlib import Path
 import pytest
+import iddm
 from iddm import DOORS
 
 # %% ../nbs/41_python.ipynb #312d127d
-def test_the_front_door_opens_and_importing_it_costs_nothing():
-    program = "import sys, iddm; heavy = {'torch', 'jsonargparse', 'yaml', 'sklearn'} & set(sys.modules); from iddm import TrainConfig, Trainer, load, sample; print(sorted(heavy), TrainConfig.__module__, load.__name__, sample.__name__)"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[] iddm.config load sample\n"
-    import iddm
+PROGRAM = """
+import sys, iddm
+heavy = {"torch", "yaml", "sklearn", "numpy"} & set(sys.modules)
+from iddm import TrainConfig, Trainer, load, sample
+print(sorted(heavy), TrainConfig.__module__, load.__name__, sample.__name__)
+"""
 
-    for name, (module, attribute) in DOORS.items():
-        assert getattr(iddm, name) is getattr(import_module(f"iddm.{module}"), attribute)
+def test_the_front_door_opens_and_importing_it_costs_nothing():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.stdout == "[] iddm.config load sample\n"
+
+@pytest.mark.parametrize("name", DOORS)
+def test_a_name_is_that_of_its_module(name):
+    module, attribute = DOORS[name]
+    assert getattr(iddm, name) is getattr(import_module(f"iddm.{module}"), attribute)
+
+def test_a_name_that_is_not_there_is_named_with_those_that_are():
     with pytest.raises(AttributeError, match="no attribute 'Trane'; it has TrainConfig, Trainer"):
-        iddm.Trane
+        getattr(iddm, "Tr" + "ane")
+
+def test_a_type_checker_sees_the_same_names():
+    tree = ast.parse(Path(iddm.__file__).read_text(encoding="utf-8"))
+    block = next(o for o in tree.body if isinstance(o, ast.If))
+    imports = [o for o in block.body if isinstance(o, ast.ImportFrom)]
+    assert {(o.module.removeprefix("iddm."), o.names[0].name) for o in imports} == set(DOORS.values())
+    names = {o.names[0].asname for o in imports} | {o.targets[0].id for o in block.body if isinstance(o, ast.Assign)}
+    assert names - {None} == set(DOORS)

@@ -2,34 +2,39 @@
 
 # %% ../nbs/42_bench.ipynb #auto
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from itertools import islice
 import torch
-from iddm.batches import Batch, sample_noise
+from iddm.dataset import ImageDataset
 from iddm.sources import folder_source
-from contextlib import redirect_stdout
-from io import StringIO
 import pytest
 from iddm.bench import (
-    BenchConfig, MISSING, Ratio, bench_data, bench_memory, bench_train, chosen, in_turns, in_words, main, measured,
-    missing_peer, our_step, seconds, some_jpegs, their_step, train_ratios)
+    BenchConfig, Ratio, _MISSING, _batch_size, _in_words, _measure_train, _missing_peer, _our_batches, _our_step,
+    _our_trainer, _rounds, _seconds, _some_batch, _their_step, _write_jpegs, bench_data, bench_memory, bench_train,
+    in_turns, main, measure)
 
 # %% ../nbs/42_bench.ipynb #a7eb4c3c
 def test_a_ratio_is_that_of_the_speeds():
-    def slow(): time.sleep(.2); return 10
-    def fast(): time.sleep(.05); return 10
+    def slow():
+        time.sleep(.2)
+        return 10
+    def fast():
+        time.sleep(.05)
+        return 10
     r = in_turns("sleep", fast, slow, rounds=3)
+    assert isinstance(r, Ratio)
     assert 2 < r.median < 4.1
     assert r.low <= r.median <= r.high
     assert r.ours > r.theirs
     assert "sleep" in str(r)
-    assert isinstance(r, Ratio)
 
 # %% ../nbs/42_bench.ipynb #8fed28fd
-@pytest.mark.parametrize("time, words", [(0, "1 s"), (4.4, "4 s"), (89, "89 s"), (91, "2 minutes"), (3600, "60 minutes")])
-def test_a_time_is_told_roughly(time, words): assert in_words(time) == words
+@pytest.mark.parametrize("seconds, words", [
+    (0, "1 s"), (4.4, "4 s"), (89, "89 s"), (91, "2 minutes"), (3600, "60 minutes"),
+])
+def test_a_time_is_said_roughly(seconds, words):
+    assert _in_words(seconds) == words
 
-@pytest.mark.parametrize("at, made", [(0, 0), (1, 0), (2, 1), (3, 2)])
+@pytest.mark.parametrize("at, made", [(0, []), (1, []), (2, ["x, 1 of 5 rounds"]), (3, ["x, 2 of 5 rounds"])])
 def test_a_measurement_that_is_stopped_gives_what_it_has(at, made):
     calls = []
     def ours():
@@ -39,41 +44,53 @@ def test_a_measurement_that_is_stopped_gives_what_it_has(at, made):
         return 10
     with pytest.raises(KeyboardInterrupt) as e:
         in_turns("x", ours, lambda: 10, rounds=5)
-    assert [o.what for o in e.value.args] == [f"x, {made} of 5 rounds"] * (made > 0)
+    assert [o.what for o in e.value.args] == made
 
-def test_the_time_of_a_function_is_taken(): assert seconds(lambda: time.sleep(.01)) >= .01
+def test_the_time_of_a_function_is_taken():
+    assert _seconds(lambda: time.sleep(.01)) >= .01
 
 # %% ../nbs/42_bench.ipynb #7479cd0a
-def test_both_steps_move_the_same_weights_by_the_same_loss():
-    trainer, ours = our_step("fp32", 4, device="cpu")
-    theirs, before = their_step(trainer), [p.clone() for p in trainer.net.parameters()]
-    b = Batch(sample_noise(0, 0, 4, (3, 32, 32)).clamp(-1, 1), torch.zeros(4, dtype=torch.long), torch.tensor([1, 300, 600, 999]), sample_noise(0, 9, 4, (3, 32, 32)))
-    for step in (ours, theirs):
-        step(b)
+def test_both_steps_move_the_weights_of_a_network():
+    trainer = _our_trainer(4, "fp32", "cpu")
+    ours, theirs = _our_step(trainer), _their_step(trainer)
+    before = [p.clone() for p in trainer.net.parameters()]
+    ours(_some_batch(4))
+    theirs(_some_batch(4))
     assert trainer.step == 1
     assert not all(torch.equal(p, q) for p, q in zip(before, trainer.net.parameters()))
+
+# %% ../nbs/42_bench.ipynb #d475cb80
+def test_the_comparison_of_steps_says_how_long_it_takes_and_then_the_ratio():
     words, ratio = bench_train("fp32", 2, 1, 1, "cpu")
     assert words.startswith("training step in fp32, 32x32, batch 2: up to ")
     assert ratio.median > 0
 
 # %% ../nbs/42_bench.ipynb #868f8707
-def test_images_are_counted():
-    with TemporaryDirectory() as d:
-        some_jpegs(Path(d), 130)
-        assert len(folder_source(d).items) == 130
-        words, a, b = bench_data(Path(d), Path(d) / "cache", rounds=1)
-        assert words.startswith("images of a folder: up to ")
-        assert a.median > 1
-        assert a.ours > a.theirs
-        assert b.ours > 0
+def test_images_are_counted(tmp_path):
+    _write_jpegs(tmp_path, 130)
+    assert len(folder_source(tmp_path).items) == 130
+    words, batches, decoding = bench_data(tmp_path, tmp_path / "cache", rounds=1)
+    assert words.startswith("images of a folder: up to ")
+    assert batches.median > 1
+    assert batches.ours > batches.theirs
+    assert decoding.ours > 0
 
-# %% ../nbs/42_bench.ipynb #d451431a
-@pytest.mark.parametrize("n, flat, say", [(40, False, "40 images in it; give a folder of at least 64"), (130, True, "no class folders in it")])
-def test_a_folder_that_does_not_do_is_told(n, flat, say, tmp_path):
-    some_jpegs(tmp_path, n)
-    where = tmp_path / "0" if flat else tmp_path
+@pytest.mark.parametrize("n, is_flat, say", [
+    (40, False, "40 images in it; give a folder of at least 64"), (130, True, "no class folders in it"),
+])
+def test_a_folder_that_can_not_be_used_is_named(n, is_flat, say, tmp_path):
+    _write_jpegs(tmp_path, n)
+    where = tmp_path / "0" if is_flat else tmp_path
     with pytest.raises(ValueError, match=f"--dataset_path .*: {say}"):
         list(bench_data(where, tmp_path / "cache"))
+
+def test_each_image_of_an_epoch_is_in_one_batch():
+    images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(-1, 3, 32, 32)
+    data = ImageDataset(images, torch.zeros(6, dtype=torch.long))
+    batches = list(islice(_our_batches(data, 2), 6))
+    for epoch in (batches[:3], batches[3:]):
+        values = sorted(torch.cat(epoch)[:, 0, 0, 0].tolist())
+        assert values == sorted((data.images[:, 0, 0, 0] / 127.5 - 1).tolist()), values
 
 # %% ../nbs/42_bench.ipynb #e7e6a690
 def test_attention_holds_no_matrix_of_all_pairs():
@@ -82,50 +99,75 @@ def test_attention_holds_no_matrix_of_all_pairs():
     assert with_attention - without < 3 * pairs  # six attentions at 64x64 would hold at least that of each
 
 # %% ../nbs/42_bench.ipynb #edc48e52
-def test_a_missing_peer_is_said():
-    with pytest.MonkeyPatch.context() as m:
-        m.setitem(train_ratios.__globals__, "find_spec", lambda name: None)
-        assert list(train_ratios(BenchConfig(), torch.device("cpu"))) == [f"training step: not measured, {MISSING}"]
-        with pytest.raises(ValueError, match=f"--part train: {MISSING}"):
-            next(measured(BenchConfig(part="train")))
+def test_a_missing_peer_is_said(monkeypatch):
+    monkeypatch.setitem(_measure_train.__globals__, "find_spec", lambda name: None)
+    want = [f"training step: not measured, {_MISSING}"]
+    assert list(_measure_train(BenchConfig(), torch.device("cpu"))) == want
+    with pytest.raises(ValueError, match=f"--part train: {_MISSING}"):
+        next(measure(BenchConfig(part="train")))
 
 # %% ../nbs/42_bench.ipynb #fadcd347
 def test_a_peer_that_does_not_work_is_said(monkeypatch):
     def broken(name): raise ImportError("cannot import name 'x'\nfrom 'y'")
-    monkeypatch.setitem(train_ratios.__globals__, "find_spec", lambda name: True)
-    monkeypatch.setitem(train_ratios.__globals__, "import_module", broken)
-    assert missing_peer() == "its peer can't be imported (cannot import name 'x' from 'y')"
+    monkeypatch.setitem(_measure_train.__globals__, "find_spec", lambda name: True)
+    monkeypatch.setitem(_measure_train.__globals__, "import_module", broken)
+    assert _missing_peer() == "its peer can't be imported (cannot import name 'x' from 'y')"
 
-@pytest.mark.parametrize("kw, rounds, size", [(dict(), 5, 64), (dict(quick=True), 2, 8), (dict(quick=True, rounds=3), 3, 8), (dict(rounds=1, batch_size=16), 1, 16)])
+@pytest.mark.parametrize("kw, rounds, size", [
+    (dict(), 5, 64), (dict(quick=True), 2, 8), (dict(quick=True, rounds=3), 3, 8),
+    (dict(rounds=1, batch_size=16), 1, 16),
+])
 def test_what_is_left_open_follows(kw, rounds, size):
-    c = chosen(BenchConfig(**kw))
-    assert (c.rounds, c.batch_size) == (rounds, size)
+    config = BenchConfig(**kw)
+    assert (_rounds(config), _batch_size(config)) == (rounds, size)
 
-def test_a_process_that_can_not_be_measured_is_told(monkeypatch):
+def test_each_precision_is_measured_and_compiled_if_asked(monkeypatch):
+    calls = []
+    def noted(precision, size, *, rounds, device, compile=False):
+        calls.append((precision, size, rounds, device, compile))
+        yield "measured"
+    monkeypatch.setitem(_measure_train.__globals__, "bench_train", noted)
+    monkeypatch.setitem(_measure_train.__globals__, "_missing_peer", lambda: "")
+    monkeypatch.setitem(_measure_train.__globals__, "has_bf16", lambda device: True)
+    config = BenchConfig(quick=True, compile=True, device="cpu")
+    assert list(_measure_train(config, torch.device("cpu"))) == ["measured"] * 4
+    assert calls == [(o, 8, 2, "cpu", c) for o in ("fp32", "bf16") for c in (False, True)]
+
+def test_a_process_that_can_not_be_measured_is_named(monkeypatch):
     monkeypatch.setitem(bench_memory.__globals__, "PROGRAM", "raise SystemExit('no memory')")
-    with pytest.raises(ValueError, match=r"--part memory: the process that was measured ended with status 1 \(no memory\)"):
+    say = r"--part memory: the process that was measured ended with status 1 \(no memory\)"
+    with pytest.raises(ValueError, match=say):
         bench_memory(8)
+
+def test_a_system_that_does_not_say_what_a_process_takes_is_named(monkeypatch):
     monkeypatch.setitem(bench_memory.__globals__, "find_spec", lambda name: None)  # Windows
     with pytest.raises(ValueError, match="--part memory: this system doesn't say"):
         bench_memory(8)
 
 # %% ../nbs/42_bench.ipynb #ca872a26
-def test_the_command_measures_what_it_is_asked():
-    with redirect_stdout(StringIO()) as out, TemporaryDirectory() as d:
-        some_jpegs(Path(d), 130)
-        main(["--part", "data", "--rounds", "1", "--dataset_path", d])
-    assert "images of a folder of JPEGs" in out.getvalue()
-    assert "training" not in out.getvalue()
-    assert "--quick True is shorter" in out.getvalue()
-    assert "images of a folder: up to" in out.getvalue()
+def test_the_command_measures_what_it_is_asked(tmp_path, capsys):
+    _write_jpegs(tmp_path, 130)
+    main(["--part", "data", "--rounds", "1", "--dataset_path", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "images of a folder of JPEGs" in out
+    assert "training" not in out
+    assert "--quick True is shorter" in out
+    assert "images of a folder: up to" in out
+
+def test_all_is_measured_by_default():
     assert BenchConfig().part == "all"
 
 # %% ../nbs/42_bench.ipynb #70d717d2
 @pytest.mark.parametrize("bad, say", [
-    ("--part x", "--part x: choose from all"), ("--part data --dataset_path no/where", "no such folder"), ("--device quantum", "--device quantum: not on this machine"), ("--device cuda:99", "--device cuda:99: "),
-    ("--rounds 0", "--rounds 0: give a whole number from 1 to 1000"), ("--rounds -1", "--rounds -1: "), ("--rounds 1.5", "--rounds 1.5: give a whole number"), ("--rounds many", "--rounds many: give a whole number"),
-    ("--batch_size 0", "--batch_size 0: give a whole number from 1 to 65536"), ("--batch_size 100000000", "--batch_size 100000000: "), ("--quick maybe", "--quick maybe: choose True or False"), ("--round 3", "did you mean --rounds?")])
-def test_what_can_not_be_measured_is_told_in_one_line(bad, say, capsys):
+    ("--part x", "--part x: choose from all"), ("--part data --dataset_path no/where", "no such folder"),
+    ("--device quantum", "--device quantum: not on this machine"), ("--device cuda:99", "--device cuda:99: "),
+    ("--rounds 0", "--rounds 0: give a number from 1 to 1000"), ("--rounds -1", "--rounds -1: "),
+    ("--rounds 1.5", "--rounds 1.5: give a whole number"), ("--rounds many", "--rounds many: give a whole number"),
+    ("--batch_size 0", "--batch_size 0: give a number from 1 to 65536"),
+    ("--batch_size 100000000", "--batch_size 100000000: "), ("--quick maybe", "--quick maybe: choose True or False"),
+    ("--round 3", "did you mean --rounds?"),
+])
+def test_what_can_not_be_measured_is_named_in_one_line(bad, say, capsys):
     with pytest.raises(SystemExit) as e:
         main(bad.split())
     out, err = capsys.readouterr()
@@ -134,10 +176,10 @@ def test_what_can_not_be_measured_is_told_in_one_line(bad, say, capsys):
     assert err.count("\n") == 1
 
 def test_a_command_that_is_stopped_prints_what_it_has(monkeypatch, capsys):
-    def stopped(c):
+    def stopped(config):
         yield "first"
         raise KeyboardInterrupt(Ratio("second, 1 of 5 rounds", 2., 1.9, 2.1, 200, 100))
-    monkeypatch.setitem(main.__globals__, "measured", stopped)
+    monkeypatch.setitem(main.__globals__, "measure", stopped)
     with pytest.raises(SystemExit) as e:
         main(["--quick", "True"])
     out, err = capsys.readouterr()

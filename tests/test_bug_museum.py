@@ -11,10 +11,12 @@ from iddm.oracles import gaussian_denoiser, gmm_denoiser, quantile_map
 from iddm.predictions import diffusion_loss
 from iddm.samplers import Step, ancestral_split, ddpm, dpmpp_2m, final_sample, randn, timestep_pairs
 from iddm.schedules import cosine, linear, timesteps
+import pytest
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #937731c3
-data, vp = load_digits(8), linear()
+data = load_digits(8)
 pics = to_float(data.images)  # (1797, 1, 8, 8)
+vp = linear()  # a schedule that preserves the variance
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #fc5856a5
 def wrapped(x):
@@ -42,20 +44,25 @@ def noisy_to_the_end(denoise, x, schedule, steps, generator):
     return x
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #fedc0d31
-def test_a_flat_picture_comes_out_flat():
-    x, g = torch.zeros(100, 1, 8, 8), torch.Generator().manual_seed(0)
-    def flat(x, t): return torch.full_like(x, .5)
-    for steps, left in ((1000, .01), (20, .17)):
-        assert (final_sample(ddpm(flat, x, vp, steps, variance="large", generator=g)) - .5).abs().max() < 1e-6
-        assert abs(noisy_to_the_end(flat, x, vp, steps, g).std() - left) < .1 * left
+def grey(x, t):
+    "The perfect denoiser of one image, grey all over."
+    return torch.full_like(x, .5)
+
+@pytest.mark.parametrize("steps, left", [(1000, .01), (20, .17)])
+def test_a_grey_image_comes_out_grey(steps, left):
+    x = torch.zeros(100, 1, 8, 8)
+    g = torch.Generator().manual_seed(0)
+    end = final_sample(ddpm(grey, x, vp, steps, variance="large", generator=g))
+    assert (end - .5).abs().max() < 1e-6
+    assert abs(noisy_to_the_end(grey, x, vp, steps, g).std() - left) < .1 * left
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #def767b8
 def strides(schedule, times):
-    "The bug: each hop is T // S long, wherever the next look will be."
-    hop = schedule.T // len(times)
-    return [(t, t - hop if t >= hop else None) for t in times]
+    "The bug: each step is T // S long, wherever the next evaluation will be."
+    stride = schedule.T // len(times)
+    return [(t, t - stride if t >= stride else None) for t in times]
 
-def walk(denoise, x, schedule, pairs):
+def ddim_along(denoise, x, schedule, pairs):
     "DDIM, along pairs of times."
     for t, t_next in pairs:
         (a, sigma), (a_next, sigma_next) = schedule.at(t), schedule.at(t_next)
@@ -64,14 +71,16 @@ def walk(denoise, x, schedule, pairs):
     return x
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #fc92fff3
-def test_each_hop_starts_where_the_one_before_it_landed():
-    for spacing in ("linspace", "trailing"):
-        ts, one = timesteps(1000, 600, spacing), torch.ones(1, 1, 1, 1, dtype=torch.float64)
-        joined = [all(u == v for (_, u), (v, _) in zip(pairs, pairs[1:])) for pairs in (timestep_pairs(vp, ts), strides(vp, ts))]
-        right, wrong = (walk(gaussian_denoiser(vp, 0, .5), one, vp, pairs).item() for pairs in (timestep_pairs(vp, ts), strides(vp, ts)))
-        assert joined == [True, False]
-        assert abs(right - .5) < .005
-        assert wrong > .65
+@pytest.mark.parametrize("spacing", ["linspace", "trailing"])
+def test_each_step_starts_where_the_one_before_it_ended(spacing):
+    ts = timesteps(1000, 600, spacing)
+    def is_joined(pairs): return all(u == v for (_, u), (v, _) in zip(pairs, pairs[1:]))
+    assert is_joined(timestep_pairs(vp, ts))
+    assert not is_joined(strides(vp, ts))
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    def std_of(pairs): return ddim_along(gaussian_denoiser(vp, 0, .5), one, vp, pairs).item()
+    assert abs(std_of(timestep_pairs(vp, ts)) - .5) < .005
+    assert std_of(strides(vp, ts)) > .65
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #345d356d
 @torch.no_grad()
@@ -91,18 +100,23 @@ def look_ahead(denoise, x, schedule, steps, *, eta=1., generator=None):
         yield Step(i, t, x, x0)
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #74445f87
-fine, three = linear(2**14), dict(means=torch.tensor([-1.2, .3, 1.]), stds=torch.tensor([.2, .25, .15]), weights=torch.tensor([.3, .5, .2]))
+fine = linear(2**14)
+three = dict(
+    means=torch.tensor([-1.2, .3, 1.]), stds=torch.tensor([.2, .25, .15]), weights=torch.tensor([.3, .5, .2]))
 
 def error_of(sampler, steps):
     "Largest distance to the true end, without fresh noise."
     x = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]  # (41, 1)
-    end = final_sample(sampler(gmm_denoiser(fine, **three), x, fine, timesteps(fine.T, steps, "quadratic"), eta=0.))
+    ts = timesteps(fine.T, steps, "quadratic")
+    end = final_sample(sampler(gmm_denoiser(fine, **three), x, fine, ts, eta=0.))
     return (end - quantile_map(fine, x, **three, start=fine.T - 1)).abs().max().item()
 
-def spread_of(sampler, steps):
-    "Spread of the samples of Gaussian data, with fresh noise."
+# %% ../nbs/tutorials/06_bug_museum.ipynb #b06ab002
+def std_of(sampler, steps):
+    "Standard deviation of the samples of Gaussian data, with fresh noise."
     rows = iter(torch.eye(steps + 1, dtype=torch.float64).view(-1, steps + 1, 1, 1, 1))
-    x = final_sample(sampler(gaussian_denoiser(vp, 0, .5), next(rows), vp, steps, eta=1., generator=lambda shape: next(rows)))
+    denoise = gaussian_denoiser(vp, 0, .5)
+    x = final_sample(sampler(denoise, next(rows), vp, steps, eta=1., generator=lambda shape: next(rows)))
     return x.square().sum().sqrt().item()
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #5e0e637d
@@ -110,17 +124,19 @@ def test_a_second_order_sampler_is_one():
     ours, bug = ([error_of(sampler, n) for n in (64, 128)] for sampler in (dpmpp_2m, look_ahead))
     assert ours[0] > 3.5 * ours[1]
     assert bug[1] > bug[0] > .5
-    assert abs(spread_of(dpmpp_2m, 200) - .5) < .005
-    assert spread_of(look_ahead, 200) > .65
+    assert abs(std_of(dpmpp_2m, 200) - .5) < .005
+    assert std_of(look_ahead, 200) > .65
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #b5f27120
-T, s = 25, cosine(25)
+T = 25
+s = cosine(T)
 
 class Tiny(nn.Module):
-    "Three layers that are told the time, as sines or from a table that is learned, and the label; 10 is no label."
+    "Three layers that know the time, as sines or from a learned table, and the label; 10 is no label."
     def __init__(self, smooth=True):
         super().__init__()
-        self.code = nn.Embedding.from_pretrained(timestep_embedding(torch.arange(T), 64)) if smooth else nn.Embedding(T, 64)
+        sines = timestep_embedding(torch.arange(T), 64)
+        self.code = nn.Embedding.from_pretrained(sines) if smooth else nn.Embedding(T, 64)
         self.time, self.label, self.pixels = nn.Linear(64, 128), nn.Embedding(11, 128), nn.Linear(64, 128)
         self.rest = nn.Sequential(nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 64))
 
@@ -131,16 +147,19 @@ class Tiny(nn.Module):
 # %% ../nbs/tutorials/06_bug_museum.ipynb #dfacf1f7
 def any_time(n, g): return torch.randint(T, (n,), generator=g)
 
-def per_picture(y, g): return torch.where(torch.rand(len(y), generator=g) < .1, 10, y)
+def per_image(y, g): return torch.where(torch.rand(len(y), generator=g) < .1, 10, y)
 
-def train(net, opt, steps, times=any_time, drop=per_picture, seed=0):
+# %% ../nbs/tutorials/06_bug_museum.ipynb #b06ab005
+def train(net, opt, steps, times=any_time, drop=per_image, seed=0):
     "The loss of each step."
     g = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         i, t = torch.randint(len(pics), (128,), generator=g), times(128, g)
         eps, y = torch.randn(128, 1, 8, 8, generator=g), drop(data.labels[i], g)
         loss = diffusion_loss(net, s, "eps", pics[i], t, eps, y).mean()
-        opt.zero_grad(), loss.backward(), opt.step()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
         yield loss.item()
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #4d51e3e0
@@ -152,39 +171,45 @@ def begin(lr=2e-3, smooth=True):
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #98302116
 def per_batch(y, g):
-    "The bug: one coin for the batch."
+    "The bug: one random number for the batch."
     return torch.where(torch.rand(len(y), generator=g)[0] < .1, 10, y)
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #74a8e891
-def test_labels_are_dropped_one_by_one():
-    g, y = torch.Generator().manual_seed(0), torch.zeros(128, dtype=torch.long)
-    n = {drop: torch.tensor([(drop(y, g) == 10).sum() for _ in range(2000)]).float() for drop in (per_picture, per_batch)}
-    for o in n.values():
-        assert abs(o.mean() - 12.8) < 2  # the means agree
-    assert abs(n[per_picture].std() - (128 * .1 * .9)**.5) < .3  # Binomial(128, 0.1)
-    assert set(n[per_batch].tolist()) == {0, 128}
+@pytest.mark.parametrize("drop", [per_image, per_batch])
+def test_a_tenth_of_the_labels_is_dropped(drop):
+    g = torch.Generator().manual_seed(0)
+    y = torch.zeros(128, dtype=torch.long)
+    n = torch.tensor([(drop(y, g) == 10).sum() for _ in range(2000)]).float()
+    assert abs(n.mean() - 12.8) < 2  # of both: the means agree
+    if drop is per_image:
+        assert abs(n.std() - (128 * .1 * .9)**.5) < .3  # Binomial(128, 0.1)
+    else:
+        assert set(n.tolist()) == {0, 128}
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #7ee17f90
 def from_one(n, g):
-    "The bug: 0 is never drawn."
+    "The bug: 0 is never chosen."
     return torch.randint(1, T, (n,), generator=g)
 
 @torch.no_grad()
 def error_at(net, t):
-    "Mean error of the predicted noise, at one time or one for each picture; 1 is that of a network that says nothing."
+    "Mean error of the predicted noise, at one time or one for each image; 1 is that of a network that answers 0."
     eps = torch.randn(pics.shape, generator=torch.Generator().manual_seed(1))
     return diffusion_loss(net, s, "eps", pics, torch.as_tensor(t).expand(len(pics)), eps, data.labels).mean().item()
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #b0ff0402
-def test_every_time_is_trained():
+def test_every_time_is_chosen():
     g = torch.Generator().manual_seed(0)
     assert set(any_time(2000, g).tolist()) == set(range(T))
     assert set(from_one(2000, g).tolist()) == set(range(1, T))
-    for times, learns in ((any_time, True), (from_one, False)):
-        net, opt = begin(smooth=False)
-        born = net.code.weight[0].clone()
-        list(train(net, opt, 5, times=times))
-        assert torch.equal(net.code.weight[0], born) != learns
+
+# %% ../nbs/tutorials/06_bug_museum.ipynb #b06ab009
+@pytest.mark.parametrize("times, learns", [(any_time, True), (from_one, False)])
+def test_every_time_is_trained(times, learns):
+    net, opt = begin(smooth=False)
+    born = net.code.weight[0].clone()
+    assert len(list(train(net, opt, 5, times=times))) == 5
+    assert torch.equal(net.code.weight[0], born) != learns
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #79e6e700
 @torch.no_grad()
@@ -192,10 +217,17 @@ def update(ema, net, decay=.99):
     for a, b in zip(ema.parameters(), net.parameters()):
         a.lerp_(b, 1 - decay)
 
+# %% ../nbs/tutorials/06_bug_museum.ipynb #b06ab006
+def begin_with_ema():
+    "A network, its EMA, and its optimizer."
+    net, opt = begin(1e-2)
+    return net, Tiny(), opt
+
 def save(net, ema, opt): return copy.deepcopy([o.state_dict() for o in (net, ema, opt)])
 
+# %% ../nbs/tutorials/06_bug_museum.ipynb #b06ab007
 def resume(saved, careless):
-    (net, opt), ema = begin(1e-2), Tiny()
+    net, ema, opt = begin_with_ema()
     for o, state in zip((net, ema, opt), saved):
         o.load_state_dict(copy.deepcopy(state))
     if careless:
@@ -203,9 +235,10 @@ def resume(saved, careless):
     return net, ema, opt
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #0a940837
-def go_on(net, ema, opt, steps, seed):
-    "Train: the losses, and the average's error over all times at every tenth step."
-    losses, errors, times = [], [], torch.arange(len(pics)) % T
+def train_with_ema(net, ema, opt, steps, seed):
+    "Train: the losses, and the error of the EMA over all times at every tenth step."
+    losses, errors = [], []
+    times = torch.arange(len(pics)) % T
     for i, loss in enumerate(train(net, opt, steps, seed=seed)):
         update(ema, net)
         losses.append(loss)
@@ -215,23 +248,24 @@ def go_on(net, ema, opt, steps, seed):
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #6fdf0167
 def test_what_is_resumed_is_what_was_saved():
-    (net, opt), ema = begin(1e-2), Tiny()
-    go_on(net, ema, opt, 10, seed=0)
-    saved = save(net, ema, opt)
+    start = begin_with_ema()
+    assert len(train_with_ema(*start, 10, seed=0)[0]) == 10
+    saved = save(*start)
     ours, bug = resume(saved, False), resume(saved, True)
     kept = [[torch.equal(p, saved[1][k]) for k, p in o[1].state_dict().items()] for o in (ours, bug)]
     assert all(kept[0])
     assert not all(kept[1])
-    assert go_on(*ours, 3, seed=1)[0] == go_on(*bug, 3, seed=1)[0]  # and the losses never tell
+    assert train_with_ema(*ours, 3, seed=1)[0] == train_with_ema(*bug, 3, seed=1)[0]  # the losses never show it
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #5fed8568
 def count(epochs, per_epoch, wrong=False):
-    "What the counter says after each step."
+    "The value of the counter after each step."
     total = 0
     for i in range(epochs * per_epoch):
         total += i % per_epoch if wrong else 1
         yield total
 
+# %% ../nbs/tutorials/06_bug_museum.ipynb #b06ab008
 def saves(counter, every): return [(i, n) for i, n in enumerate(counter, 1) if n % every == 0]
 
 # %% ../nbs/tutorials/06_bug_museum.ipynb #be818d64

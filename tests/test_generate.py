@@ -2,67 +2,112 @@
 
 # %% ../nbs/40_generate.ipynb #auto
 import errno
+import re
 from pathlib import Path
+from typing import Literal
 import numpy as np
 import torch
 import yaml
 from PIL import Image
-from iddm.config import TrainConfig
 from iddm.decoding import shown_size
 from iddm.flags import parse_args
 from iddm.images import to_uint8
+from iddm.model import TrainedModel, load
 from iddm.samplers import SAMPLERS
 import shutil
+import typing
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from io import StringIO
-from tempfile import TemporaryDirectory
 import pytest
+from iddm.config import TrainConfig
+from iddm.modules import ACTIVATIONS
+from iddm.schedules import SPACINGS
 from iddm.trainer import Trainer
 from iddm.generate import (
-    GenerateConfig, TrainedModel, check_batch, check_drawing, check_model, choose_labels, has_eta, load,
-    load_image_tensor, main, new_folder, read_mask, sample, sample_batches, sample_to_folder, starting, strength,
-    times, write_animation, write_batch)
+    GenerateConfig, _check_batch, _check_model, _choose_sampler, _load_image_tensor, _read_mask, _strength,
+    _write_animation, _write_images, _write_new, choose_labels, has_eta, main, new_folder, sample, sample_batches,
+    sample_to_folder, times)
+
+# %% ../nbs/40_generate.ipynb #f8f43bdc
+@pytest.mark.parametrize("kw, say", [
+    (dict(num_images=0), "--num_images 0: give a number from 1"),
+    (dict(steps=0), "--steps 0"),
+    (dict(eta=2.), "--eta 2.0"),
+    (dict(seed=-3), "--seed -3"),
+    (dict(strength=0.), "--strength 0.0"),
+    (dict(sample="ddpm", eta=.5), "--eta 0.5: ddpm has no eta; use --sample ddim or euler_ancestral or dpmpp_2m"),
+    (dict(generate_name="a/b"), "--generate_name 'a/b'"),
+    (dict(mask="m.png"), "--mask m.png: needs --init_image"),
+])
+def test_settings_that_cannot_be_are_refused_by_name(kw, say):
+    with pytest.raises(ValueError, match=say):
+        GenerateConfig(**kw)
+
+@pytest.mark.parametrize("sampler, has", [("ddim", True), ("heun", False)])
+def test_some_samplers_have_eta(sampler, has):
+    assert has_eta(sampler) == has
+
+def test_eta_goes_with_a_sampler_that_has_it():
+    assert GenerateConfig(eta=.5).eta == .5
+
+@pytest.mark.parametrize("name, table", [("sample", SAMPLERS), ("spacing", SPACINGS), ("act", ACTIVATIONS)])
+def test_the_names_to_choose_from_are_those_of_the_table(name, table):
+    kind = typing.get_type_hints(GenerateConfig)[name]
+    choices = next((o for o in typing.get_args(kind) if typing.get_origin(o) is Literal), kind)
+    assert typing.get_args(choices) == tuple(table)
 
 # %% ../nbs/40_generate.ipynb #271096a9
 def test_classes_are_chosen_by_number_or_name_or_all_in_turn():
     names = ("crazing", "patches", "scratches")
     assert choose_labels(names).tolist() == [0, 1, 2]
     assert choose_labels(names, -1, 5).tolist() == [0, 1, 2, 0, 1]
-    assert choose_labels(names, 1, 2).tolist() == [1, 1] == choose_labels(names, "patches", 2).tolist()
+    assert choose_labels(names, 1, 2).tolist() == [1, 1]
+    assert choose_labels(names, "patches", 2).tolist() == [1, 1]
     assert len(choose_labels(names, 2)) == 8
-    assert choose_labels(("7", "0"), "7", 1).tolist() == choose_labels(("7", "0"), 7, 1).tolist() == [0]
-    assert choose_labels(("7", "0"), 0, 1).tolist() == [1]
-    assert choose_labels(("7", "x"), 1, 1).tolist() == [1]
-    assert choose_labels(()).tolist() == [0] * 8
 
-# %% ../nbs/40_generate.ipynb #42daa8cc
-def test_a_class_that_is_not_there_is_named_with_those_that_are():
-    names = ("crazing", "patches", "scratches")
-    for bad in (3, "rust", -2):
-        with pytest.raises(ValueError, match=f"--class_name {bad}: choose -1 for all, 0 to 2, or one of crazing"):
-            choose_labels(names, bad)
+# %% ../nbs/40_generate.ipynb #81ff2367
+@pytest.mark.parametrize("classes, name, index", [
+    (("7", "0"), "7", 0), (("7", "0"), 7, 0), (("7", "0"), 0, 1), (("7", "x"), 1, 1), (("0", "-1"), -1, 1),
+])
+def test_a_class_named_like_a_number_wins_over_the_number(classes, name, index):
+    assert choose_labels(classes, name, 1).tolist() == [index]
+
+@pytest.mark.parametrize("bad", [3, "rust", -2])
+def test_a_class_that_is_not_there_is_named_with_those_that_are(bad):
+    with pytest.raises(ValueError, match=f"--class_name {bad}: choose -1 for all, 0 to 2, or one of crazing"):
+        choose_labels(("crazing", "patches", "scratches"), bad)
+
+def test_a_model_without_classes_has_none_to_choose():
+    assert choose_labels(()).tolist() == [0] * 8
     with pytest.raises(ValueError, match="trained without classes"):
         choose_labels((), 1)
 
-# %% ../nbs/40_generate.ipynb #f8f43bdc
-def test_settings_of_a_drawing_that_cannot_be_are_refused_by_name():
-    for kw, say in ((dict(num_images=0), "--num_images 0: give a number from 1"), (dict(steps=0), "--steps 0"), (dict(eta=2.), "--eta 2.0"), (dict(seed=-3), "--seed -3"), (dict(strength=0.), "--strength 0.0"),
-                    (dict(sample="ddpm", eta=.5), "--eta 0.5: ddpm has no eta; use --sample ddim or euler_ancestral or dpmpp_2m"), (dict(generate_name="a/b"), "--generate_name 'a/b'"), (dict(mask="m.png"), "--mask m.png: needs --init_image")):
-        with pytest.raises(ValueError, match=say):
-            GenerateConfig(**kw)
-    assert has_eta("ddim")
-    assert not has_eta("heun")
-    assert check_drawing(GenerateConfig(eta=.5)) is None
+def test_of_many_classes_some_are_named():
+    with pytest.raises(ValueError, match="or one of 0, 1, .*, 19, \\.\\.\\.$"):
+        choose_labels(tuple(map(str, range(30))), "x")
+
+# %% ../nbs/40_generate.ipynb #b0287228
+def test_the_share_of_the_way_follows_from_what_is_given():
+    c = GenerateConfig(init_image="x", steps=10)
+    assert len(times(c)) == 6
+    assert len(times(replace(c, mask="y"))) == 10
+    assert len(times(replace(c, strength=.3))) == 3
+    assert len(times(GenerateConfig(steps=10))) == 10
 
 # %% ../nbs/40_generate.ipynb #865b836c
 def half_white(width, height, upper=True):
     "White above and black below, or white at the left."
     a = np.zeros((height, width), np.uint8)
-    a[:height // 2] = 255
-    return a if upper else np.ascontiguousarray(np.where(np.arange(width) < width // 2, 255, 0)[None].repeat(height, 0).astype(np.uint8))
+    if upper:
+        a[:height // 2] = 255
+    else:
+        a[:, :width // 2] = 255
+    return a
+
+UPPER_HALF_IS_FILLED = torch.tensor([0.] * 4 + [1.] * 4)[:, None].expand(8, 8)
 
 def turned(image, path, how):
     "Save an image with a note of how a camera was held."
@@ -80,53 +125,70 @@ def test_a_mask_fits_a_photograph_as_it_is_shown(tmp_path):
     photo = turned(Image.new("RGB", (60, 40)), tmp_path / "photo.jpg", 6)  # stored lying, shown standing
     Image.fromarray(half_white(40, 60)).save(tmp_path / "shown.png")
     Image.fromarray(half_white(60, 40)).save(tmp_path / "stored.png")
-    keep = read_mask(GenerateConfig(init_image=photo, mask=str(tmp_path / "shown.png")), 8)
-    assert torch.equal(keep, torch.tensor([0.] * 4 + [1.] * 4)[:, None].expand(8, 8))
-    with pytest.raises(ValueError, match=r"stored.png: its size is not that of .*photo.jpg; make a mask of 40x60 pixels, as it is shown \(this one has 60x40\)"):
-        read_mask(GenerateConfig(init_image=photo, mask=str(tmp_path / "stored.png")), 8)
+    assert torch.equal(_read_mask(str(tmp_path / "shown.png"), photo, 8), UPPER_HALF_IS_FILLED)
+    say = r"stored.png: its size is not that of .*photo.jpg; make a mask of 40x60 pixels, .* \(this one has 60x40\)"
+    with pytest.raises(ValueError, match=say):
+        _read_mask(str(tmp_path / "stored.png"), photo, 8)
 
 def test_a_mask_may_be_turned_too(tmp_path):
     Image.new("RGB", (40, 60)).save(tmp_path / "photo.png")
-    mask = turned(Image.fromarray(half_white(60, 40, upper=False)), tmp_path / "mask.png", 6)  # shown standing, its left side up
-    keep = read_mask(GenerateConfig(init_image=str(tmp_path / "photo.png"), mask=mask), 8)
-    assert torch.equal(keep[:, 0], torch.tensor([0.] * 4 + [1.] * 4))
+    left = Image.fromarray(half_white(60, 40, upper=False))
+    mask = turned(left, tmp_path / "mask.png", 6)  # shown standing, its left side up
+    assert torch.equal(_read_mask(mask, str(tmp_path / "photo.png"), 8), UPPER_HALF_IS_FILLED)
 
+# %% ../nbs/40_generate.ipynb #0e7475f0
 def with_alpha():
     "Black and opaque below, transparent above."
     a = np.zeros((16, 16, 4), np.uint8)
     a[8:, :, 3] = 255
     return Image.fromarray(a)
 
+def half(mode): return Image.fromarray(half_white(16, 16)).convert(mode)
+
 KINDS = dict(
-    grey=lambda: Image.fromarray(half_white(16, 16)), two=lambda: Image.fromarray(half_white(16, 16)).convert("1"), palette=lambda: Image.fromarray(half_white(16, 16)).convert("P"),
-    colour=lambda: Image.fromarray(half_white(16, 16)).convert("RGB"), deep=lambda: Image.fromarray(half_white(16, 16).astype(np.uint16) * 257), transparent=with_alpha,
-    opaque=lambda: Image.fromarray(half_white(16, 16)).convert("RGBA"), grey_alpha=lambda: Image.fromarray(half_white(16, 16)).convert("LA"))
+    grey=lambda: half("L"), two=lambda: half("1"), palette=lambda: half("P"), colour=lambda: half("RGB"),
+    deep=lambda: Image.fromarray(half_white(16, 16).astype(np.uint16) * 257), transparent=with_alpha,
+    opaque=lambda: half("RGBA"), grey_alpha=lambda: half("LA"))
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mask_of_any_kind_says_the_same(kind, tmp_path):
-    Image.new("L", (16, 16)).save(tmp_path / "init.png"), KINDS[kind]().save(tmp_path / "mask.png")
-    keep = read_mask(GenerateConfig(init_image=str(tmp_path / "init.png"), mask=str(tmp_path / "mask.png")), 8)
-    assert torch.equal(keep, torch.tensor([0.] * 4 + [1.] * 4)[:, None].expand(8, 8))
+    Image.new("L", (16, 16)).save(tmp_path / "init.png")
+    KINDS[kind]().save(tmp_path / "mask.png")
+    keep = _read_mask(str(tmp_path / "mask.png"), str(tmp_path / "init.png"), 8)
+    assert torch.equal(keep, UPPER_HALF_IS_FILLED)
 
-@pytest.mark.parametrize("value, mode, say", [(0, "L", "nowhere brighter than middle grey"), (1, "L", "nowhere brighter"), (255, "L", "white everywhere"), (0, "I;16", "nowhere"), ((0, 0, 0, 0), "RGBA", "white everywhere")])
+@pytest.mark.parametrize("value, mode, say", [
+    (0, "L", "nowhere brighter than middle grey"), (1, "L", "nowhere brighter"), (255, "L", "white everywhere"),
+    (0, "I;16", "nowhere"), ((0, 0, 0, 0), "RGBA", "white everywhere"),
+])
 def test_a_mask_that_leaves_nothing_to_do_is_refused(value, mode, say, tmp_path):
-    Image.new("L", (16, 16)).save(tmp_path / "init.png"), Image.new(mode, (16, 16), value).save(tmp_path / "mask.png")
+    Image.new("L", (16, 16)).save(tmp_path / "init.png")
+    Image.new(mode, (16, 16), value).save(tmp_path / "mask.png")
     with pytest.raises(ValueError, match=f"mask.png: in the 8x8 pixels of the model it is {say}"):
-        read_mask(GenerateConfig(init_image=str(tmp_path / "init.png"), mask=str(tmp_path / "mask.png")), 8)
+        _read_mask(str(tmp_path / "mask.png"), str(tmp_path / "init.png"), 8)
 
-@pytest.mark.parametrize("flag, content, say", [("init_image", b"", "not a picture"), ("mask", b"GIF89a", "not a picture"), ("mask", b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "not a picture"), ("init_image", None, "no such file")])
-def test_a_file_that_is_no_image_is_told_in_one_line(flag, content, say, tmp_path):
+# %% ../nbs/40_generate.ipynb #3822852d
+@pytest.mark.parametrize("flag, content, say", [
+    ("init_image", b"", "not an image"), ("mask", b"GIF89a", "not an image"),
+    ("mask", b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "not an image"), ("init_image", None, "no such file"),
+])
+def test_a_file_that_is_no_image_is_named_in_one_line(flag, content, say, tmp_path):
     if content is not None:
         (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(ValueError, match=f"^--{flag} .*x.png: {say}") as e:
-        load_image_tensor(str(tmp_path / "x.png"), flag, 8, 1)
+        _load_image_tensor(str(tmp_path / "x.png"), flag, 8, 1)
     assert "\n" not in str(e.value)
 
-def test_an_image_of_too_many_pixels_is_told_in_one_line(tmp_path, monkeypatch, recwarn):
+@pytest.mark.parametrize("path", ["x" * 300, "a\nb.png", "."])
+def test_a_path_that_is_no_file_is_named_in_one_line(path):
+    with pytest.raises(ValueError, match="^--mask [^\n]*: no such file$"):
+        _load_image_tensor(path, "mask", 8, 1)
+
+def test_an_image_of_too_many_pixels_is_named_in_one_line(tmp_path, monkeypatch, recwarn):
     Image.new("1", (600, 600)).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match="--mask .*huge.png: not a picture that can be read") as e:
-        load_image_tensor(str(tmp_path / "huge.png"), "mask", 8, 1)
+    with pytest.raises(ValueError, match="--mask .*huge.png: not an image that can be read") as e:
+        _load_image_tensor(str(tmp_path / "huge.png"), "mask", 8, 1)
     assert "\n" not in str(e.value)
     assert not recwarn.list
 
@@ -134,17 +196,19 @@ def test_a_large_image_is_read_without_a_word(tmp_path, monkeypatch, recwarn):
     Image.new("1", (60, 30)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert shown_size(tmp_path / "large.png") == (60, 30)
-    assert load_image_tensor(str(tmp_path / "large.png"), "mask", 8, 1).shape == (1, 1, 8, 8)
+    assert _load_image_tensor(str(tmp_path / "large.png"), "mask", 8, 1).shape == (1, 1, 8, 8)
     assert not recwarn.list
 
 # %% ../nbs/40_generate.ipynb #2cf21568
 def moment(where, **kw):
     "Train for a moment and return the run's folder."
-    small = dict(image_size=8, widths=(32,), attention=(), epochs=1, batch_size=600, sample_interval=0, device="cpu", precision="fp32")
-    trainer = Trainer(TrainConfig(result_path=str(where), **small | kw))
-    for _ in trainer.fit():
+    small = dict(
+        image_size=8, widths=(32,), attention=(), epochs=1, batch_size=600, sample_interval=0, device="cpu",
+        precision="fp32", run_name="df")
+    settings = TrainConfig(result_path=str(where), **small | kw)
+    for _ in Trainer(settings).fit():
         pass
-    return trainer.run
+    return Path(where) / settings.run_name
 
 def run(line):
     "What `iddm-generate` prints, what it complains of, and its exit status."
@@ -155,110 +219,164 @@ def run(line):
             status = e.code
     return out.getvalue(), err.getvalue(), status or 0
 
+# %% ../nbs/40_generate.ipynb #34c6db88
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    "The run of a model with classes; tests write elsewhere."
+    return moment(tmp_path_factory.mktemp("trained"))
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory):
+    "The run of a model without classes."
+    return moment(tmp_path_factory.mktemp("flat"), conditional=False)
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return load(trained, device="cpu")
+
 # %% ../nbs/40_generate.ipynb #17f2dbff
-def test_pictures_of_each_class_are_written_and_never_over_others():
-    with TemporaryDirectory() as d:
-        where = moment(d)
-        for i in (1, 2):
-            out, err, status = run(f"--weight_path {where} --steps 2")
-            assert status == 0
-            assert f"{where}/generated/{i:03}/grid.png" in out
-        files = sorted(o.name for o in (where / "generated/002").iterdir())
-        assert files == [f"{i:04}_{i}.png" for i in range(10)] + ["grid.png", "settings.yaml"]
-        assert Image.open(where / "generated/001/0003_3.png").size == (8, 8)
+def test_images_of_each_class_are_written_and_never_over_others(tmp_path):
+    where = moment(tmp_path)
+    first, second = (run(f"--weight_path {where} --steps 2") for _ in range(2))
+    assert (first[2], second[2]) == (0, 0)
+    assert f"grid: {where / 'generated/001/grid.png'}" in first[0]
+    assert f"grid: {where / 'generated/002/grid.png'}" in second[0]
+    files = sorted(o.name for o in (where / "generated/002").iterdir())
+    assert files == [f"{i:04}_{i}.png" for i in range(10)] + ["grid.png", "settings.yaml"]
+    assert Image.open(where / "generated/001/0003_3.png").size == (8, 8)
 
-# %% ../nbs/40_generate.ipynb #c6f212f5
-def test_the_same_seed_draws_the_same_picture():
-    with TemporaryDirectory() as d:
-        where = moment(d)
-        for _ in range(2):
-            run(f"--weight_path {where} --steps 2")
-        same = [(where / f"generated/00{i}/0003_3.png").read_bytes() for i in (1, 2)]
-        assert same[0] == same[1]
+def test_the_same_seed_samples_the_same_image(trained, tmp_path):
+    for _ in range(2):
+        run(f"--weight_path {trained} --steps 2 --result_path {tmp_path}")
+    a, b = ((tmp_path / f"00{i}/0003_3.png").read_bytes() for i in (1, 2))
+    assert a == b
 
-# %% ../nbs/40_generate.ipynb #5b1146bd
-def test_the_settings_of_a_drawing_lie_beside_it():
-    with TemporaryDirectory() as d:
-        run(f"--weight_path {moment(d)} --steps 2 --seed 9")
-        assert yaml.safe_load(Path(d, "df/generated/001/settings.yaml").read_text())["seed"] == 9
+def test_the_settings_lie_beside_the_images(trained, tmp_path):
+    run(f"--weight_path {trained} --steps 2 --seed 9 --result_path {tmp_path}")
+    assert yaml.safe_load((tmp_path / "001/settings.yaml").read_text())["seed"] == 9
 
-# %% ../nbs/40_generate.ipynb #de1c817b
-def test_a_drawing_has_the_name_and_place_that_was_asked_for():
-    with TemporaryDirectory() as d:
-        where = moment(d)
-        assert run(f"--weight_path {where} --steps 2 --seed 1 --generate_name mine --result_path {d}/out --class_name 7 --num_images 3")[2] == 0
-        assert sorted(o.name for o in (Path(d) / "out/mine").iterdir()) == ["0000_7.png", "0001_7.png", "0002_7.png", "grid.png", "settings.yaml"]
-        out, err, status = run(f"--weight_path {where} --steps 2 --generate_name mine --result_path {d}/out")
-        assert status == 0
-        assert f"{d}/out/mine_2/grid.png" in out
+def test_the_folder_has_the_name_and_place_that_was_asked_for(trained, tmp_path):
+    line = f"--weight_path {trained} --steps 2 --seed 1 --generate_name mine --result_path {tmp_path}/out"
+    assert run(f"{line} --class_name 7 --num_images 3")[2] == 0
+    files = sorted(o.name for o in (tmp_path / "out/mine").iterdir())
+    assert files == ["0000_7.png", "0001_7.png", "0002_7.png", "grid.png", "settings.yaml"]
+    out, err, status = run(line)
+    assert status == 0
+    assert f"{tmp_path}/out/mine_2/grid.png" in out
+
+@pytest.mark.parametrize("line, say", [
+    ("--num_images 1", "1 image in "), ("--num_images 3", "3 images in "),
+    ("--num_images 1 --class_name 7", "1 image of class 7 in "),
+])
+def test_the_command_says_what_it_sampled(trained, tmp_path, line, say):
+    out, err, status = run(f"--weight_path {trained} --steps 1 --result_path {tmp_path} {line}")
+    assert status == 0
+    assert out.startswith(say)
+    assert f"sampling {say.split(' of ')[0].removesuffix(' in ')}:" in err
 
 # %% ../nbs/40_generate.ipynb #6a6bbea8
-def test_a_picture_does_not_depend_on_its_batch():
-    with TemporaryDirectory() as d:
-        model, y = load(moment(d)), torch.tensor([3, 1, 4, 1, 5])
-        assert isinstance(model, TrainedModel)
-        assert model.classes == tuple("0123456789")
-        assert model.epoch == 1
-        def all_of(**kw): return torch.cat([s.x for _, s, done in sample_batches(model, y, GenerateConfig(steps=3, eta=1., **kw)) if done])
-        torch.testing.assert_close(all_of(batch_size=2), all_of(batch_size=5))
+def test_a_model_says_what_it_is(model):
+    assert isinstance(model, TrainedModel)
+    assert model.classes == tuple("0123456789")
+    assert model.epoch == 1
 
-# %% ../nbs/40_generate.ipynb #d6f8cece
-def test_files_do_not_depend_on_the_size_of_the_batches():
-    with TemporaryDirectory() as d:
-        moment(d)
-        files = [[(to_uint8(load_image_tensor(str(o), "", 8, 1))).int() for o in sorted(Path(d, name).glob("0*.png"))] for name in ("a", "b") if run(f"--weight_path {d}/df --num_images 25 --steps 2 --result_path {d} --generate_name {name} --batch_size {dict(a=7, b=25)[name]}")[2] == 0]
-        assert len(files[0]) == 25
-        assert max((p - q).abs().max() for p, q in zip(*files)) <= 1
+def test_an_image_does_not_depend_on_its_batch(model):
+    y = torch.tensor([3, 1, 4, 1, 5])
+    def all_of(**kw):
+        batches = sample_batches(model, y, GenerateConfig(steps=3, eta=1., **kw))
+        return torch.cat([step.x for _, step, is_last in batches if is_last])
+    torch.testing.assert_close(all_of(batch_size=2), all_of(batch_size=5))
 
-# %% ../nbs/40_generate.ipynb #3e47abe4
-def test_a_drawing_reports_each_step():
-    with TemporaryDirectory() as d:
-        model = load(moment(d))
-        steps = [i for i, _, _ in sample_batches(model, torch.arange(5), GenerateConfig(steps=3, batch_size=2))]
-        assert steps == list(range(1, 10))
-        assert [len(times(GenerateConfig(sample=o))) for o in ("ddim", "ddpm", "heun", "dpmpp_2m_sde")] == [50, 1000, 25, 25]
+def images_in(folder):
+    return [to_uint8(_load_image_tensor(str(o), "", 8, 1)).int() for o in sorted(folder.glob("0*.png"))]
 
-# %% ../nbs/40_generate.ipynb #7b836e80
-def test_sample_draws_what_was_asked_for():
-    with TemporaryDirectory() as d:
-        model = load(moment(d))
-        x = sample(model, "7", 3, steps=2, seed=5)
-        assert x.shape == (3, 1, 8, 8)
-        assert torch.equal(x, sample(model, 7, 3, steps=2, seed=5))
-        assert not torch.equal(x, sample(model, 7, 3, steps=2))
-        assert list(sample_to_folder(model, torch.arange(3), Path(d) / "x", GenerateConfig(steps=2))) == [1, 2]
+def test_files_do_not_depend_on_the_size_of_the_batches(trained, tmp_path):
+    line = f"--weight_path {trained} --num_images 25 --steps 2 --result_path {tmp_path}"
+    for size in (7, 25):
+        assert run(f"{line} --generate_name {size} --batch_size {size}")[2] == 0, size
+    a, b = images_in(tmp_path / "7"), images_in(tmp_path / "25")
+    assert len(a) == 25
+    assert len(b) == 25
+    assert max((p - q).abs().max() for p, q in zip(a, b)) <= 1
 
-# %% ../nbs/40_generate.ipynb #58e3a8d5
-def test_raw_weights_and_averaged_weights_draw_differently():
-    with TemporaryDirectory() as d:
-        where = moment(d, epochs=3)
-        a, b = (load(where, ema).net.conv_out.weight for ema in (True, False))
-        assert not torch.equal(a, b)
-        assert torch.equal(b, load(where / "checkpoints/epoch_003/model.safetensors").net.conv_out.weight)
+def test_each_step_is_reported(model):
+    config = GenerateConfig(steps=3, batch_size=2)
+    assert [done for done, _, _ in sample_batches(model, torch.arange(5), config)] == list(range(1, 10))
+
+@pytest.mark.parametrize("sampler, n", [("ddim", 50), ("ddpm", 1000), ("heun", 25), ("dpmpp_2m_sde", 25)])
+def test_a_sampler_has_its_own_number_of_steps(sampler, n):
+    assert len(times(GenerateConfig(sample=sampler))) == n
+
+def test_sample_gives_what_was_asked_for(model, tmp_path):
+    x = sample(model, "7", 3, steps=2, seed=5)
+    assert x.shape == (3, 1, 8, 8)
+    assert torch.equal(x, sample(model, 7, 3, steps=2, seed=5))
+    assert not torch.equal(x, sample(model, 7, 3, steps=2))
+    assert list(sample_to_folder(model, torch.arange(3), tmp_path / "x", GenerateConfig(steps=2))) == [1, 2]
 
 # %% ../nbs/40_generate.ipynb #01ba1c96
-def test_what_cannot_be_drawn_ends_with_one_line_and_status_2_and_nothing_written():
-    with TemporaryDirectory() as d:
-        where = moment(d)
-        before = sorted(Path(d).rglob("*"))
-        for bad, say in ((f"--weight_path {d}/nowhere", "no such file or folder"), (f"--weight_path {d}", "no checkpoint in it"), ("--class_name 10", "--class_name 10: choose -1 for all, 0 to 9"), ("--steps none", "--steps none: give a whole number"),
-                         ("--sample magic", "--sample magic: choose from ddim, ddpm"), ("--num_image 3", "did you mean --num_images?"), ("--eta 1.5", "--eta 1.5: give a number from 0 to 1"), ("--image_size 64", "--image_size 64: "), ("--act relu", "was trained with silu; leave the flag out"), ("--num_classes 7", "was trained with 10"),
-                         ("--conditional False", "draw with --cfg_scale 0"), (f"--init_image {d}/no.png", "no.png: no such file"), (f"--init_image {where}/config.yaml", "not a picture that can be read")):
-            out, err, status = run(f"--weight_path {where} {bad}")
-            assert status == 2 and err.count("\n") == 1 and say in err and not out, (bad, err)
-        assert sorted(Path(d).rglob("*")) == before
+@pytest.mark.parametrize("bad, say", [
+    ("--weight_path HERE/nowhere", "no such file or folder"),
+    ("--weight_path HERE", "no checkpoint in it"),
+    ("--class_name 10", "--class_name 10: choose -1 for all, 0 to 9"),
+    ("--steps none", "--steps none: give a whole number"),
+    ("--sample magic", "--sample magic: choose from ddim, ddpm"),
+    ("--num_image 3", "did you mean --num_images?"),
+    ("--eta 1.5", "--eta 1.5: give a number from 0 to 1"),
+    ("--image_size 64", "--image_size 64: "),
+    ("--act relu", "was trained with silu; leave the flag out"),
+    ("--num_classes 7", "was trained with 10"),
+    ("--conditional False", "sample with --cfg_scale 0"),
+    ("--init_image HERE/no.png", "no.png: no such file"),
+    ("--init_image HERE/text.png", "not an image that can be read"),
+])
+def test_what_cannot_be_sampled_ends_with_one_line_and_status_2_and_nothing_written(trained, tmp_path, bad, say):
+    (tmp_path / "text.png").write_text("a text")
+    before = sorted(trained.rglob("*"))
+    out, err, status = run(f"--weight_path {trained} {bad.replace('HERE', str(tmp_path))}")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert say in err
+    assert not out
+    assert sorted(trained.rglob("*")) == before
+    assert [o.name for o in tmp_path.iterdir()] == ["text.png"]
 
 # %% ../nbs/40_generate.ipynb #c7fbf2a7
-def test_flags_that_the_checkpoint_answers_may_be_given_where_they_agree():
-    with TemporaryDirectory() as d:
-        where = moment(d)
-        assert run(f"--weight_path {where} --steps 2 --conditional True --image_size 8 --num_classes 10 --act silu --class_name 0 --num_images 1")[2] == 0
-        flat = moment(d, run_name="flat", conditional=False)
-        assert run(f"--weight_path {flat} --steps 2 --conditional False --num_images 2")[2] == 0
-        for bad in ("--conditional True", "--num_classes 10"):
-            assert run(f"--weight_path {flat} {bad}")[2] == 2
-        with pytest.raises(ValueError, match="--act gelu"):
-            check_model(load(where), GenerateConfig(act="gelu"))
+AGREE = "--conditional True --image_size 8 --num_classes 10 --act silu --class_name 0"
+
+def test_flags_that_the_checkpoint_answers_may_be_given_if_they_agree(trained, tmp_path):
+    assert run(f"--weight_path {trained} --steps 2 {AGREE} --num_images 1 --result_path {tmp_path}")[2] == 0
+
+@pytest.mark.parametrize("flags", ["--conditional False", "--num_classes 1", "--cfg_scale 0", "--cfg_scale 1"])
+def test_flags_that_agree_with_a_model_without_classes_may_be_given(flat, tmp_path, flags):
+    out, err, status = run(f"--weight_path {flat} --steps 2 {flags} --num_images 2 --result_path {tmp_path}")
+    assert status == 0
+    assert out.startswith("2 images in ")
+
+@pytest.mark.parametrize("flags, say", [
+    ("--conditional True", "was trained with False"), ("--num_classes 10", "was trained with 0"),
+    ("--cfg_scale 3", "--cfg_scale 3: this model was trained without classes, so there is nothing to guide; leave "),
+    ("--cfg_scale 0.5", "--cfg_scale 0.5: this model"), ("--cfg_scale -1", "--cfg_scale -1: this model"),
+])
+def test_flags_that_contradict_a_model_without_classes_are_refused(flat, flags, say):
+    out, err, status = run(f"--weight_path {flat} {flags}")
+    assert status == 2
+    assert say in err
+    assert err.count("\n") == 1
+    assert not (flat / "generated").exists()
+
+def test_a_model_without_classes_can_not_be_guided_from_python(flat):
+    plain = load(flat, device="cpu")
+    with pytest.raises(ValueError, match="^--cfg_scale 3: this model was trained without classes"):
+        sample(plain, steps=2, cfg_scale=3)
+    with pytest.raises(ValueError, match="^--cfg_scale 3: this model was trained without classes"):
+        next(sample_batches(plain, torch.zeros(2), GenerateConfig(cfg_scale=3)))
+    assert torch.equal(sample(plain, steps=2, cfg_scale=0.), sample(plain, steps=2, cfg_scale=1.))
+    assert torch.equal(sample(plain, steps=2, cfg_scale=0.), sample(plain, steps=2))
+
+def test_a_setting_that_contradicts_the_checkpoint_is_named(model):
+    with pytest.raises(ValueError, match="--act gelu"):
+        _check_model(model, GenerateConfig(act="gelu"))
 
 # %% ../nbs/40_generate.ipynb #17579555
 ODD = ("007", "01", "+1", "0x10", "1_0", "12:30", "1e3", "yes", "null", "2", "10", "٣", "café")
@@ -275,14 +393,16 @@ def test_a_name_that_looks_like_a_number_is_that_class(tmp_path, i, form):
     assert choose_labels(ODD, parse_args(GenerateConfig, "iddm-generate", argv).class_name, 1).tolist() == [i]
     assert choose_labels(ODD, ODD[i], 1).tolist() == [i]
 
-@pytest.mark.parametrize("name, index",
-    [("0", 0), ("1", 1), ("3", 3), ("12", 12), (np.int64(3), 3), (np.str_("yes"), 7), (2, 9)])
-def test_a_plain_number_is_one_where_no_class_has_that_name(name, index): assert choose_labels(ODD, name,
-    1).tolist() == [index]
+@pytest.mark.parametrize("name, index", [
+    ("0", 0), ("1", 1), ("3", 3), ("12", 12), (np.int64(3), 3), (np.str_("yes"), 7), (2, 9),
+])
+def test_a_plain_number_is_one_if_no_class_has_that_name(name, index):
+    assert choose_labels(ODD, name, 1).tolist() == [index]
 
-@pytest.mark.parametrize("name",
-    ["13", "-2", "-01", "00", "03", "+3", "3.0", "1e0", "0x1", "1_1", "٢", "", " 1", "1 ", "None", "true", "CAFÉ",
-    "a\nb", "x" * 500])
+@pytest.mark.parametrize("name", [
+    "13", "-2", "-01", "00", "03", "+3", "3.0", "1e0", "0x1", "1_1", "٢", "", " 1", "1 ", "None", "true", "CAFÉ",
+    "a\nb", "x" * 500,
+])
 def test_any_other_name_is_refused_with_the_choices(name):
     choices = "choose -1 for all, 0 to 12, or one of 007, 01, |give a whole number or a name"
     with pytest.raises(ValueError, match=f"--class_name .*({choices})") as e:
@@ -290,12 +410,19 @@ def test_any_other_name_is_refused_with_the_choices(name):
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 400
 
-@pytest.mark.parametrize("kw",
-    [dict(class_name=True), dict(class_name=2.5), dict(class_name=None), dict(class_name=["a"]), dict(num_images=2.5),
-    dict(num_images="3"), dict(num_images=True)])
+# %% ../nbs/40_generate.ipynb #54c8a781
+@pytest.mark.parametrize("kw", [
+    dict(class_name=True), dict(class_name=2.5), dict(class_name=None), dict(class_name=["a"]), dict(num_images=2.5),
+    dict(num_images="3"), dict(num_images=True),
+])
 def test_what_is_no_class_or_number_is_named(kw):
     with pytest.raises(ValueError, match="^--(class_name|num_images) .*give a whole number"):
         choose_labels(ODD, **kw)
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_at_least_one_image_is_chosen(n):
+    with pytest.raises(ValueError, match=f"^--num_images {n}: give a number from 1 to 1000000"):
+        choose_labels(ODD, num_images=n)
 
 @pytest.mark.parametrize("kw, say", [
     (dict(num_images=0), "--num_images 0: give a number from 1"),
@@ -312,41 +439,36 @@ def test_what_is_no_class_or_number_is_named(kw):
     (dict(class_name=True), "--class_name True"), (dict(class_name=None), "--class_name None"),
     (dict(result_path=3), "--result_path 3"), (dict(init_image=b"x"), "--init_image"),
     (dict(strength="x"), "--strength 'x'"), (dict(weight_path=None), "--weight_path None"),
-    (dict(weight_path=""), "--weight_path ''")])
-def test_a_wrong_setting_of_a_drawing_from_python_is_named(kw, say):
-    with pytest.raises(ValueError) as e:
+    (dict(weight_path=""), "--weight_path ''"),
+])
+def test_a_wrong_setting_from_python_is_named(kw, say):
+    with pytest.raises(ValueError, match="^" + re.escape(say)):
         GenerateConfig(**kw)
-    assert str(e.value).startswith(say)
 
-@pytest.mark.parametrize("kw, want",
-    [(dict(class_name=np.int64(3)), 3), (dict(weight_path=Path("a/b")), "a/b"),
+@pytest.mark.parametrize("kw, want", [
+    (dict(class_name=np.int64(3)), 3), (dict(weight_path=Path("a/b")), "a/b"),
     (dict(device=torch.device("cpu")), "cpu"), (dict(num_images=np.int32(3)), 3), (dict(cfg_scale=2), 2.),
-    (dict(ema=np.False_), False), (dict(init_image=Path("a.png")), "a.png")])
-def test_a_drawing_takes_what_means_the_same(kw, want):
+    (dict(ema=np.False_), False), (dict(init_image=Path("a.png")), "a.png"),
+])
+def test_settings_take_what_means_the_same(kw, want):
     got = getattr(GenerateConfig(**kw), *kw)
     assert got == want
     assert type(got) is type(want)
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory): return moment(str(tmp_path_factory.mktemp("trained")))
-
-@pytest.mark.parametrize("kw, say",
-    [(dict(num_images=2.5), "--num_images 2.5"), (dict(num_images=0), "--num_images 0"),
+# %% ../nbs/40_generate.ipynb #11faa885
+@pytest.mark.parametrize("kw, say", [
+    (dict(num_images=2.5), "--num_images 2.5"), (dict(num_images=0), "--num_images 0"),
     (dict(stepz=3), "unknown setting stepz: did you mean steps"),
     (dict(class_name="ten"), "--class_name ten: choose -1"), (dict(class_name=True), "--class_name True"),
-    (dict(steps="3"), "--steps '3'")])
-def test_sample_names_what_cannot_be(trained, kw, say):
+    (dict(steps="3"), "--steps '3'"),
+])
+def test_sample_names_what_cannot_be(model, kw, say):
     with pytest.raises(ValueError, match=say):
-        sample(load(trained), **kw)
+        sample(model, **kw)
 
-@pytest.mark.parametrize("kw, say",
-    [(dict(path=None), "weight_path None: give some text"), (dict(path=3), "3: give some text"),
-    (dict(path=""), "'': give some text"), (dict(ema=1), "1: choose True or False"),
-    (dict(ema="False"), "'False': choose True or False"), (dict(device=0), "0: give some text"),
-    (dict(device="tpu"), "--device tpu")])
-def test_load_names_what_cannot_be(trained, kw, say):
-    with pytest.raises(ValueError, match=say):
-        load(**dict(path=trained) | kw)
+def test_sample_wants_a_model():
+    with pytest.raises(TypeError, match="^sample: the first argument is 'results/df'; give a model"):
+        sample("results/df")
 
 def test_a_model_is_loaded_from_paths_and_from_a_file_of_any_name(trained, tmp_path):
     file = tmp_path / "digits.safetensors"
@@ -360,73 +482,80 @@ def test_a_model_is_loaded_from_paths_and_from_a_file_of_any_name(trained, tmp_p
     assert (tmp_path / "001/0000_0.png").is_file()
 
 # %% ../nbs/40_generate.ipynb #49e566f6
-def test_a_picture_is_a_start():
-    with TemporaryDirectory() as d:
-        where = moment(d, epochs=2)
-        Image.linear_gradient("L").save(f"{d}/init.jpg", quality=95)
-        init = load_image_tensor(f"{d}/init.jpg", "init_image", 8, 1)
-        own = [(sample(load(where), 3, 4, steps=10, init_image=f"{d}/init.jpg", strength=k) - init).abs().mean() for k in (.1, .5, .9)]
-        assert own[0] < .2
-        assert own[0] < own[1] < own[2]
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory):
+    "A model of two epochs."
+    return load(moment(tmp_path_factory.mktemp("twice"), epochs=2))
 
-# %% ../nbs/40_generate.ipynb #7bebe27d
-def test_a_mask_says_what_is_filled():
-    with TemporaryDirectory() as d:
-        where = moment(d, epochs=2)
-        Image.linear_gradient("L").save(f"{d}/init.jpg", quality=95), Image.fromarray(np.repeat(np.arange(256) < 128, 256).reshape(256, 256)).save(f"{d}/mask.png")  # the upper half is white: fill it
-        init = load_image_tensor(f"{d}/init.jpg", "init_image", 8, 1)
-        filled = sample(load(where), 3, 4, steps=10, init_image=f"{d}/init.jpg", mask=f"{d}/mask.png")
-        torch.testing.assert_close(filled[:, :, 4:], init[:, :, 4:].expand(4, -1, -1, -1), rtol=0, atol=2e-3)
-        assert (filled - init)[:, :, :4].abs().mean() > .2
-        Image.new("L", (9, 8)).save(f"{d}/other.png")
-        with pytest.raises(ValueError, match="other.png: its size is not that of .*; make a mask of 256x256"):
-            starting(load(where), GenerateConfig(init_image=f"{d}/init.jpg", mask=f"{d}/other.png"))
+@pytest.fixture
+def init(tmp_path):
+    "The path of an image that gets brighter from top to bottom."
+    Image.linear_gradient("L").save(tmp_path / "init.jpg", quality=95)
+    return str(tmp_path / "init.jpg")
 
-# %% ../nbs/40_generate.ipynb #b0287228
-def test_the_share_of_the_way_follows_from_what_is_given():
-    c = GenerateConfig(init_image="x", steps=10)
-    assert [strength(c), strength(replace(c, mask="y")), strength(replace(c, strength=.3)), strength(GenerateConfig())] == [.6, 1., .3, 1.]
-    assert len(times(c)) == 6
+def test_an_image_is_a_start(twice, init):
+    x0 = _load_image_tensor(init, "init_image", 8, 1)
+    def distance(strength):
+        return (sample(twice, 3, 4, steps=10, init_image=init, strength=strength) - x0).abs().mean()
+    small, middle, large = map(distance, (.1, .5, .9))
+    assert small < .2
+    assert small < middle < large
 
-# %% ../nbs/40_generate.ipynb #f18292cc
-def test_without_a_picture_the_sampler_is_the_plain_one():
-    with TemporaryDirectory() as d:
-        assert starting(load(moment(d)), GenerateConfig()) is SAMPLERS["ddim"]
+def test_a_mask_says_what_is_filled(twice, init, tmp_path):
+    Image.fromarray(half_white(256, 256)).save(tmp_path / "mask.png")  # the upper half is white: fill it
+    x0 = _load_image_tensor(init, "init_image", 8, 1)
+    filled = sample(twice, 3, 4, steps=10, init_image=init, mask=str(tmp_path / "mask.png"))
+    torch.testing.assert_close(filled[:, :, 4:], x0[:, :, 4:].expand(4, -1, -1, -1), rtol=0, atol=2e-3)
+    assert (filled - x0)[:, :, :4].abs().mean() > .2
+
+def test_a_mask_of_another_size_is_refused(twice, init, tmp_path):
+    Image.new("L", (9, 8)).save(tmp_path / "other.png")
+    config = GenerateConfig(init_image=init, mask=str(tmp_path / "other.png"))
+    with pytest.raises(ValueError, match="other.png: its size is not that of .*; make a mask of 256x256"):
+        _choose_sampler(twice, config)
+
+@pytest.mark.parametrize("kw, share", [
+    (dict(init_image="x"), .6), (dict(init_image="x", mask="y"), 1.), (dict(init_image="x", strength=.3), .3), ({}, 1.),
+])
+def test_the_strength_follows_from_what_is_given(kw, share):
+    assert _strength(GenerateConfig(**kw)) == share
+
+def test_without_an_image_the_sampler_is_the_plain_one(model):
+    assert _choose_sampler(model, GenerateConfig()) is SAMPLERS["ddim"]
 
 # %% ../nbs/40_generate.ipynb #de4996bc
-def test_the_way_of_the_pictures_is_an_animation():
-    with TemporaryDirectory() as d:
-        where = moment(d)
-        for kind in ("gif", "webp"):
-            out, err, status = run(f"--weight_path {where} --steps 5 --save_steps {kind} --result_path {d} --generate_name {kind}")
-            assert status == 0
-            assert f"steps: {d}/{kind}/steps.{kind}" in out
-            with Image.open(f"{d}/{kind}/steps.{kind}") as im, Image.open(f"{d}/{kind}/grid.png") as end:
-                assert im.n_frames == 5
-                assert im.size == end.size
-                im.seek(4)
-                assert np.abs(np.asarray(im.convert("L"), int) - np.asarray(end.convert("L"), int)).max() < 8  # a GIF has 256 colours
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_how_the_images_form_is_an_animation(trained, tmp_path, kind):
+    where = f"--result_path {tmp_path} --generate_name x"
+    out, err, status = run(f"--weight_path {trained} --steps 5 --save_steps {kind} {where}")
+    assert status == 0
+    assert f"steps: {tmp_path}/x/steps.{kind}" in out
+    with Image.open(tmp_path / f"x/steps.{kind}") as im, Image.open(tmp_path / "x/grid.png") as end:
+        assert im.n_frames == 5
+        assert im.size == end.size
+        im.seek(4)
+        apart = np.abs(np.asarray(im.convert("L"), int) - np.asarray(end.convert("L"), int))
+    assert apart.max() < 8  # a GIF has 256 colours
 
 # %% ../nbs/40_generate.ipynb #9f14af26
-def test_an_animation_has_a_frame_for_each_picture():
-    with TemporaryDirectory() as d:
-        write_animation([Image.new("L", (4, 4), i) for i in range(3)], Path(d) / "x.gif")
-        assert Image.open(f"{d}/x.gif").n_frames == 3
+def test_an_animation_has_a_frame_for_each_image(tmp_path):
+    _write_animation([Image.new("L", (4, 4), i) for i in range(3)], tmp_path / "x.gif")
+    with Image.open(tmp_path / "x.gif") as im:
+        assert im.n_frames == 3
 
 # %% ../nbs/40_generate.ipynb #22021299
-def test_a_drawing_that_is_stopped_keeps_what_it_has():
-    with TemporaryDirectory() as d, pytest.MonkeyPatch.context() as m:
-        where = moment(d)
-        def broken(draw, *args):
-            for i, o in enumerate(draw(*args)):
-                if i == 3:
-                    raise KeyboardInterrupt
-                yield o
-        m.setitem(sample_to_folder.__globals__, "sample_batches", partial(broken, sample_batches))
-        out, err, status = run(f"--weight_path {where} --steps 2 --batch_size 4")
-        assert status == 130
-        assert "stopped: 4 of 10 pictures are written" in err
-        assert len(list((where / "generated/001").glob("*.png"))) == 4
+def test_what_is_stopped_keeps_what_it_has(tmp_path, monkeypatch):
+    where = moment(tmp_path)
+    def broken(batches, *args):
+        for i, o in enumerate(batches(*args)):
+            if i == 3:
+                raise KeyboardInterrupt
+            yield o
+    monkeypatch.setitem(sample_to_folder.__globals__, "sample_batches", partial(broken, sample_batches))
+    out, err, status = run(f"--weight_path {where} --steps 2 --batch_size 4")
+    assert status == 130
+    assert f"stopped: 4 of 10 images are written in {where / 'generated/001'}" in err
+    assert len(list((where / "generated/001").glob("*.png"))) == 4
 
 # %% ../nbs/40_generate.ipynb #05fd6168
 def gone(folder): shutil.rmtree(folder)
@@ -435,8 +564,11 @@ def replaced(folder):
     folder.mkdir()
     (folder / "0000_0.png").write_text("another's")
 
-@pytest.mark.parametrize("happens, say", [(gone, "nothing can be written there (No such file or directory); 0 of 10"), (replaced, "a file is in the way")])
-def test_a_folder_that_changes_while_it_is_drawn_in_is_told(happens, say, tmp_path, monkeypatch):
+@pytest.mark.parametrize("happens, say", [
+    (gone, "nothing can be written there (No such file or directory); 0 of 10 images are there"),
+    (replaced, "a file is in the way"),
+])
+def test_a_folder_that_changes_while_images_are_written_is_named(happens, say, tmp_path, monkeypatch):
     where = moment(tmp_path)
     def spoiled(*args):
         for i, o in enumerate(sample_batches(*args)):
@@ -450,10 +582,14 @@ def test_a_folder_that_changes_while_it_is_drawn_in_is_told(happens, say, tmp_pa
     assert "Traceback" not in err
 
 @pytest.mark.parametrize("bad, say", [
-    ("--num_images 1000000 --batch_size 1000000", "--batch_size 1000000: 1,000,000 images of 8x8 at a time need at least "), ("--device :", "--device ':': not on this machine; choose auto"),
-    ("--num_images 100000000", "--num_images 100000000: give a number from 1 to 1000000"), ("--cfg_scale 2", "--cfg_scale 2: with --label_drop 0 "), ("--cfg_scale 0", "use --cfg_scale 1")])
-def test_what_can_not_be_drawn_is_refused_before_a_folder_is_made(bad, say, tmp_path, monkeypatch):
-    monkeypatch.setitem(check_batch.__globals__, "memory", lambda device: (1e9, 2e9))
+    ("--num_images 1000000 --batch_size 1000000",
+     "--batch_size 1000000: 1,000,000 images of 8x8 at a time need at least "),
+    ("--device :", "--device ':': not on this machine; choose auto"),
+    ("--num_images 100000000", "--num_images 100000000: give a number from 1 to 1000000"),
+    ("--cfg_scale 2", "--cfg_scale 2: with --label_drop 0 "), ("--cfg_scale 0", "use --cfg_scale 1"),
+])
+def test_what_can_not_be_sampled_is_refused_before_a_folder_is_made(bad, say, tmp_path, monkeypatch):
+    monkeypatch.setitem(_check_batch.__globals__, "memory", lambda device: (1e9, 2e9))
     where = moment(tmp_path, label_drop=0.)
     out, err, status = run(f"--weight_path {where} {bad}")
     assert status == 2
@@ -461,60 +597,67 @@ def test_what_can_not_be_drawn_is_refused_before_a_folder_is_made(bad, say, tmp_
     assert err.count("\n") == 1
     assert not (where / "generated").exists()
 
-def test_memory_that_can_not_be_had_is_told(tmp_path, monkeypatch):
-    where = moment(tmp_path)
-    def broken(*args, **kw): raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes. Error code 12")
+# %% ../nbs/40_generate.ipynb #6c53b10d
+def test_memory_that_can_not_be_had_is_named(trained, tmp_path, monkeypatch):
+    def broken(*args, **kw):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes.")
     monkeypatch.setitem(sample_batches.__globals__, "sample_steps", broken)
-    out, err, status = run(f"--weight_path {where} --num_images 20")
+    out, err, status = run(f"--weight_path {trained} --num_images 20 --result_path {tmp_path}")
     assert status == 2
     assert "out of memory on cpu: 2.1 GB more were asked for" in err.splitlines()[-1]
     assert "sample fewer at a time, --batch_size 10" in err
 
-def test_memory_enough_or_not_known_is_no_trouble(tmp_path, monkeypatch):
-    model = load(moment(tmp_path))
-    for has in ((1e9, 1e12), None):
-        monkeypatch.setitem(check_batch.__globals__, "memory", lambda device, has=has: has)
-        assert check_batch(model, 10**6, GenerateConfig(batch_size=10**6)) is None
-        assert check_batch(replace(model, config=TrainConfig(image_size=8)), 1, GenerateConfig()) is None  # widths by default
+@pytest.mark.parametrize("known", [(1e9, 1e12), None])
+def test_memory_that_is_enough_or_not_known_is_no_trouble(model, known, monkeypatch):
+    monkeypatch.setitem(_check_batch.__globals__, "memory", lambda device: known)
+    assert _check_batch(model, 10**6, GenerateConfig(batch_size=10**6)) is None
+    by_default = replace(model, config=TrainConfig(image_size=8))  # whose widths are None
+    assert _check_batch(by_default, 1, GenerateConfig()) is None
 
-@pytest.mark.parametrize("drop, plain, say", [(0., 1., "images are sampled without guidance (cfg_scale 1), since label_drop is 0"), (1., 0., "without classes (cfg_scale 0)")])
+@pytest.mark.parametrize("drop, plain, say", [
+    (0., 1., "images are sampled without guidance (cfg_scale 1), since label_drop is 0"),
+    (1., 0., "without classes (cfg_scale 0)"),
+])
 def test_a_model_without_the_other_half_samples_plainly_and_says_so(drop, plain, say, tmp_path):
     where = moment(tmp_path, label_drop=drop)
     out, err, status = run(f"--weight_path {where} --steps 2")
-    model = load(where)
+    half = load(where)
     assert status == 0
     assert say in out
-    assert torch.equal(sample(model, steps=2), sample(model, steps=2, cfg_scale=plain))
+    assert torch.equal(sample(half, steps=2), sample(half, steps=2, cfg_scale=plain))
     with pytest.raises(ValueError, match=f"^--cfg_scale 3: with --label_drop {drop:g} .* use --cfg_scale {plain:g}$"):
-        sample(model, cfg_scale=3.)
+        sample(half, cfg_scale=3.)
 
 def test_a_model_of_before_that_stored_a_scale_it_can_not_use_samples_plainly(tmp_path):
-    model = load(moment(tmp_path, label_drop=0.))
-    old = replace(model, config=replace(model.config, cfg_scale=2.))
-    assert torch.equal(sample(old, steps=2), sample(model, steps=2, cfg_scale=1.))
+    half = load(moment(tmp_path, label_drop=0.))
+    old = replace(half, config=replace(half.config, cfg_scale=2.))
+    assert torch.equal(sample(old, steps=2), sample(half, steps=2, cfg_scale=1.))
 
 # %% ../nbs/40_generate.ipynb #ca022bbd
-def test_folders_are_new_and_files_hold_what_was_drawn():
-    with TemporaryDirectory() as d:
-        config = GenerateConfig(result_path=d)
-        assert (out := new_folder(d, config)) == Path(d) / "001"
-        write_batch(torch.ones(2, 1, 4, 4), ["a", ""], out, start=8)
-        assert new_folder(d, config) == Path(d) / "002"
-        assert sorted(o.name for o in out.iterdir()) == ["0008_a.png", "0009.png"]
-        assert Image.open(out / "0008_a.png").getextrema() == (255, 255)
+def test_folders_are_new_and_files_hold_what_was_sampled(tmp_path):
+    config = GenerateConfig(result_path=str(tmp_path))
+    out = new_folder("x", config)
+    assert out == tmp_path / "001"
+    _write_images(torch.ones(2, 1, 4, 4), ["a", ""], out, start=8)
+    assert new_folder("x", config) == tmp_path / "002"
+    assert sorted(o.name for o in out.iterdir()) == ["0008_a.png", "0009.png"]
+    assert Image.open(out / "0008_a.png").getextrema() == (255, 255)
 
 # %% ../nbs/40_generate.ipynb #33221ec9
-BAD_NAMES = ["../x", "a/b", "..", "a\\b", "a\0b", "a\nb", "\x1b[31m", "C:x", "x" * 300, "é" * 200, "caf\udce9", "con", " ", 'a"<>|?*b', "猫"]
+BAD_NAMES = [
+    "../x", "a/b", "..", "a\\b", "a\0b", "a\nb", "\x1b[31m", "C:x", "x" * 300, "é" * 200, "caf\udce9", "con", " ",
+    'a"<>|?*b', "猫"]
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_class_of_any_name_is_one_file_in_its_folder(name, tmp_path):
-    (out := tmp_path / "out").mkdir()
-    write_batch(torch.ones(1, 1, 4, 4), [name], out)
+    out = tmp_path / "out"
+    out.mkdir()
+    _write_images(torch.ones(1, 1, 4, 4), [name], out)
     assert [o.name[:5] for o in out.iterdir()] == ["0000_"]
     assert [o.name for o in tmp_path.iterdir()] == ["out"]
 
 def test_an_ordinary_name_stays_in_the_name_of_its_file(tmp_path):
-    write_batch(torch.ones(2, 1, 4, 4), ["T-shirt", "naïve"], tmp_path)
+    _write_images(torch.ones(2, 1, 4, 4), ["T-shirt", "naïve"], tmp_path)
     assert sorted(o.name for o in tmp_path.iterdir()) == ["0000_T-shirt.png", "0001_naïve.png"]
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "a\0b", "a\nb", "caf\udce9", "x" * 201])
@@ -525,31 +668,34 @@ def test_a_folder_that_can_not_have_this_name_is_refused(name):
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "0000.png").write_bytes(b"mine")
     with pytest.raises(FileExistsError):
-        write_batch(torch.ones(1, 1, 4, 4), [""], tmp_path)
+        _write_images(torch.ones(1, 1, 4, 4), [""], tmp_path)
     with pytest.raises(ValueError, match="it isn't empty; give a new folder"):
         next(sample_to_folder(None, torch.arange(1), tmp_path, GenerateConfig()))
     assert (tmp_path / "0000.png").read_bytes() == b"mine"
 
+# %% ../nbs/40_generate.ipynb #d620b171
 def test_a_file_that_can_not_be_written_whole_is_not_there(tmp_path):
-    from iddm.generate import _write_new
     with pytest.raises(TypeError):
         _write_new(tmp_path / "x.png", "text")
     assert not list(tmp_path.iterdir())
 
 def test_commands_at_the_same_time_get_folders_of_their_own(tmp_path):
+    config = GenerateConfig(result_path=str(tmp_path / "new"), generate_name="mine")
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda _: new_folder(tmp_path, GenerateConfig(result_path=str(tmp_path / "new"), generate_name="mine")), range(24)))
+        got = list(pool.map(lambda _: new_folder(tmp_path, config), range(24)))
     assert len(set(got)) == 24
     assert all(o.is_dir() for o in got)
 
 @pytest.mark.parametrize("where", ["file", "file/below"])
-def test_a_file_in_the_way_is_told(where, tmp_path):
+def test_a_file_in_the_way_is_named(where, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match=f"--result_path .*{where}: a file is in the way of the folder; choose another --result_path"):
+    say = f"--result_path .*{where}: a file is in the way of the folder; choose another --result_path"
+    with pytest.raises(ValueError, match=say):
         new_folder("x", GenerateConfig(result_path=str(tmp_path / where)))
 
-def test_a_folder_that_is_read_only_is_told(tmp_path, monkeypatch):
+def test_a_folder_that_is_read_only_is_named(monkeypatch):
     def refuse(*args, **kw): raise PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(ValueError, match=r"--result_path .*generated: nothing can be written there \(Permission denied\); choose another"):
+    say = r"--result_path .*generated: nothing can be written there \(Permission denied\); choose another"
+    with pytest.raises(ValueError, match=say):
         new_folder("x", GenerateConfig())

@@ -37,7 +37,7 @@ def test_training_says_where_the_grid_is_and_the_next_command_works(run):
     assert drawn.returncode == 0, drawn.stderr
     assert "grid: results/df/generated/001/grid.png" in drawn.stdout
     assert len(list((cwd / "results/df/generated/001").glob("*.png"))) == 11
-    assert "drawing" in drawn.stderr
+    assert "sampling 10 images" in drawn.stderr
     assert "loss=" in done.stderr
 
 
