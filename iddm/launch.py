@@ -18,7 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -31,7 +31,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from .config import TrainConfig
 from .device import own_device
-from .flags import shown
+from .flags import plain_values, shown
 from .parallel import check_world
 from .recording import follow
 from .run import Run
@@ -71,7 +71,7 @@ def _exit_status(rank: int, failure: ProcessFailure) -> int:
 # %% ../nbs/38_launch.ipynb #7c410c80
 def _be_launcher(world_size: str, max_restarts: str, module: str, *argv: str) -> None:
     "Run a module in several processes of this machine, and end with the status of the first that fails."
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable()
     threading.Thread(target=_end_with_input, daemon=True).start()
     config = LaunchConfig(
         1, 1, int(world_size), max_restarts=int(max_restarts), monitor_interval=.2, run_id=uuid4().hex,
@@ -195,12 +195,6 @@ def _is_new(event: TrainEvent, start: Trainer) -> bool:
         return event.step > start.step
     return event.epoch > start.epoch or (start.samples_pending and event.epoch == start.epoch)
 
-# %% ../nbs/38_launch.ipynb #b2e456c7
-def _as_yaml(config: TrainConfig) -> str:
-    "Write settings as a file for `--config`."
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
-    return yaml.safe_dump(plain)
-
 # %% ../nbs/38_launch.ipynb #b2e456c5
 def _events(config: TrainConfig, max_restarts: int, start: Trainer) -> Iterator[TrainEvent]:
     "Start the processes and follow their run."
@@ -208,7 +202,7 @@ def _events(config: TrainConfig, max_restarts: int, start: Trainer) -> Iterator[
     lines: deque[str] = deque(maxlen=1000)
     with TemporaryDirectory() as folder:
         settings = Path(folder) / "settings.yaml"
-        settings.write_text(_as_yaml(config), encoding="utf-8")
+        settings.write_text(yaml.safe_dump(plain_values(config)), encoding="utf-8")
         with _launcher(["--config", f"{settings}"], config.world_size, max_restarts, lines) as process:
             while process.poll() is None and log_state(run) == before:
                 time.sleep(.1)

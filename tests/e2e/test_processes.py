@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from iddm.checkpoints import load_optim
-from iddm.run import load_checkpoint
+from iddm.run import Run, load_checkpoint
 
 if sys.platform == "win32":
     pytest.skip("torchrun and signals as here are for Linux and macOS", allow_module_level=True)
@@ -100,7 +100,7 @@ def test_shards_of_weights_train_as_copies_do(runs):
     print(f"sharded: weights differ from those of copies by {far(runs[1][2], sharded):.1e} at the most")
     assert far(runs[1][2], sharded) < 1e-5
     assert (where / "results/sharded/vis/epoch_002_ema.png").is_file()
-    a, b = (load_optim(where / "results" / o)["optim"]["state"] for o in ("in2", "sharded"))
+    a, b = (load_optim(Run(where / "results" / o).latest())["optim"]["state"] for o in ("in2", "sharded"))
     assert all(torch.allclose(a[i][k], b[i][k], atol=1e-5) for i in a for k in a[i])
     alone = train(where, "sharded", 1, "--epochs", "3", "--resume", "True", "--shard", "False")
     again = train(where, "in2", 2, "--epochs", "3", "--resume", "True", "--shard", "True")
