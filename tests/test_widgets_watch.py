@@ -16,7 +16,7 @@ from iddm.images import image_grid
 from iddm.recording import record
 from iddm.trainer import Trainer
 from iddm.widgets.watch import (
-    RunProgress, _LossCurve, _loss_chart, clock, history, how_far, run_places, show_run, watch_panel)
+    RunProgress, _LossCurve, _loss_chart, clock, history, how_far, run_places, show_grid, show_run, watch_panel)
 
 # %% ../nbs/55_watch.ipynb #79b543cc
 def test_a_curve_of_a_long_run_has_few_points_and_forgets_what_comes_again():
@@ -75,7 +75,7 @@ def write_grids(run, epoch, x):
 
 def test_samples_are_shown_once_and_the_loss_each_time(tmp_path):
     run = Run(tmp_path)
-    places = run_places()
+    places = run_places(lambda _: show_grid(run, places))
     progress = RunProgress(run, TrainConfig(epochs=20))
     x = torch.zeros(2, 1, 8, 8)
     write_grids(run, 1, x + .5)
@@ -87,16 +87,19 @@ def test_samples_are_shown_once_and_the_loss_each_time(tmp_path):
     assert "data-points='2'" in places["loss"].value
     write_grids(run, 11, x - .5)
     progress.add(TrainEvent("images", 22, 11))
+    seen = []
+    places["ema"].observe(lambda change: seen.append(change["new"]), "value")
     show_run(progress, places)
     assert places["text"].value == "samples after epoch 11"
-    assert places["ema"].value == run.grid(11).read_bytes()
+    assert seen == [run.grid(11).read_bytes()]  # at once, without a flash of another epoch
     places["raw"].value = b"seen"
     show_run(progress, places)
     assert places["raw"].value == b"seen"
 
+# %% ../nbs/55_watch.ipynb #8cd9d0d0
 def test_a_slider_that_was_moved_back_stays(tmp_path):
     run = Run(tmp_path)
-    places = run_places()
+    places = run_places(lambda _: show_grid(run, places))
     progress = RunProgress(run, TrainConfig(epochs=20))
     for epoch in (1, 2):
         write_grids(run, epoch, torch.zeros(2, 1, 8, 8))
@@ -104,6 +107,7 @@ def test_a_slider_that_was_moved_back_stays(tmp_path):
     show_run(progress, places)
     assert places["at"].value == 2
     places["at"].value = 1
+    assert places["ema"].value == run.grid(1).read_bytes()
     progress.add(TrainEvent("images", 3, 3))
     show_run(progress, places)
     assert places["at"].value == 1

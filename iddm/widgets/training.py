@@ -124,7 +124,7 @@ def train_panel(
     "Train by buttons, and watch."
     config = config or TrainConfig()
     ui = _controls(config)
-    places = run_places()
+    places = run_places(lambda _: show_grid(current["progress"].run, places))
     current: dict = dict(trainer=None, progress=None)
 
     def begin(stop: Event) -> Iterator[tuple]:
@@ -141,7 +141,6 @@ def train_panel(
     again = control(w.Button, "resume", text="Resume", width=None)
     again.on_click(lambda _: job.start(resume))
     job.halt.on_click(lambda _: _stop_trainer(current["trainer"]))
-    places["at"].observe(lambda _: show_grid(current["progress"].run, places), "value")
     if _key(config) in _training:
         job.problem.value = _is_trained_elsewhere(config)
     buttons = [job.go, job.halt, again, job.bar, job.status]

@@ -8,9 +8,10 @@ __all__ = ['clock', 'RunProgress', 'how_far', 'run_places', 'show_grid', 'show_r
 # %% ../../nbs/55_watch.ipynb #c6b6f990
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import ipywidgets as w
 
@@ -136,15 +137,18 @@ def _speed(progress: RunProgress) -> list[str]:
     return words
 
 # %% ../../nbs/55_watch.ipynb #a1b8021c
-def run_places() -> dict[str, w.Widget]:
+def run_places(
+    pick: Callable[[object], None],  # is called when another epoch is chosen
+) -> dict[str, Any]:
     "Make the widgets that show a run, by name; `box` holds those of the samples."
     loss = add_css_class(Html(svg_chart({}, title="loss", label="step", size=(420, 220))), "loss")
     text = add_css_class(Html("no samples yet"), "samples")
     at = control(w.SelectionSlider, "epoch", options=[("none", 0)], width=300)
     ema, raw = image_place("samples-ema", 300), image_place("samples-raw", 300)
+    at.observe(pick, "value")
     titled = [w.VBox([Html("EMA of the weights"), ema]), w.VBox([Html("raw weights"), raw])]
     box = w.VBox([text, at, row(*titled)])
-    return dict(loss=loss, text=text, at=at, ema=ema, raw=raw, box=box)
+    return dict(loss=loss, text=text, at=at, pick=pick, ema=ema, raw=raw, box=box)
 
 # %% ../../nbs/55_watch.ipynb #2aba5882
 def _grids(run: Run, epoch: int) -> dict[str, bytes]:
@@ -172,8 +176,10 @@ def show_run(progress: RunProgress, places: dict) -> None:
     slider = places["at"]
     epochs = progress.grids
     was, was_newest = slider.value, slider.value == slider.options[-1][1]
+    slider.unobserve(places["pick"], "value")  # while its entries change
     slider.options = [(f"{epoch}", epoch) for epoch in epochs]
     slider.value = was if was in epochs and not was_newest else epochs[-1]
+    slider.observe(places["pick"], "value")
     show_grid(progress.run, places)
 
 # %% ../../nbs/55_watch.ipynb #a17b6635
@@ -210,14 +216,13 @@ def watch_panel(
 ) -> Panel:
     "Show a run from its folder, and what is added to it, until it is trained or *Stop watching* is pressed."
     place = run if isinstance(run, Run) else Run(run)
-    places = run_places()
+    places = run_places(lambda _: show_grid(place, places))
     written = add_css_class(Html(), "written")
 
     def work(stop: Event) -> Iterator[tuple]:
         return _watch(place, places, written, job, stop)
 
     job = Job(work, name="Watch", halt="Stop watching")
-    places["at"].observe(lambda _: show_grid(place, places), "value")
     _start(job, place)
     title = Html(markup("<b>{}</b>", f"{place.folder}"))
     rows = [[title, written], job.row, job.problem, [places["loss"], places["box"]]]
