@@ -153,8 +153,9 @@ class _NewLines:
     "The lines that are added to a file, whole ones only."
     def __init__(self, path: Path):
         self.path = path
-        self.position = 0  # bytes that are read
         self.inode = 0
+        self.position = 0  # bytes that are read
+        self.known: list[int] = []  # hashes of the lines that are read
 
     def read(self) -> list[bytes]:
         try:
@@ -165,14 +166,25 @@ class _NewLines:
 
     def _read_from(self, f: Any) -> list[bytes]:
         inode = os.fstat(f.fileno()).st_ino
-        was_replaced = self.inode not in (0, inode)  # by a resume, which moved later lines aside and kept the others
+        was_replaced = self.inode not in (0, inode)  # by a resume, which keeps the lines of the steps before it
         self.inode = inode
+        before = self.known if was_replaced else []
         if was_replaced:
-            self.position = f.seek(0, os.SEEK_END)
+            self.position = 0
+            self.known = []
         f.seek(self.position)
         whole, newline, _ = f.read().rpartition(b"\n")
         self.position += len(whole + newline)
-        return whole.splitlines()
+        lines = whole.splitlines()
+        kept = _common_start([hash(line) for line in lines], before)
+        self.known += [hash(line) for line in lines]
+        return lines[kept:]
+
+# %% ../nbs/37_recording.ipynb #5388baee
+def _common_start(a: list[int], b: list[int]) -> int:
+    "Return how many items two lists have in common from their beginning."
+    pairs = zip(a, b)
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
 
 # %% ../nbs/37_recording.ipynb #610580c0
 def _event_of(line: bytes) -> TrainEvent | None:  # None: not a line of ours

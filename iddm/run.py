@@ -88,6 +88,11 @@ class Run(RunFiles):
         runs = (cls(folder) for folder in (path, *path.parents))
         return next((run for run in runs if run.config_file.is_file()), None)
 
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path) -> "Run":
+        "Return the run that a checkpoint's folder lies in."
+        return cls(checkpoint.parent.parent)
+
     def is_empty(self) -> bool:
         "Return whether there is nothing but hidden files, or no folder at all."
         return not self.folder.is_dir() or all(path.name[0] == "." for path in self.folder.iterdir())
@@ -466,7 +471,8 @@ def lock_run(
 def _close_abandoned(run: Run, training: _Training) -> None:
     "Close the events of a training that nothing takes further. Raises `ValueError` if another thread does."
     events = training.events()
-    if events is None:
+    has_ended = events is None or events.gi_frame is None
+    if has_ended:
         return  # its lock went with it
     if training.thread is not threading.current_thread() and training.thread.is_alive():
         raise ValueError(f"{run}: another thread of this process is training in it; stop that first")

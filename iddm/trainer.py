@@ -217,7 +217,7 @@ def check_same_run(
     meta: CheckpointMeta,  # what it says of itself
 ) -> None:
     "Raise `ValueError` if settings or data changed so that it would be another run."
-    run = checkpoint.parent.parent
+    run = Run.of_checkpoint(checkpoint)
     data = plan.data
     old = plain_config(stored_config(meta.config, checkpoint / "model.safetensors"))
     new = plain_config(plan.config)
@@ -373,7 +373,7 @@ def load_networks(plan: Plan, saved: Saved, net: nn.Module, ema: nn.Module) -> N
     load_strict(ema, saved.ema, saved.path)
     is_done = saved.meta.step >= plan.total_steps and not saved.lacks_grid
     if is_done:
-        raise ValueError(f"--epochs {plan.config.epochs}: the run in {saved.path.parent.parent} "
+        raise ValueError(f"--epochs {plan.config.epochs}: the run in {Run.of_checkpoint(saved.path)} "
                          f"has {saved.meta.epoch} already; give more to resume")
 
 # %% ../nbs/36_trainer.ipynb #7adbd7de

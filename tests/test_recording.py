@@ -173,16 +173,18 @@ def test_a_run_is_followed_as_long_as_it_is_locked(tmp_path):
 def test_a_line_that_is_not_ours_is_passed_over(line):
     assert _event_of(line) is None
 
-def test_a_file_that_a_resume_replaces_is_read_on_from_its_end(tmp_path):
+@pytest.mark.parametrize("replacement, new", [
+    (b"1\n", []), (b"1\n2b\n", [b"2b"]), (b"1\n2\n4\n", [b"4"]), (b"5\n", [b"5"]), (b"", [])],
+    ids=["lines moved aside", "and others written", "only added", "all new", "empty"])
+def test_of_a_file_that_a_resume_replaces_the_new_lines_are_read(tmp_path, replacement, new):
     path = tmp_path / "metrics.jsonl"
     lines = _NewLines(path)
     assert lines.read() == []
-    path.write_text("1\n2\n3")
+    path.write_bytes(b"1\n2\n3")
     assert lines.read() == [b"1", b"2"]
-    other = tmp_path / "other"
-    other.write_text("1\n")
-    other.replace(path)
-    assert lines.read() == []
-    with open(path, "a") as f:
-        f.write("2\n")
-    assert lines.read() == [b"2"]
+    (tmp_path / "other").write_bytes(replacement)
+    (tmp_path / "other").replace(path)
+    assert lines.read() == new
+    with open(path, "ab") as f:
+        f.write(b"7\n")
+    assert lines.read() == [b"7"]

@@ -62,6 +62,7 @@ def test_a_checkpoint_knows_its_run(tmp_path):
     run = Run(tmp_path / "df")
     saved = save_tiny(run.epoch_checkpoint(1), epoch=1)
     assert Run.holding(saved) is None
+    assert str(Run.of_checkpoint(saved)) == str(run)
     run.config_file.touch()
     for path in (run.folder, saved, saved / "model.safetensors"):
         assert str(Run.holding(path)) == str(run), path

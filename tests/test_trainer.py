@@ -486,6 +486,7 @@ def test_a_training_of_another_thread_is_not_taken_over(tmp_path):
         with pytest.raises(ValueError, match="another thread of this process is training in it; stop that first"):
             next(Trainer(load_run_config(tmp_path / "df")).fit())
         pool.submit(events.close).result()
+        assert next(Trainer(load_run_config(tmp_path / "df")).fit()).step == 1  # the thread lives, its training doesn't
     assert next(Trainer(load_run_config(tmp_path / "df")).fit()).step == 1
 
 def test_a_training_that_was_left_in_the_middle_is_taken_over_by_the_same_thread(tmp_path):
