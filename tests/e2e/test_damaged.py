@@ -79,9 +79,11 @@ def command(main, *argv):
         try:
             main([str(o) for o in argv])
         except SystemExit as e:
-            assert e.code == 2
-            return err.getvalue()
-    return ""
+            status = e.code
+        else:
+            return ""
+    assert status == 2
+    return err.getvalue()
 
 
 def refused(door, run):
@@ -219,7 +221,8 @@ def spoilt(optim):
         yield optim | dict(optim=inner | dict(state=wrong))
     for wrong in groups:
         yield optim | dict(optim=inner | dict(param_groups=wrong))
-    for wrong in (None, [], dict(scale="x"), 3):
+    scalers = (None, [], dict(scale="x"), 3)
+    for wrong in scalers:
         yield optim | dict(scaler=wrong)
 
 

@@ -20,8 +20,10 @@ from iddm import TrainConfig, Trainer, load, run_config, sample
 from iddm.dataset import ImageDataset
 from iddm.generate import GenerateConfig
 
-SMALL = dict(image_size=8, widths=(32,), attention=(), epochs=1, batch_size=600, sample_steps=2, precision="fp32", device="cpu")
-TINY = "--image_size 8 --widths 32 --attention [] --batch_size 600 --sample_steps 2 --precision fp32 --device cpu".split()
+SMALL = dict(image_size=8, widths=(32,), attention=(), epochs=1, batch_size=600, sample_steps=2, precision="fp32",
+             device="cpu")
+TINY = ("--image_size 8 --widths 32 --attention [] --batch_size 600 --sample_steps 2 --precision fp32 "
+        "--device cpu").split()
 COMMANDS = {"iddm-train": iddm.train.main, "iddm-generate": iddm.generate.main, "iddm-bench": iddm.bench.main}
 
 
@@ -78,7 +80,8 @@ def tables(here: Path) -> None:
 
 def settings(here: Path) -> None:
     files = dict(
-        number="3", text="just text", list="- 1\n- 2\n", unknown="epoks: 3\n", wrong="epochs: many\n", nested="epochs:\n  a: 1\n",
+        number="3", text="just text", list="- 1\n- 2\n", unknown="epoks: 3\n", wrong="epochs: many\n",
+        nested="epochs:\n  a: 1\n",
         tab="a:\tb: c\n", null="epochs: null\n", choice="optim: sgd\n", bomb=bomb())
     for name, text in files.items():
         (here / f"{name}.yaml").write_text(text)
@@ -226,7 +229,8 @@ TYPED = [
     train("--shard", "True", "--exact_shards", "2", say="choose one"),
     train("--label_drop", "0", "--cfg_scale", "3", say="label_drop|cfg_scale"),
     train("--label_drop", "1", "--cfg_scale", "3", say="label_drop|cfg_scale"),
-    *(train("--config", f"{o}.yaml", say=f"{o}.yaml|config") for o in ("number", "text", "list", "nested", "tab", "binary", "bomb")),
+    *(train("--config", f"{o}.yaml", say=f"{o}.yaml|config")
+      for o in ("number", "text", "list", "nested", "tab", "binary", "bomb")),
     train("--config", "unknown.yaml", say="epoks"),
     train("--config", "wrong.yaml", say="epochs"),
     train("--config", "null.yaml", say="epochs"),
@@ -238,7 +242,8 @@ TYPED = [
     generate("--weight_path", "empty", say="no checkpoint in it"),
     generate("--weight_path", "notes.txt", say="notes.txt"),
     generate("--weight_path", "pickle.pt", say="pickle"),
-    *(generate("--weight_path", f"{o}.safetensors", say=f"{o}.safetensors") for o in ("text", "nothing", "liar", "half")),
+    *(generate("--weight_path", f"{o}.safetensors", say=f"{o}.safetensors")
+      for o in ("text", "nothing", "liar", "half")),
     generate("--weight_path", "results/df/checkpoints/epoch_099", say="no such file or folder"),
     generate("--weight_path", "results/df/config.yaml", say="config.yaml"),
     generate("--class_name", "11", say="--class_name 11: choose -1 for all"),
@@ -292,7 +297,9 @@ def files(place: Path) -> list[Path]:
 @pytest.mark.parametrize("command, args, say", TYPED + FLAGS)
 def test_a_command_says_in_a_line_what_is_wrong(place, monkeypatch, capfd, command, args, say):
     monkeypatch.chdir(place)
-    new = ["--run_name", "new"] if command == "iddm-train" and not {"--run_name", "--resume"} & {o.split("=")[0] for o in args} else []
+    given = {arg.split("=")[0] for arg in args}
+    is_new = command == "iddm-train" and not {"--run_name", "--resume"} & given
+    new = ["--run_name", "new"] if is_new else []
     tiny = TINY if command == "iddm-train" and "--resume" not in args else []
     before = files(place)
     with pytest.raises(SystemExit) as end:
@@ -319,13 +326,18 @@ def flat(n=8, classes=("a", "b"), labels=None, images=None):
 
 CONFIGS = [
     dict(epochs=2.5), dict(epochs="3"), dict(epochs=True), dict(epochs=None), dict(epochs=math.nan), dict(epochs=[1]),
-    dict(lr="fast"), dict(lr=math.nan), dict(lr=math.inf), dict(lr=-1), dict(lr=True), dict(batch_size=0), dict(batch_size="64"),
+    dict(lr="fast"), dict(lr=math.nan), dict(lr=math.inf), dict(lr=-1), dict(lr=True), dict(batch_size=0),
+    dict(batch_size="64"),
     dict(sample="foo"), dict(sample=3), dict(precision="fp8"), dict(precision=None), dict(device=3), dict(device=None),
-    dict(optim="sgd"), dict(optim=torch.optim.Adam), dict(widths=32), dict(widths="32"), dict(widths=(32.5,)), dict(widths=()),
-    dict(widths=("a",)), dict(attention=4), dict(channels=2), dict(channels="rgb"), dict(channels=True), dict(image_size=8.5),
+    dict(optim="sgd"), dict(optim=torch.optim.Adam), dict(widths=32), dict(widths="32"), dict(widths=(32.5,)),
+    dict(widths=()),
+    dict(widths=("a",)), dict(attention=4), dict(channels=2), dict(channels="rgb"), dict(channels=True),
+    dict(image_size=8.5),
     dict(image_size="16"), dict(image_size=10**9), dict(dataset_path=None), dict(dataset_path=7), dict(run_name=7),
-    dict(run_name=None), dict(run_name="a\0b"), dict(resume="yes"), dict(resume=1), dict(hflip="no"), dict(seed=-1), dict(seed=2**80),
-    dict(seed=1.5), dict(num_workers=-1), dict(dropout=1), dict(dropout="none"), dict(label_drop=2), dict(label_drop=math.nan),
+    dict(run_name=None), dict(run_name="a\0b"), dict(resume="yes"), dict(resume=1), dict(hflip="no"),
+    dict(seed=-1), dict(seed=2**80),
+    dict(seed=1.5), dict(num_workers=-1), dict(dropout=1), dict(dropout="none"), dict(label_drop=2),
+    dict(label_drop=math.nan),
     dict(noise_schedule="pink"), dict(noise_schedule=len), dict(prediction="x1"), dict(loss="l3"), dict(loss_weight=2.),
     dict(act="tanhh"), dict(grad_clip=-1.), dict(ema_decay=.999), dict(ema_decay=-1), dict(ema_halflife=.5),
     dict(save_minutes="ten"), dict(conditional="maybe"),
@@ -333,8 +345,10 @@ CONFIGS = [
 GENERATES = [
     dict(num_images=0), dict(num_images=2.5), dict(num_images="8"), dict(steps=0), dict(steps=5.5), dict(steps="all"),
     dict(sample="foo"), dict(cfg_scale="high"), dict(cfg_scale=math.nan), dict(eta=2), dict(eta="some"), dict(seed=-1),
-    dict(seed="x"), dict(spacing="odd"), dict(batch_size=0), dict(batch_size=1.5), dict(strength=.5), dict(mask="mask.png"),
-    dict(class_name=2.5), dict(class_name=None), dict(class_name=True), dict(class_name=["a"]), dict(class_name=10), dict(class_name=-2),
+    dict(seed="x"), dict(spacing="odd"), dict(batch_size=0), dict(batch_size=1.5), dict(strength=.5),
+    dict(mask="mask.png"),
+    dict(class_name=2.5), dict(class_name=None), dict(class_name=True), dict(class_name=["a"]),
+    dict(class_name=10), dict(class_name=-2),
     dict(save_steps="mp4"), dict(ema="no"), dict(init_image=7), dict(generate_name="a/b"), dict(device=7),
 ]
 
@@ -367,13 +381,16 @@ DOORS = [
     python("load a folder without a run", lambda: load("empty"), "no checkpoint in it"),
     python("load on no device", lambda: load("results/df", device="quantum"), "quantum"),
     python("run_config of nothing", lambda: run_config("missing"), "missing"),
-    python("run_config with a field that isn't there", lambda: run_config("results/df", epoks=3), "epoks.*epochs", (TypeError, ValueError)),
+    python("run_config with a field that isn't there",
+           lambda: run_config("results/df", epoks=3), "epoks.*epochs", (TypeError, ValueError)),
     python("run_config with a value that can't be", lambda: run_config("results/df", epochs=0), "epochs 0"),
-    python("sample with a field that isn't there", lambda: sample(load("results/df"), stepps=3), "stepps", (TypeError, ValueError)),
+    python("sample with a field that isn't there",
+           lambda: sample(load("results/df"), stepps=3), "stepps", (TypeError, ValueError)),
     python("sample from a path", lambda: sample("results/df"), "load", (TypeError, ValueError)),
     python("a trainer of text", lambda: Trainer("results/df"), "TrainConfig", (TypeError, ValueError)),
     python("a trainer of nothing", lambda: Trainer(None), "TrainConfig", (TypeError, ValueError)),
-    python("a trainer of generate's settings", lambda: Trainer(GenerateConfig()), "TrainConfig", (TypeError, ValueError)),
+    python("a trainer of generate's settings",
+           lambda: Trainer(GenerateConfig()), "TrainConfig", (TypeError, ValueError)),
     python("data of floats", lambda: fit(flat(images=torch.zeros(8, 1, 8, 8))), "uint8"),
     python("data of the wrong size", lambda: fit(flat(images=torch.zeros(8, 1, 9, 9, dtype=torch.uint8))), "9x9"),
     python("data without channels", lambda: fit(flat(images=torch.zeros(8, 8, 8, dtype=torch.uint8))), "8"),
