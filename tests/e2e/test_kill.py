@@ -12,9 +12,10 @@ DRIVER = r'''
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
-from iddm.checkpoints import resolve_checkpoint, load_checkpoint, load_optim, read_weights
+from iddm.checkpoints import load_optim, read_weights
 from iddm.dataset import load_digits
 from iddm.recording import record
+from iddm.run import load_checkpoint, resolve_checkpoint
 from iddm.trainer import TrainConfig, Trainer
 
 where, mode = sys.argv[1:]
@@ -42,7 +43,9 @@ def ended(pid):
     "The signal that ended a process, 0 if it ended by itself; what it left under `last` must load."
     status = os.waitpid(pid, 0)[1]
     if os.path.exists(f"{where}/cut/checkpoints/last"):
-        load_checkpoint(f"{where}/cut"), load_checkpoint(f"{where}/cut", ema=False), load_optim(f"{where}/cut")
+        load_checkpoint(f"{where}/cut")
+        load_checkpoint(f"{where}/cut", ema=False)
+        load_optim(resolve_checkpoint(f"{where}/cut"))
     assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0, status
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
