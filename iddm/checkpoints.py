@@ -306,7 +306,8 @@ def load_optim(
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as e:  # whatever a damaged file leads to
-        why = (str(e).splitlines() or [type(e).__name__])[0][:200]
+        first_sentence = str(e).partition("\n")[0].partition(". ")[0]  # torch's next ones advise to trust the file
+        why = first_sentence[:200] or type(e).__name__
         raise ValueError(f"{path}: damaged, or not made by iddm ({why}); {_ELSE}") from None
 
 # %% ../nbs/32_checkpoints.ipynb #108048eb

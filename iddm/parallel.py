@@ -199,7 +199,7 @@ def split_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict
 
 # %% ../nbs/35_parallel.ipynb #8b958df6
 class Sharded(Strategy):
-    "Each process keeps a part of every weight, gradient, average and moment."
+    "Each process keeps a part of every tensor of weights, gradients, EMA and moments."
     lockstep = True  # a network that lies in parts can be run by all processes together only
 
     def __init__(self, net: nn.Module, ema: nn.Module, device_type: str):
@@ -283,7 +283,7 @@ def broadcast_from(make: Callable[[], Any], source: int) -> Any:
 
 # %% ../nbs/35_parallel.ipynb #f74bfdd0
 def is_distributed_launch() -> bool:
-    "Whether this process is one of several that torchrun, or `launch`, started."
+    "Return whether this process is one of several that torchrun, or `launch`, started."
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 # %% ../nbs/35_parallel.ipynb #7fe71aab
