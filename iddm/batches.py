@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .cache import check_mapped
 from .dataset import ImageDataset
-from .decoding import ahead
+from .decoding import map_ahead
 from .images import to_float
 
 # %% ../nbs/25_batches.ipynb #7a10f5ab
@@ -27,18 +27,22 @@ def sample_uniforms(
     start: int,  # number of the first sample, counted from the beginning of the run
     n: int,  # how many
 ) -> Tensor:  # (n, 8) float64, uniform in [0, 1)
-    "Eight numbers for each of the samples `start` to `start + n - 1`: time, label, mirror, shift down, shift right, and three to spare."
-    stream = Generator(Philox(key=np.array([seed, 2**64 - 1], np.uint64), counter=2 * start))  # a place holds four numbers
+    """Make eight numbers for each of the samples `start` to `start + n - 1`.
+
+    They decide on time, label, mirror, shift down and shift right; three are to spare.
+    """
+    key = np.array([seed, 2**64 - 1], np.uint64)
+    stream = Generator(Philox(key=key, counter=2 * start))  # a place holds four numbers
     return torch.from_numpy(stream.random((n, 8)))
 
 # %% ../nbs/25_batches.ipynb #0b31a675
 def sample_noise(
     seed: int,
     start: int,  # number of the first sample
-    n: int,
+    n: int,  # how many
     shape: tuple[int, ...],  # (C, H, W)
 ) -> Tensor:  # (n, C, H, W) float32 standard normal
-    "The noise of samples `start` to `start + n - 1` of a run."
+    "Make the noise of samples `start` to `start + n - 1` of a run."
     streams = (Generator(Philox(key=np.array([seed, i], np.uint64))) for i in range(start, start + n))
     return torch.from_numpy(np.stack([o.standard_normal(shape, np.float32) for o in streams]))
 
@@ -46,55 +50,73 @@ def sample_noise(
 @lru_cache(maxsize=2)
 def epoch_permutation(
     seed: int,
-    epoch: int,
+    epoch: int,  # from 0
     n: int,  # size of the data set
 ) -> Tensor:  # (n,) int64
-    "In which order an epoch visits the pictures."
+    "Make the order in which an epoch visits the images."
     return torch.from_numpy(Generator(Philox(key=np.array([seed, epoch], np.uint64), counter=2**128)).permutation(n))
 
 # %% ../nbs/25_batches.ipynb #82765c70
 def kept_size(
-    image_size: int,
+    image_size: int,  # of the network
     crop: str = "center",  # center, or random
 ) -> int:
-    "The size at which pictures are kept: with random crops a quarter larger."
+    "Compute the size at which images are kept: with random crops a quarter larger, rounded up."
     return image_size if crop == "center" else -(-5 * image_size // 4)
 
 # %% ../nbs/25_batches.ipynb #94097936
+def _windows(images: Tensor, u: Tensor, size: int) -> Tensor:  # (B, C, size, size)
+    "Take of each image a window whose place `u` decides."
+    room = images.shape[-1] - size
+    top, left = ((u[:, k] * (room + 1)).long()[:, None] + torch.arange(size) for k in (3, 4))  # (B, H), (B, W)
+    which = torch.arange(len(images))[:, None, None]
+    return images[which, :, top[:, :, None], left[:, None]].permute(0, 3, 1, 2)
+
+# %% ../nbs/25_batches.ipynb #1380ad0b
+def _mirrored(images: Tensor, u: Tensor) -> Tensor:
+    "Mirror the images for which `u` says so: twice as fast as `where`."
+    n = len(images)
+    is_mirrored = (u[:, 2] < .5).long()  # (B,)
+    return torch.cat([images, images.flip(-1)]).index_select(0, torch.arange(n) + n * is_mirrored)
+
+# %% ../nbs/25_batches.ipynb #738ae558
 def augment(
     images: Tensor,  # (B, C, S, S) uint8, S = `kept_size`
-    u: Tensor,  # (B, 8) luck
+    u: Tensor,  # (B, 8), the samples' uniform numbers
     image_size: int,
     hflip: bool = False,
 ) -> Tensor:  # (B, C, H, W) float32 in [-1, 1]
-    "Cut a window out of each picture where it is larger than needed, mirror every second one where wanted."
-    if room := images.shape[-1] - image_size:
-        top, left = ((u[:, k] * (room + 1)).long()[:, None] + torch.arange(image_size) for k in (3, 4))  # (B, H), (B, W)
-        images = images[torch.arange(len(images))[:, None, None], :, top[:, :, None], left[:, None]].permute(0, 3, 1, 2)  # (B, C, H, W)
+    "Take a window of each image if it is larger than needed, and mirror half of them if asked for."
+    if images.shape[-1] > image_size:
+        images = _windows(images, u, image_size)
     if hflip:
-        images = torch.cat([images, images.flip(-1)]).index_select(0, torch.arange(len(images)) + len(images) * (u[:, 2] < .5))  # twice as fast as `where`
+        images = _mirrored(images, u)
     return to_float(images)
 
 # %% ../nbs/25_batches.ipynb #fc8758d2
 class Batch(NamedTuple):
-    "What the network sees at once."
+    "Hold what the network is given at once."
     x0: Tensor  # (B, C, H, W) float32 in [-1, 1]
-    y: Tensor  # (B,) int64, `n_classes` where the label is dropped
+    y: Tensor  # (B,) int64, `n_classes` if the label is dropped
     t: Tensor  # (B,) int64 in 0..T-1
     eps: Tensor  # (B, C, H, W) float32 standard normal
+    key: int = 0  # a seed for what is random in the network
 
-    key: int = 0  # seed of what is random in the network, dropout
+    def apply(self, do: Callable[[Tensor], Tensor]) -> "Batch":
+        "Make a batch of what a function returns for each tensor."
+        return Batch(do(self.x0), do(self.y), do(self.t), do(self.eps), self.key)
 
     def to(self, device: torch.device | str) -> "Batch":
-        return self._replace(**{k: v.to(device, non_blocking=True) for k, v in self._tensors().items()})
+        "Move the tensors to a device."
+        return self.apply(lambda o: o.to(device, non_blocking=True))
 
-    def chunk(self, n: int) -> "list[Batch]":
-        "Cut a batch in `n` equal parts, whose keys follow each other."
-        cut = {k: v.chunk(n) for k, v in self._tensors().items()}
-        return [Batch(**{k: v[i] for k, v in cut.items()}, key=self.key + i) for i in range(n)]
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return dict(x0=self.x0, y=self.y, t=self.t, eps=self.eps)
+    def chunk(self, n: int) -> list["Batch"]:
+        "Cut a batch into `n` equal parts with the keys `key`, `key + 1`, ... Raises `ValueError` if they aren't equal."
+        size = len(self.x0)
+        if n < 1 or size % n:
+            raise ValueError(f"a batch of {size} can't be cut into {n} equal parts: give a number that divides it")
+        parts = zip(self.x0.chunk(n), self.y.chunk(n), self.t.chunk(n), self.eps.chunk(n), strict=True)
+        return [Batch(*tensors, self.key + i) for i, tensors in enumerate(parts)]
 
 # %% ../nbs/25_batches.ipynb #78aaefd8
 def make_batch(
@@ -102,30 +124,36 @@ def make_batch(
     seed: int,
     start: int,  # number of the first sample, counted from the beginning of the run
     size: int,  # how many; all of one epoch
-    T: int,
+    T: int,  # number of times
     label_drop: float = .1,  # probability for each sample
     *,
     per_epoch: int | None = None,  # samples in an epoch; None: as many as whole batches fit
     image_size: int | None = None,  # None: that of the data
     hflip: bool = False,
+    key: int = 0,  # a seed for what is random in the network
 ) -> Batch:
-    "Samples `start` to `start + size - 1` of the run with this seed."
+    """Make a batch of samples `start` to `start + size - 1` of the run with this seed.
+
+    Raises `ValueError` if the file that images are mapped from has changed.
+    """
     check_mapped(data)
     epoch, k = divmod(start, per_epoch or len(data) // size * size)
     which, u = epoch_permutation(seed, epoch, len(data))[k:k + size], sample_uniforms(seed, start, size)  # (B,), (B, 8)
     x0 = augment(data.images.index_select(0, which), u, image_size or data.images.shape[-1], hflip)
     y = torch.where(u[:, 1] < label_drop, len(data.classes), data.labels[which])
-    return Batch(x0, y, (u[:, 0] * T).long(), sample_noise(seed, start, size, tuple(x0.shape[1:])))
+    t = (u[:, 0] * T).long()
+    return Batch(x0, y, t, sample_noise(seed, start, size, tuple(x0.shape[1:])), key)
 
 # %% ../nbs/25_batches.ipynb #36eba777
 def batch_loader(
     make: Callable[[int], Batch],  # batch number k
-    first: int,
+    first: int,  # number of the first batch
     end: int,
     workers: int = 0,  # threads; 0: none but this one
-    pin: bool = False,  # keep them where a GPU can fetch them
+    pin: bool = False,  # have threads put them into memory from which a GPU can fetch them
 ) -> Iterator[Batch]:
-    "Batches `first` to `end - 1`, in order."
-    def pinned(k: int) -> Batch:
-        return Batch(*(o.pin_memory() for o in make(k)))
-    return ahead(pinned if pin and workers else make, range(first, end), workers)
+    "Yield batches `first` to `end - 1`, in order."
+    def make_pinned(k: int) -> Batch:
+        return make(k).apply(Tensor.pin_memory)
+    is_pinned = pin and workers > 0
+    return map_ahead(make_pinned if is_pinned else make, range(first, end), workers)

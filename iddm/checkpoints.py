@@ -55,6 +55,7 @@ def _aside(folder: Path, suffix: str) -> Path:
     "Return the name beside a checkpoint for one that is written, deleted or replaced."
     return folder.with_name(f".{folder.name}.{suffix}")
 
+# %% ../nbs/32_checkpoints.ipynb #c1438046
 def remove_checkpoint(folder: Path) -> None:
     "Delete a checkpoint, so that at no time half of one is there under its name."
     shutil.rmtree(folder.rename(_aside(folder, "old")))
@@ -66,11 +67,13 @@ def checkpoint_name(kind: str, number: int) -> str:
     "Return the name of the folder: `epoch_030`, or `step_00012345` in mid-epoch."
     return f"epoch_{number:03}" if kind == "epoch" else f"step_{number:08}"
 
+# %% ../nbs/32_checkpoints.ipynb #c67e0dd0
 def is_our_name(name: str) -> bool:
     "Return whether a folder's name is exactly one that we give to a checkpoint."
     parts = re.fullmatch("(epoch|step)_([0-9]{1,18})", name)
-    return bool(parts) and name == checkpoint_name(parts[1], int(parts[2]))
+    return parts is not None and name == checkpoint_name(parts[1], int(parts[2]))
 
+# %% ../nbs/32_checkpoints.ipynb #8713ea5e
 def own_state(
     folder: Path,
 ) -> dict[str, Any] | None:  # what its state.json says
@@ -102,6 +105,7 @@ def clean_up(
         else:
             shutil.rmtree(path, ignore_errors=True)
 
+# %% ../nbs/32_checkpoints.ipynb #240f3883
 def free_path(path: Path) -> Path:
     "Return a path beside another one that isn't there yet: `name_1`, `name_2`, ..."
     paths = (path.with_name(f"{path.name}_{i}") for i in range(1, 10**6))
@@ -195,8 +199,8 @@ class CheckpointMeta:
         if self.format != 2:
             raise ValueError(f"format {shown(self.format)}: made by another version of iddm")
         convert_fields(self)
-        counts = dict.fromkeys(("step", "epoch", "skipped", "in_a_row"), (0, 2**53))
-        check_ranges(self, counts | dict(pictures=(1, 2**53)))
+        count = (0., 2.**53)
+        check_ranges(self, dict(step=count, epoch=count, skipped=count, in_a_row=count, pictures=(1., 2.**53)))
         if len(self.classes) > 100_000:
             raise ValueError(f"classes: {len(self.classes)} of them; at most 100000 can be")
 
@@ -242,6 +246,7 @@ def read_header(
             raise ValueError(f"weight_path {str(path)!r}: {shown(name)} is of type {dtype}; weights are floats")
     return shapes, meta
 
+# %% ../nbs/32_checkpoints.ipynb #f827a7fb
 def read_weights(
     path: Path,  # a safetensors file that `write_weights` made
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:  # weights, what they are
@@ -261,6 +266,7 @@ class _OptimFile:
     def __post_init__(self):
         convert_fields(self)
 
+# %% ../nbs/32_checkpoints.ipynb #f9129b80
 @dataclass(frozen=True)
 class _Adam:
     state: dict
@@ -269,6 +275,7 @@ class _Adam:
     def __post_init__(self):
         convert(self.state, dict)
 
+# %% ../nbs/32_checkpoints.ipynb #70b7e2f4
 @dataclass(frozen=True)
 class _Scaler:
     scale: float
@@ -314,6 +321,7 @@ def _wrong_moment(x: Any, like: Tensor) -> str:  # empty: it's right
         return f"of type {x.dtype}, or laid out in another way than ours"
     return "" if x.shape == like.shape else f"{tuple(x.shape)} and not {tuple(like.shape)}"
 
+# %% ../nbs/32_checkpoints.ipynb #ce18f540
 def _check_moments(moments: Any, param: Tensor, weight: str, where: object) -> None:
     "Raise `ValueError` if these aren't Adam's moments of a weight."
     shapes = dict(step=torch.zeros(()), exp_avg=param, exp_avg_sq=param)
@@ -341,6 +349,7 @@ def _check_adam(state: Any, params: list[Tensor], where: object) -> None:
             raise ValueError(f"{where}: state of weight {shown(i)} of {n}")
         _check_moments(moments, params[i], f"weight {i}", where)
 
+# %% ../nbs/32_checkpoints.ipynb #8929a3d7
 def check_optim(
     state: Any,  # what `load_optim` read
     params: list[Tensor],  # of the network, whole
@@ -366,9 +375,10 @@ def check_shapes(
              for name in names if want.get(name) != have.get(name)]
     if not wrong:
         return
-    listed = "; ".join([*wrong[:4], *["..."] * (len(wrong) > 4)])
+    listed = "; ".join(wrong[:4] + (["..."] if len(wrong) > 4 else []))
     raise ValueError(f"{what}: {len(wrong)} of {len(names)} tensors don't fit: {listed}")
 
+# %% ../nbs/32_checkpoints.ipynb #afe54de6
 def load_strict(
     net: nn.Module,
     weights: dict[str, Tensor],

@@ -20,45 +20,64 @@ from .images import image_grid
 # %% ../nbs/21_dataset.ipynb #f67aa474
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    "Pictures, decoded once: in memory, or in a file that is mapped into it."
+    "Hold images that are decoded: in memory, or in a file that is mapped into it."
     images: Tensor  # (N, C, H, W) uint8
-    labels: Tensor  # (N,) int64, all 0 where there are no classes
-    classes: tuple[str, ...] = ()  # names; empty where there are no classes
+    labels: Tensor  # (N,) int64; all 0 if there are no classes
+    classes: tuple[str, ...] = ()  # names; empty if there are none
     skipped: tuple[str, ...] = field(default=(), repr=False)  # files that were left out, and why
-    sizes: Tensor | None = field(default=None, repr=False)  # (N, 2) width and height of the files in pixels
-    key: str = ""  # a hash of what it was made of; empty: not known
+    sizes: Tensor | None = field(default=None, repr=False)  # (N, 2) width and height of the files as a viewer shows
+    fingerprint: str = ""  # a hash of what it was made of; empty: not known
     file: tuple[Path, os.stat_result] | None = field(default=None, repr=False)  # what is mapped, and its state then
 
-    def __len__(self) -> int: return len(self.images)
+    def __len__(self) -> int:
+        return len(self.images)
 
 # %% ../nbs/21_dataset.ipynb #9c4840ec
 def load_digits(
-    image_size: int = 16,
+    image_size: int = 16,  # pixels a side
 ) -> ImageDataset:
-    "scikit-learn's handwritten digits, (1797, 1, image_size, image_size), classes 0 to 9."
+    "Load scikit-learn's handwritten digits: images (1797, 1, image_size, image_size), classes 0 to 9."
     from sklearn import datasets
     raw = datasets.load_digits()
     x = torch.tensor(raw.images, dtype=torch.float32)[:, None] / 16  # (1797, 1, 8, 8) in [0, 1]
-    x = F.interpolate(x, size=image_size, mode="bicubic", antialias=True).clamp(0, 1)  # (1797, 1, image_size, image_size)
-    return ImageDataset((x * 255).round().byte(), torch.tensor(raw.target, dtype=torch.int64), tuple(map(str, raw.target_names)), key="digits")
+    x = F.interpolate(x, size=image_size, mode="bicubic", antialias=True).clamp(0, 1)  # (1797, 1, H, W)
+    labels = torch.tensor(raw.target, dtype=torch.int64)  # (1797,)
+    classes = tuple(map(str, raw.target_names))
+    return ImageDataset((x * 255).round().byte(), labels, classes, fingerprint="digits")
+
+# %% ../nbs/21_dataset.ipynb #bcdd4ee7
+def _images_of(data: ImageDataset, k: int) -> Tensor:  # (n,) int64
+    "List the numbers of the images of class `k`."
+    return torch.where(data.labels == k)[0]
+
+# %% ../nbs/21_dataset.ipynb #fe678ecc
+def _sizes_of(data: ImageDataset, which: Tensor) -> str:
+    "Describe the sizes of some files: one if all are alike, else the smallest and the largest of each side."
+    if not len(which):
+        return "no image"
+    if data.sizes is None:
+        return "as made"
+    smallest, largest = data.sizes[which].amin(0).tolist(), data.sizes[which].amax(0).tolist()
+    texts = [f"{width}x{height}" for width, height in (smallest, largest)]
+    return " to ".join(dict.fromkeys(texts))
 
 # %% ../nbs/21_dataset.ipynb #0b075e19
-def summary_table(
-    data: ImageDataset,
-) -> str:
-    "A table of a data set: for each class the number of pictures, their sizes in the files, mean and spread of the pixels in 0..255."
-    lines, names = [f"{'class':20} {'pictures':>8}  {'sizes of the files':24} {'mean':>6} {'spread':>6}"], data.classes or ("all",)
-    for i, name in enumerate(names):
-        own = torch.where(data.labels == i)[0]
-        size = ["as made"] if data.sizes is None else ["x".join(map(str, o.tolist())) for o in (data.sizes[own].amin(0), data.sizes[own].amax(0))]
-        x = data.images[own[:1000]].float()  # (n, C, H, W)
-        lines.append(f"{name[:20]:20} {len(own):8}  {' to '.join(dict.fromkeys(size)):24} {x.mean():6.1f} {x.std():6.1f}")
+def summary_table(data: ImageDataset) -> str:
+    """Describe each class in a line: number of images, sizes of their files in pixels, mean and standard deviation
+    of the pixels, 0 to 255, of its first 1000 images."""
+    lines = [f"{'class':20} {'images':>8}  {'sizes of the files':24} {'mean':>6} {'std':>6}"]
+    for k, name in enumerate(data.classes or ("all",)):
+        which = _images_of(data, k)
+        x = data.images[which[:1000]].float()  # (n, C, H, W)
+        pixels = f" {x.mean():6.1f} {x.std():6.1f}" if len(which) else ""
+        lines.append(f"{name[:20]:20} {len(which):8}  {_sizes_of(data, which):24}{pixels}".rstrip())
     return "\n".join(lines)
 
 # %% ../nbs/21_dataset.ipynb #e26af817
 def show_classes(
     data: ImageDataset,
-    n: int = 40,  # pictures of each class
-) -> dict[str, Image.Image]:  # a grid of each class
-    "The first pictures of each class as a grid."
-    return {name: image_grid(data.images[torch.where(data.labels == i)[0][:n]], 10) for i, name in enumerate(data.classes or ("all",))}
+    n: int = 40,  # images of each class
+) -> dict[str, Image.Image]:  # name of the class -> grid
+    "Make a grid of the first images of each class that has any."
+    firsts = {name: _images_of(data, k)[:n] for k, name in enumerate(data.classes or ("all",))}
+    return {name: image_grid(data.images[which], 10) for name, which in firsts.items() if len(which)}

@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,6 +36,7 @@ def world_size() -> int:
     "Return how many processes there are."
     return dist.get_world_size() if dist.is_initialized() else 1
 
+# %% ../nbs/35_parallel.ipynb #0c883abe
 def all_gather_cat(x: Tensor) -> Tensor:  # (n, ...) -> (world_size n, ...)
     "Return the rows of all processes, in their order. Each process must have as many."
     if not dist.is_initialized():
@@ -138,7 +139,9 @@ class OrderedShards(Strategy):
         "Return the parts of this process, shard after shard, and the share of each in the step's mean."
         chunks = [batch.chunk(self.shards // world_size()) for batch in microbatches]
         share = 1 / self.shards / len(microbatches)
-        self.parts_per_shard, self.parts_done, self.rows = len(microbatches), 0, []
+        self.parts_per_shard = len(microbatches)
+        self.parts_done = 0
+        self.rows = []
         return [(part, share) for shard in zip(*chunks) for part in shard]
 
     @contextmanager
@@ -160,11 +163,13 @@ class OrderedShards(Strategy):
 
 # %% ../nbs/35_parallel.ipynb #57e693dc
 def apply_fsdp(net: nn.Module, device: str) -> nn.Module:
-    "Spread the weights of a network over all processes, block by block."
+    "Shard the weights of a network over all processes, block by block."
     mesh = dist.init_device_mesh(device, (dist.get_world_size(),))
-    for block in [o for o in net.modules() if isinstance(o, (ResBlock, Attention))]:
+    blocks = [module for module in net.modules() if isinstance(module, (ResBlock, Attention))]
+    for block in blocks:
         fully_shard(block, mesh=mesh)
-    return fully_shard(net, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    return net
 
 # %% ../nbs/35_parallel.ipynb #289627f2
 def to_full(state: Any) -> Any:
@@ -178,11 +183,14 @@ def to_full(state: Any) -> Any:
 # %% ../nbs/35_parallel.ipynb #d7c4982c
 def split_like(x: Any, like: Tensor) -> Any:
     "Return a tensor sharded as another one is; anything else, and a tensor of another shape, as it is."
-    is_sharded = isinstance(like, DTensor) and isinstance(x, Tensor) and x.shape == like.shape
-    if not is_sharded:
+    if not isinstance(like, DTensor):
+        return x
+    fits = isinstance(x, Tensor) and x.shape == like.shape
+    if not fits:
         return x
     return distribute_tensor(x.to(like.device), like.device_mesh, like.placements)
 
+# %% ../nbs/35_parallel.ipynb #c181dbb1
 def split_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     "Return the state of an optimizer, sharded as its parameters are."
     params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -192,7 +200,7 @@ def split_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict
 # %% ../nbs/35_parallel.ipynb #8b958df6
 class Sharded(Strategy):
     "Each process keeps a part of every weight, gradient, average and moment."
-    lockstep = True  # a network that is spread over all can be run by all only
+    lockstep = True  # a network that lies in parts can be run by all processes together only
 
     def __init__(self, net: nn.Module, ema: nn.Module, device_type: str):
         super().__init__(apply_fsdp(net, device_type))
@@ -200,7 +208,7 @@ class Sharded(Strategy):
 
     def accumulate(self, sync: bool) -> AbstractContextManager:
         "Add up gradients in this context; exchange them if `sync`."
-        self.net.set_requires_gradient_sync(sync)
+        cast(FSDPModule, self.net).set_requires_gradient_sync(sync)
         return nullcontext()
 
     def mean(self, losses: list[Tensor], grad_norm: Tensor) -> list[float]:
@@ -217,7 +225,7 @@ class Sharded(Strategy):
 
     def after_sampling(self, net: nn.Module) -> None:
         "Free the weights that a network gathered to sample."
-        net.reshard()
+        cast(FSDPModule, net).reshard()
 
 # %% ../nbs/35_parallel.ipynb #67282a1f
 def choose_strategy(
@@ -226,10 +234,10 @@ def choose_strategy(
     ema: nn.Module,
     device: torch.device,
 ) -> Strategy:
-    "Return the strategy that the settings ask for; `shard` spreads network and EMA over the processes."
+    "Return the strategy that the settings ask for; `shard` takes network and EMA apart."
     if config.shard:
         return Sharded(net, ema, device.type)
-    model = torch.compile(net) if config.compile else net
+    model = cast(nn.Module, torch.compile(net)) if config.compile else net
     if config.exact_shards:
         return OrderedShards(net, model, config.exact_shards)
     return DataParallel(net, model) if world_size() > 1 else Strategy(net, model)
@@ -341,13 +349,14 @@ def _join(backend: str, come: timedelta, wait: timedelta) -> None:
     set_timeout = getattr(dist.distributed_c10d, "set_timeout", None)  # older releases of torch have one time for both
     dist.init_process_group(backend, store=dist.PrefixStore(meeting, store), rank=rank, world_size=world,
                             timeout=come if set_timeout else wait)
-    on = dict(device_ids=[torch.cuda.current_device()]) if backend == "nccl" else {}
-    dist.barrier(**on)  # NCCL connects when it's used
+    gpus = [torch.cuda.current_device()] if backend == "nccl" else None
+    dist.barrier(device_ids=gpus)  # NCCL connects when it's used
     if set_timeout:
         set_timeout(wait)
     store.set_timeout(wait)
     HERE["meeting"] = HERE["meeting"] or meeting
 
+# %% ../nbs/35_parallel.ipynb #57ecbd5c
 def _name_meeting() -> None:
     "Give a name to a meeting that someone else arranged."
     if HERE["meeting"]:
@@ -359,7 +368,8 @@ def _name_meeting() -> None:
 # %% ../nbs/35_parallel.ipynb #45e1e7e0
 def _meet(store: dist.Store, rank: int, world: int, come: float) -> str:  # a name of this meeting
     "Find the others that were started together with this process. Raises `ValueError` if one doesn't come."
-    me, deadline = uuid4().hex, time.monotonic() + come
+    me = uuid4().hex
+    deadline = time.monotonic() + come
     missing = [0] if rank else list(range(1, world))
     if rank:
         store.set(f"iddm/hello/{rank}", me)
@@ -378,6 +388,7 @@ def _meet(store: dist.Store, rank: int, world: int, come: float) -> str:  # a na
         time.sleep(.02)
     raise ValueError(f"process {', '.join(map(str, missing))} didn't come")
 
+# %% ../nbs/35_parallel.ipynb #7bf9be04
 def _said(store: dist.Store, key: str) -> str:  # empty: nothing
     "Return what is in the store under a key, without waiting for it."
     return store.get(f"iddm/{key}").decode() if store.check([f"iddm/{key}"]) else ""
@@ -409,6 +420,7 @@ def note(about: str, what: str) -> None:
     if store:
         store.set(f"iddm/{about}", f"{HERE['meeting']}|{what}")
 
+# %% ../nbs/35_parallel.ipynb #01f0abc2
 def noted(about: str) -> str:  # empty: nothing
     "Return what was noted last, if it was by processes that ran before these were started anew."
     store = job_store()

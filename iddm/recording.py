@@ -36,12 +36,14 @@ def log_line(event: TrainEvent) -> str:  # empty: nothing is logged
         return f"epoch {event.epoch} step {event.step} saved {event.path}"
     return ""
 
+# %% ../nbs/37_recording.ipynb #3537274c
 def metrics_row(event: TrainEvent, seconds: float) -> dict[str, Any]:
     "Return a step or an epoch as a line of metrics.jsonl; JSON has no number for a loss that is not finite."
     loss = event.loss if math.isfinite(event.loss) else None
     return dict(kind=event.kind, step=event.step, epoch=event.epoch, loss=loss, lr=event.lr, skipped=event.skipped,
                 seconds=round(seconds, 3))
 
+# %% ../nbs/37_recording.ipynb #14f9e4f1
 def _now() -> str:
     "Return date and time for the log."
     return time.strftime("%Y-%m-%d %H:%M:%S")
@@ -79,6 +81,7 @@ def save_grid(run: Run, epoch: int, name: str, x: Tensor, n_classes: int) -> Non
     image_grid(x, grid_columns(n_classes)).save(new, "png")
     new.replace(path)
 
+# %% ../nbs/37_recording.ipynb #a7c2d47e
 def _open_board(trainer: Trainer, first: int) -> AbstractContextManager[Any]:  # a `SummaryWriter`, or None
     "Return TensorBoard's writer if the settings ask for it; the end of the context ends its thread."
     if not trainer.config.tensorboard:
@@ -92,7 +95,9 @@ def record(
     trainer: Trainer,
 ) -> Iterator[TrainEvent]:
     "Write train.log, metrics.jsonl, grids and, if asked for, TensorBoard's files while events pass."
-    run, first, start = trainer.run, trainer.step, time.monotonic()
+    run = trainer.run
+    first = trainer.step
+    start = time.monotonic()
     event = next(events, None)  # now the folder is there
     with _open_board(trainer, first) as board, LineFile(run.metrics_file) as metrics, LineFile(run.log_file) as log:
         log.write(f"{_now()} from step {first}: {trainer.config}")
@@ -110,6 +115,7 @@ def record(
             yield event
             event = next(events, None)
 
+# %% ../nbs/37_recording.ipynb #d4d87922
 def _show_on_board(board: Any, event: TrainEvent) -> None:
     "Give an event to TensorBoard."
     if event.kind in ("step", "epoch"):
@@ -135,6 +141,7 @@ def progress(
                 bar.update(n)
             yield event
 
+# %% ../nbs/37_recording.ipynb #00de782c
 def _smoothed(loss: float, new: float) -> float:
     "Return the moving average of a loss; what isn't finite doesn't count."
     if not math.isfinite(new):
@@ -178,6 +185,7 @@ def _event_of(line: bytes) -> TrainEvent | None:  # None: not a line of ours
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
+# %% ../nbs/37_recording.ipynb #3ad9956b
 def read_grid(path: Path) -> Tensor:  # (1, C, H, W) in [-1, 1]
     "Return a grid of samples as one image."
     with Image.open(path) as im:
@@ -219,6 +227,7 @@ def _new_grids(run: Run, seen: set[Path]) -> Iterator[TrainEvent]:
         seen.add(path)
         yield TrainEvent("images", 0, epoch, images=images, path=path)
 
+# %% ../nbs/37_recording.ipynb #fd62bdf4
 def _new_checkpoints(run: Run, seen: set[Path]) -> Iterator[TrainEvent]:
     "Yield the checkpoints that weren't seen."
     for folder, state in run.own_checkpoints().items():

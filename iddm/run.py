@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from filelock import FileLock, SoftFileLock, Timeout
 from torch import Tensor
 
@@ -35,8 +34,8 @@ from iddm.checkpoints import (
     read_weights,
     remove_checkpoint,
 )
-from .config import TrainConfig, plain_config, stored_config
-from .flags import check_names, convert, names_in, read_settings, read_small, shown
+from .config import TrainConfig, config_yaml, read_config
+from .flags import check_names, convert, names_in, read_small, shown
 
 # %% ../nbs/33_run.ipynb #2462bb6f
 class RunFiles:
@@ -144,6 +143,7 @@ def _given(path: str | Path) -> Path:
         raise ValueError(f"weight_path {shown(str(path))}: can't be opened ({e.strerror})") from None
     return path
 
+# %% ../nbs/33_run.ipynb #1792dfa7
 def _followed(path: Path) -> Path:
     "Return the checkpoint that `last` names, if a path is that file or a folder with it; else the path."
     for last in (path, path / "last", RunFiles(path).last_file):
@@ -175,6 +175,7 @@ def resolve_checkpoint(
     raise ValueError(f"{where}: {_what_is_missing(given, folder)}; give a run (results/df), a checkpoint in it "
                      "(results/df/checkpoints/epoch_030), or a weights file (.safetensors)")
 
+# %% ../nbs/33_run.ipynb #54e51505
 def _what_is_missing(given: Path, folder: Path) -> str:
     "Say why a path leads to no checkpoint."
     if not folder.exists():
@@ -204,6 +205,7 @@ def weights_file(
         return folder / there[0]
     raise ValueError(f"weight_path {str(given)!r}: it has no {want}, but {', '.join(there)}; use --ema {not ema}")
 
+# %% ../nbs/33_run.ipynb #e7a9d18c
 def load_checkpoint(
     path: str | Path,  # anything that `weights_file` takes
     ema: bool = True,  # the EMA of the weights, or the raw weights
@@ -215,9 +217,10 @@ def load_checkpoint(
 def write_settings(run: Run, config: TrainConfig) -> None:
     "Write what makes a folder a run: its settings, and a place for grids."
     run.folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(run.config_file, yaml.safe_dump(plain_config(config), sort_keys=False))
+    atomic_write_text(run.config_file, config_yaml(config))
     run.grids.mkdir(exist_ok=True)
 
+# %% ../nbs/33_run.ipynb #f50b9a1a
 def run_settings(
     folder: str | Path,  # of a run
 ) -> TrainConfig:
@@ -225,8 +228,9 @@ def run_settings(
     run = Run(folder)
     if not run.config_file.exists():
         raise ValueError(f"{run}: no run of iddm; its folder holds config.yaml")
-    return stored_config(read_settings(TrainConfig, run.config_file), run.config_file)
+    return read_config(run.config_file)
 
+# %% ../nbs/33_run.ipynb #f903d139
 def load_run_config(
     folder: str | Path,  # of a run, for example results/df
     **changes: Any,  # fields of `TrainConfig`
@@ -238,8 +242,9 @@ def load_run_config(
     folder = Path(convert(folder, str, "run"))
     if folder.name in ("", ".."):
         folder = folder.resolve()
-    alone = dict(distributed=False, world_size=2, main_gpu=0, shard=False)  # what resumes it here is this process
-    named = dict(run_name=folder.name, result_path=str(folder.parent), resume=True)
+    # what resumes it here is this process
+    alone: dict[str, Any] = dict(distributed=False, world_size=2, main_gpu=0, shard=False)
+    named: dict[str, Any] = dict(run_name=folder.name, result_path=str(folder.parent), resume=True)
     return replace(run_settings(folder), **alone | named | changes)
 
 # %% ../nbs/33_run.ipynb #18fdaedf
@@ -249,6 +254,7 @@ class Start:
     case: Literal["fresh", "overwrite", "resume", "pointer lost", "from an epoch", "from another run"]
     checkpoint: Path | None = None  # to resume from; None: random weights
 
+# %% ../nbs/33_run.ipynb #dd7ee8ac
 def choose_start(run: Run, config: TrainConfig) -> Start:
     "Return how a training begins in its folder. Raises `ValueError` if something is in the way or missing."
     source = Run(run.folder.with_name(config.load_model_dir)) if config.load_model_dir else run
@@ -283,6 +289,7 @@ def _overwrite(run: Run) -> Start:
                          "delete it: move it to another place, or choose another --run_name")
     return Start("overwrite")
 
+# %% ../nbs/33_run.ipynb #fff41a0d
 def _source_checkpoint(
     run: Run,
     epoch: int | None = None,  # None, -1: the one that `last` names
@@ -313,6 +320,7 @@ def _newest_checkpoint(run: Run) -> Path | None:  # None: there is none yet
     raise ValueError(f"--resume True: {damaged[-1]}: its state.json can't be read, and no `last` names a checkpoint; "
                      f"write {damaged[-1].name} into {run.last_file} to resume from it")
 
+# %% ../nbs/33_run.ipynb #888a2356
 def _recover(run: Run) -> None:
     "Put back a checkpoint that a kill caught while it was replaced, unless a training is at work there."
     if not any(run.checkpoints.glob(".*.swap")):
@@ -324,6 +332,7 @@ def _recover(run: Run) -> None:
     with lock:
         clean_up(run.checkpoints)
 
+# %% ../nbs/33_run.ipynb #fd7a26f0
 def _check_kinds(run: Run) -> None:
     "Raise `ValueError` if a folder stands in the place of a run's file, or the other way round."
     for path in (run.config_file, run.log_file, run.metrics_file):
@@ -356,6 +365,7 @@ def _is_ours(run: Run, path: Path) -> bool:
     name = path.relative_to(run.folder).as_posix()
     return is_checkpoint or is_drawing or _OURS.fullmatch(name) is not None
 
+# %% ../nbs/33_run.ipynb #38583ad8
 def foreign(run: Run) -> list[str]:
     "Return what lies in a folder and is not of a run; a run without settings of ours is foreign altogether."
     if run.folder.is_symlink():
@@ -388,6 +398,7 @@ def set_aside(
             folder.rename(free_path(run.superseded / folder.name))
     _set_lines_aside(run, step)
 
+# %% ../nbs/33_run.ipynb #6dfd67e2
 def _set_lines_aside(run: Run, step: int) -> None:
     "Move the lines of metrics.jsonl that come after a step, and those that were cut off."
     lines = run.metrics_file.read_bytes().splitlines(keepends=True) if run.metrics_file.is_file() else []
@@ -401,6 +412,7 @@ def _set_lines_aside(run: Run, step: int) -> None:
     part.write_bytes(b"".join(stay))
     part.replace(run.metrics_file)
 
+# %% ../nbs/33_run.ipynb #faa6a990
 def _is_before(line: bytes, step: int) -> bool:
     "Return whether a line of metrics.jsonl is whole, and of a step that stays."
     try:
@@ -430,6 +442,7 @@ class _Training:
     events: weakref.ref  # to the generator of its events, or to nothing any more
     thread: threading.Thread
 
+# %% ../nbs/33_run.ipynb #f74eb87a
 _TRAINED_HERE: dict[Path, _Training] = {}  # by the absolute path of the run
 
 def lock_run(
@@ -449,6 +462,7 @@ def lock_run(
     _TRAINED_HERE[path] = _Training(events, threading.current_thread())
     return lock
 
+# %% ../nbs/33_run.ipynb #2e3094f4
 def _close_abandoned(run: Run, training: _Training) -> None:
     "Close the events of a training that nothing takes further. Raises `ValueError` if another thread does."
     events = training.events()
@@ -496,6 +510,7 @@ def delete_run(run: Run) -> None:
     shutil.rmtree(run.folder)
     run.folder.mkdir()
 
+# %% ../nbs/33_run.ipynb #5bbef3d8
 def prepare_folder(
     run: Run,
     config: TrainConfig,
@@ -510,6 +525,7 @@ def prepare_folder(
     prune(run, source)  # a process that was killed may have left the one before its last
     write_settings(run, config)
 
+# %% ../nbs/33_run.ipynb #1dd33587
 def mend_folder(run: Run, config: TrainConfig, step: int) -> None:
     "Make the folder of a run again if it was deleted or moved during the training: hours of work are in memory."
     if run.config_file.is_file():

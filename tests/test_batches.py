@@ -2,8 +2,9 @@
 
 # %% ../nbs/25_batches.ipynb #auto
 import torch
+from iddm.dataset import ImageDataset
+import os
 from functools import partial
-from tempfile import TemporaryDirectory
 import pytest
 from PIL import Image
 from iddm.cache import load_data
@@ -12,24 +13,19 @@ from iddm.images import to_uint8
 from iddm.batches import (
     Batch, augment, batch_loader, epoch_permutation, kept_size, make_batch, sample_noise, sample_uniforms)
 
-# %% ../nbs/25_batches.ipynb #b99223fd
-def picture(path, size, color):
-    "Write a picture of one colour with a white square in its middle."
-    im = Image.new("RGB", size, color)
-    im.paste("white", tuple(n // 2 + d for d in (-8, 8) for n in size))
-    im.save(path)
-
 # %% ../nbs/25_batches.ipynb #b42a53da
-def test_a_sample_draws_the_same_whoever_asks():
-    u, eps = sample_uniforms(3, 0, 8), sample_noise(3, 0, 8, (1, 4, 4))
+def test_a_sample_has_the_same_numbers_in_any_company():
+    u = sample_uniforms(3, 0, 8)
+    eps = sample_noise(3, 0, 8, (1, 4, 4))
     assert torch.equal(u[5:7], sample_uniforms(3, 5, 2))
     assert torch.equal(eps[5:7], sample_noise(3, 5, 2, (1, 4, 4)))
     assert not torch.equal(sample_uniforms(4, 5, 2), u[5:7])
     assert not torch.equal(sample_noise(4, 5, 2, (1, 4, 4)), eps[5:7])
 
 # %% ../nbs/25_batches.ipynb #417676f2
-def test_luck_is_uniform_and_noise_normal_and_both_independent():
-    u, eps = sample_uniforms(0, 0, 4000), sample_noise(0, 0, 4000, (1, 4, 4))
+def test_choices_are_uniform_and_noise_normal_and_both_independent():
+    u = sample_uniforms(0, 0, 4000)
+    eps = sample_noise(0, 0, 4000, (1, 4, 4))
     assert u.mean(0).tolist() == pytest.approx([.5] * 8, abs=.03)
     assert u.min() >= 0
     assert u.max() < 1
@@ -39,7 +35,7 @@ def test_luck_is_uniform_and_noise_normal_and_both_independent():
     assert abs(torch.corrcoef(torch.stack([eps[1:].flatten(), eps[:-1].flatten()]))[0, 1]) < .02
 
 # %% ../nbs/25_batches.ipynb #50401b97
-def test_each_epoch_visits_every_picture_once_in_an_order_of_its_own():
+def test_each_epoch_visits_every_image_once_in_an_order_of_its_own():
     a, b = epoch_permutation(0, 0, 100), epoch_permutation(0, 1, 100)
     assert sorted(a.tolist()) == list(range(100))
     assert not torch.equal(a, b)
@@ -47,7 +43,7 @@ def test_each_epoch_visits_every_picture_once_in_an_order_of_its_own():
     assert not torch.equal(a, epoch_permutation(1, 0, 100))
 
 # %% ../nbs/25_batches.ipynb #f36dd240
-def test_views_are_windows_of_the_picture_or_of_its_mirror_image():
+def test_views_are_windows_of_the_image_or_of_its_mirror_image():
     x = torch.arange(25, dtype=torch.uint8).view(1, 1, 5, 5).expand(400, -1, -1, -1)
     u = sample_uniforms(0, 0, 400)
     seen = {tuple(o.flatten().tolist()) for o in to_uint8(augment(x, u, 4, hflip=True))}
@@ -70,17 +66,43 @@ def test_a_batch_is_the_data_in_the_order_of_its_epoch():
     assert b.to("cpu").t.equal(b.t)
 
 # %% ../nbs/25_batches.ipynb #e059cb09
+KW = dict(per_epoch=1792, image_size=8, hflip=True)
+
 def test_four_batches_of_16_are_one_of_64():
     data = load_digits(10)
-    kw = dict(per_epoch=1792, image_size=8, hflip=True)
-    whole, parts = make_batch(data, 2, 1792 + 64, 64, 1000, **kw), [make_batch(data, 2, 1792 + 64 + 16 * i, 16, 1000, **kw) for i in range(4)]
+    whole = make_batch(data, 2, 1792 + 64, 64, 1000, **KW)
+    parts = [make_batch(data, 2, 1792 + 64 + 16 * i, 16, 1000, **KW) for i in range(4)]
     for k in range(4):
-        assert torch.equal(whole[k], torch.cat([o[k] for o in parts]))
+        assert torch.equal(whole[k], torch.cat([o[k] for o in parts])), k
+
+def test_a_batch_is_cut_into_equal_parts_with_keys_of_their_own():
+    data = load_digits(10)
+    whole = make_batch(data, 2, 0, 12, 1000, **KW, key=7)
+    parts = whole.to("cpu").chunk(3)
+    assert [o.key for o in parts] == [7, 8, 9]
+    for i, part in enumerate(parts):
+        made = make_batch(data, 2, 4 * i, 4, 1000, **KW)
+        assert all(torch.equal(a, b) for a, b in zip(part[:4], made[:4], strict=True)), i
+
+@pytest.mark.parametrize("n", (0, -1, 5, 13))
+def test_a_batch_is_not_cut_into_unequal_parts(n):
+    with pytest.raises(ValueError, match=f"a batch of 12 can't be cut into {n} equal parts"):
+        make_batch(load_digits(8), 0, 0, 12, 1000).chunk(n)
+
+def test_images_that_changed_in_their_file_make_no_batch(tmp_path):
+    path = tmp_path / "images.bin"
+    path.write_bytes(b"before")
+    digits = load_digits(8)
+    data = ImageDataset(digits.images, digits.labels, digits.classes, file=(path, os.stat(path)))
+    make_batch(data, 0, 0, 4, 1000)
+    path.write_bytes(b"after that")
+    with pytest.raises(ValueError, match="images.bin: changed while it was trained on"):
+        make_batch(data, 0, 0, 4, 1000)
 
 # %% ../nbs/25_batches.ipynb #4cf629fc
 def test_every_time_is_trained_and_labels_are_dropped_one_by_one():
-    data, n = load_digits(8), 100
-    many = [make_batch(data, 0, 64 * i, 64, 50) for i in range(n)]
+    data = load_digits(8)
+    many = [make_batch(data, 0, 64 * i, 64, 50) for i in range(100)]
     assert torch.cat([b.t for b in many]).bincount(minlength=50).min() > 0
     drops = torch.stack([(b.y == 10).sum() for b in many]).double()  # binomial: mean 6.4, variance 5.76
     assert drops.mean().item() == pytest.approx(6.4, abs=.8)
@@ -89,20 +111,21 @@ def test_every_time_is_trained_and_labels_are_dropped_one_by_one():
 # %% ../nbs/25_batches.ipynb #121f603d
 def test_batches_are_the_same_from_any_number_of_threads():
     make = partial(make_batch, load_digits(8), 0, size=16, T=1000)
-    for a, b in zip(batch_loader(lambda k: make(16 * k), 3, 9), batch_loader(lambda k: make(16 * k), 3, 9, workers=2), strict=True):
-        assert isinstance(b, Batch)
-        assert all(torch.equal(p, q) for p, q in zip(a, b))
+    alone, ahead = (batch_loader(lambda k: make(16 * k, key=k), 3, 9, workers) for workers in (0, 2))
+    for a, b in zip(alone, ahead, strict=True):
+        assert isinstance(b, Batch), b
+        assert all(torch.equal(p, q) for p, q in zip(a[:4], b[:4], strict=True)), a.key
+        assert a.key == b.key, a.key
 
 # %% ../nbs/25_batches.ipynb #2dd3b43e
-def test_no_process_is_started_for_decoding_or_for_batches():
-    from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess
 
 
+def test_no_process_is_started_for_decoding_or_for_batches(tmp_path, monkeypatch):
     def fail(self): raise RuntimeError("a script without a guard can't start processes where they are spawned")
-    with pytest.MonkeyPatch.context() as m, TemporaryDirectory() as d:
-        m.setattr(BaseProcess, "start", fail)
-        for i in range(50):
-            picture(f"{d}/{i}.png", (20, 20), "teal")
-        data = load_data(d, 8)
-        made = list(batch_loader(lambda k: make_batch(data, 0, 10 * k, 10, 1000), 0, 5, workers=2))
-        assert (len(data), len(made)) == (50, 5)
+    monkeypatch.setattr(BaseProcess, "start", fail)
+    for i in range(50):
+        Image.new("RGB", (20, 20), "teal").save(tmp_path / f"{i}.png")
+    data = load_data(str(tmp_path), 8)
+    made = list(batch_loader(lambda k: make_batch(data, 0, 10 * k, 10, 1000), 0, 5, workers=2))
+    assert (len(data), len(made)) == (50, 5)

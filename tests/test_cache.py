@@ -2,91 +2,44 @@
 
 # %% ../nbs/24_cache.ipynb #auto
 import errno
+import hashlib
 import json
 import os
 import shutil
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from filelock import FileLock
 from iddm.dataset import load_digits
-from iddm.sources import folder_source
+from iddm.images import printable
 import gzip
-import io
-import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
-from iddm.batches import make_batch
-from iddm.decoding import load_image
-from iddm.cache import build, drop_colour, known_key, load_cached, load_data, one_at_a_time, open_built
+from iddm.dataset import summary_table
+from iddm.sources import folder_source
+from iddm.cache import (
+    _decode_into, _keep_green, _known_fingerprint, _one_at_a_time, _open_decoded, check_mapped, load_cached, load_data)
 
-# %% ../nbs/24_cache.ipynb #b99223fd
-def picture(path, size, color):
-    "Write a picture of one colour with a white square in its middle."
-    im = Image.new("RGB", size, color)
-    im.paste("white", tuple(n // 2 + d for d in (-8, 8) for n in size))
-    im.save(path)
-
-# %% ../nbs/24_cache.ipynb #c89e9c56
-def lying_file(path, kind):
-    "Make something that is named like an image and is none."
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        os.symlink("/dev/zero", path)
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "loop":
-        os.symlink(path, path)
-    elif kind == "socket":
-        socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))
-    elif kind == "huge":
-        os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 3 * 2**30)  # takes no room on the disk
-    elif kind == "bomb":  # a BMP whose header claims 60,000 x 60,000 pixels
-        Image.new("L", (4, 4)).save(path, "BMP")
-        path.write_bytes(path.read_bytes()[:18] + (60_000).to_bytes(4, "little") * 2 + path.read_bytes()[26:])
-    elif kind == "text":
-        path.write_text("no image\n" * 100_000)
-    else:
-        path.write_bytes(b"")
-
-LYING = {"pipe": "not a regular file", "device": "not a regular file", "loop": "symbolic links",
-    "socket": "not a regular file",
-         "huge": "3.0 GB, larger than the 2 GB", "bomb": "more than 179 million pixels", "text": "cannot identify",
-         "empty": "an empty file"}
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
-@pytest.mark.parametrize("kind", [*LYING, "folder"])
-def test_only_regular_files_are_opened(kind, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a socket's path must be short
-    lying_file(tmp_path / "x.png", kind)
-    with pytest.raises((ValueError, OSError), match=LYING.get(kind, "not a regular file")):
-        load_image(tmp_path / "x.png", 4)
-
-def one_image(suffix, **kw):
-    "The bytes of an image file, and what it looks like when it's read."
-    file = io.BytesIO()
-    Image.radial_gradient("L").resize((60, 40)).convert("RGB").save(file, suffix, **kw)
-    return file.getvalue()
-
-# %% ../nbs/24_cache.ipynb #ac087368
-def write_idx(path, a):
-    "Write an idx file."
-    raw = bytes([0, 0, 8, a.ndim]) + np.array(a.shape, ">i4").tobytes() + a.astype(np.uint8).tobytes()
-    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+# %% ../nbs/24_cache.ipynb #8ef1ed3f
+def test_of_three_planes_the_middle_one_is_kept(tmp_path):
+    (tmp_path / "x.bin").write_bytes(bytes(range(9)))
+    _keep_green(tmp_path / "x.bin", 1)
+    assert (tmp_path / "x.bin").read_bytes() == bytes([1, 4, 7])
 
 # %% ../nbs/24_cache.ipynb #9ab7b5a3
-def test_a_folder_of_class_folders_keeps_classes_and_leaves_out_broken_files():
-    with TemporaryDirectory() as d:
-        for i, (name, mode, color) in enumerate((("cat", "L", 200), ("dog", "RGB", (255, 0, 0)), ("dog", "RGBA", (0, 0, 0, 0)))):
-            (Path(d) / name).mkdir(exist_ok=True)
-            Image.new(mode, (30, 20), color).save(Path(d) / name / f"{i}.png")
-        (Path(d) / "dog" / "broken.jpg").write_bytes(b"no picture")
-        data = load_data(d, 8)
+def save(path, size, color, mode="RGB"):
+    "Write an image of one colour, and its folder."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, color).save(path)
+
+def test_a_folder_of_class_folders_keeps_classes_and_leaves_out_broken_files(tmp_path):
+    save(tmp_path / "cat/0.png", (30, 20), 200, "L")
+    save(tmp_path / "dog/1.png", (30, 20), (255, 0, 0))
+    save(tmp_path / "dog/2.png", (30, 20), (0, 0, 0, 0), "RGBA")
+    (tmp_path / "dog/broken.jpg").write_bytes(b"no image")
+    data = load_data(tmp_path, 8)
     assert data.images.shape == (3, 3, 8, 8)
     assert data.labels.tolist() == [0, 1, 1]
     assert data.classes == ("cat", "dog")
@@ -96,46 +49,48 @@ def test_a_folder_of_class_folders_keeps_classes_and_leaves_out_broken_files():
     assert "broken.jpg" in data.skipped[0]
 
 # %% ../nbs/24_cache.ipynb #f689b27b
-def test_a_flat_folder_of_grey_pictures_stays_grey_and_is_not_squashed():
-    with TemporaryDirectory() as d:
-        im = Image.new("L", (40, 20), 0)
-        im.paste(255, (10, 0, 30, 20))  # the middle square is white
-        im.save(Path(d) / "a.bmp")
-        Image.fromarray(np.full((20, 20), 65535, np.uint16)).save(Path(d) / "b.png")
-        for name in ("c.jpg", "d.webp"):
-            Image.new("RGB", (9, 9), "white").save(Path(d) / name)  # grey, saved in colour
-        for channels, want in (("auto", 1), (1, 1), (3, 3)):
-            data = load_data(d, 10, channels)
-            assert data.images.shape == (4, want, 10, 10)
-            assert (data.images == 255).all()
+@pytest.mark.parametrize("channels, want", [("auto", 1), (1, 1), (3, 3)])
+def test_a_flat_folder_of_grey_images_stays_grey_and_is_not_squashed(channels, want, tmp_path):
+    im = Image.new("L", (40, 20), 0)
+    im.paste(255, (10, 0, 30, 20))  # the middle square is white
+    im.save(tmp_path / "a.bmp")
+    Image.fromarray(np.full((20, 20), 65535, np.uint16)).save(tmp_path / "b.png")
+    for name in ("c.jpg", "d.webp"):
+        save(tmp_path / name, (9, 9), "white")  # grey, saved in colour
+    data = load_data(tmp_path, 10, channels)
+    assert data.images.shape == (4, want, 10, 10)
+    assert (data.images == 255).all()
     assert data.classes == ()
     assert data.labels.tolist() == [0, 0, 0, 0]
 
 # %% ../nbs/24_cache.ipynb #7f7d317b
-def test_decoded_pictures_are_kept_and_found_by_their_content():
-    with TemporaryDirectory() as d:
-        (Path(d) / "pets").mkdir()
-        picture(f"{d}/pets/a.png", (20, 20), "teal")
-        one, two = (load_data(f"{d}/pets", 8, cache=f"{d}/cache") for _ in range(2))
-        assert torch.equal(one.images, two.images)
-        assert torch.equal(one.images, load_data(f"{d}/pets", 8).images)
-        kept = lambda: sorted(o.name for o in Path(d, "cache").glob("pets-*"))
-        first = kept()
-        Path(d, "pets").rename(Path(d, "cats")), Path(d, "cats").rename(Path(d, "pets"))
-        load_data(f"{d}/pets", 8, cache=f"{d}/cache")
-        assert kept() == first
-        assert len(first) == 1
-        load_data(f"{d}/pets", 8, 1, cache=f"{d}/cache"), picture(f"{d}/pets/a.png", (20, 20), "red"), load_data(f"{d}/pets", 8, cache=f"{d}/cache")
-        assert len(kept()) == 3
-        assert not list(Path(d, "cache").glob(".*.new"))
+def kept_in(cache):
+    return sorted(o.name for o in cache.glob("pets-*"))
+
+def test_decoded_images_are_kept_and_found_by_their_content(tmp_path):
+    save(tmp_path / "pets/a.png", (20, 20), "teal")
+    cache = tmp_path / "cache"
+    one, two = (load_data(tmp_path / "pets", 8, cache=cache) for _ in range(2))
+    assert torch.equal(one.images, two.images)
+    assert torch.equal(one.images, load_data(tmp_path / "pets", 8).images)
+    first = kept_in(cache)
+    (tmp_path / "pets").rename(tmp_path / "cats")
+    (tmp_path / "cats").rename(tmp_path / "pets")
+    load_data(tmp_path / "pets", 8, cache=cache)
+    assert kept_in(cache) == first
+    assert len(first) == 1
+    load_data(tmp_path / "pets", 8, 1, cache=cache)
+    save(tmp_path / "pets/a.png", (20, 20), "red")
+    load_data(tmp_path / "pets", 8, cache=cache)
+    assert len(kept_in(cache)) == 3
+    assert not list(cache.glob(".*.new"))
 
 # %% ../nbs/24_cache.ipynb #94c9866e
 @pytest.fixture
 def pets(tmp_path):
     "A folder of two classes, its cache, and what it holds."
-    for name, color in (("cat", "teal"), ("dog", "orange")):
-        (tmp_path / "pets" / name).mkdir(parents=True)
-        picture(tmp_path / "pets" / name / "a.png", (20, 20), color)
+    save(tmp_path / "pets/cat/a.png", (20, 20), "teal")
+    save(tmp_path / "pets/dog/a.png", (20, 20), "orange")
     load = partial(load_data, str(tmp_path / "pets"), 8, cache=tmp_path / "cache")
     images = load().images.clone()
     out = next((tmp_path / "cache").glob("pets-*"))
@@ -147,11 +102,11 @@ def is_made_anew(load, images, out):
         data = load()
         assert torch.equal(data.images, images)
         assert (data.labels.tolist(), data.classes, data.skipped) == ([0, 1], ("cat", "dog"), ())
-    assert torch.equal(open_built(out).images, images)
+    assert torch.equal(_open_decoded(out).images, images)
     return not list(out.parent.glob(".*.new"))
 
 RAW = [b"", b"\0\xff\xfe binary", b"{", b"null", b"3", b"[]", b'"text"', b"[" * 100_000, b"{}" + b" " * 2**24, b"NaN",
-    b'{"shape": [2, 3, 8, 8]}', b"\xff\xfe{\0}\0"]
+       b'{"shape": [2, 3, 8, 8]}', b"\xff\xfe{\0}\0"]
 
 @pytest.mark.parametrize("raw", RAW, ids=lambda o: f"{o[:12]}")
 def test_a_description_that_is_none_is_made_anew(raw, pets):
@@ -161,11 +116,11 @@ def test_a_description_that_is_none_is_made_anew(raw, pets):
 # %% ../nbs/24_cache.ipynb #56f96e3a
 FIELDS = dict(
     shape=[None, 3, "2388", [2, 3, 8], [2, 3, 8, 8, 1], [4, 3, 4, 8], [-2, -3, 8, 8], [2., 3, 8, 8], [True, 3, 16, 8],
-        [2**70, 3, 8, 8], [[2, 3, 8, 8]], [0, 3, 8, 8], [6, 1, 8, 8]],
+           [2**70, 3, 8, 8], [[2, 3, 8, 8]], [0, 3, 8, 8], [6, 1, 8, 8]],
     labels=[None, [0], [0, 1, 1], [0, 2], [0, -1], [0, .5], ["0", "1"], [True, False], [0, 2**70], [[0], [1]],
-        {"0": 1}, "01", [1, 1]],
+            {"0": 1}, "01", [1, 1]],
     classes=[None, [], ["cat"], ["cat", "cat"], ["dog", "cat"], ["cat", 3], ["cat", None], "catdog",
-        ["cat", "dog", "cow"], ["cat", "dog\0"], ["../../out", "dog"], ["cat", "x" * 300], [["cat"], ["dog"]]],
+             ["cat", "dog", "cow"], ["cat", "dog\0"], ["../../out", "dog"], ["cat", "x" * 300], [["cat"], ["dog"]]],
     sizes=[None, [], [[20, 20]], [[20, 20], [20]], [[20, 20], [0, 20]], [20, 20], "sizes", [["20", 20], [20, 20]]],
     skipped=[None, "a file", [3], [None], ["line\nbreak"], ["\ud800"], {}],
     key=[None, 3, "", "other", "0" * 64, []],
@@ -187,24 +142,27 @@ def test_a_missing_field_is_made_anew(field, pets):
 # %% ../nbs/24_cache.ipynb #e5faeed3
 def spoil(path, how):
     raw = path.read_bytes()
-    if how == "cut":
-        os.truncate(path, 10)
-    elif how == "longer":
-        path.write_bytes(raw + b"x")
-    elif how == "one byte":
-        path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
-    elif how == "zeros":
-        path.write_bytes(bytes(len(raw)))
-    else:
-        path.unlink()
-        if how in LYING or how == "folder":
-            lying_file(path, how)
-        elif how == "full folder":
-            (path / "user.txt").mkdir(parents=True)
+    written = {
+        "cut": raw[:10], "longer": raw + b"x", "one byte": raw[:-1] + bytes([raw[-1] ^ 1]), "zeros": bytes(len(raw)),
+        "empty": b"",
+    }
+    if how in written:
+        path.write_bytes(written[how])
+        return
+    path.unlink()
+    if how == "pipe":
+        os.mkfifo(path)
+    elif how in ("device", "loop"):
+        os.symlink("/dev/zero" if how == "device" else path, path)
+    elif how == "folder":
+        path.mkdir()
+    elif how == "full folder":
+        (path / "user.txt").mkdir(parents=True)
+
+DAMAGE = ("cut", "zeros", "gone", "pipe", "device", "loop", "folder", "full folder", "empty")
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
-@pytest.mark.parametrize("how", ("cut", "longer", "one byte", "zeros", "gone", "pipe", "device", "loop", "folder",
-    "full folder", "empty"))
+@pytest.mark.parametrize("how", (*DAMAGE, "longer", "one byte"))
 @pytest.mark.parametrize("name", ("images.bin", "data.json"))
 def test_a_damaged_cache_is_made_anew(name, how, pets):
     if (name, how) == ("data.json", "longer"):
@@ -213,8 +171,8 @@ def test_a_damaged_cache_is_made_anew(name, how, pets):
     assert is_made_anew(*pets)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
-@pytest.mark.parametrize("how", ("cut", "zeros", "gone", "pipe", "device", "loop", "folder", "full folder", "empty"))
-def test_a_damaged_note_of_the_key_is_made_anew(how, pets):
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_note_of_the_fingerprint_is_made_anew(how, pets):
     (note,) = pets[2].parent.glob(".*.key")
     spoil(note, how)
     assert is_made_anew(*pets)
@@ -244,51 +202,54 @@ def test_a_cache_of_before_is_read(pets):
     assert torch.equal(load().images, images)
     assert (out / "data.json").stat().st_mtime_ns == date
 
+def test_the_place_of_a_cache_is_where_it_was(tmp_path):
+    save(tmp_path / "pets/a.bmp", (1, 1), "red")
+    load_data(tmp_path / "pets", 8, cache=tmp_path / "cache")
+    (out,) = (tmp_path / "cache").glob("pets-*")
+    key = folder_source(tmp_path / "pets").fingerprint()
+    assert out.name == f"pets-8-{hashlib.sha256(f'3 {key} [] 8 auto'.encode()).hexdigest()[:12]}"
+
 # %% ../nbs/24_cache.ipynb #33d8f66d
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such date")
 @pytest.mark.parametrize("how", ("exchanged", "rewritten"))
-def test_other_bytes_of_the_same_size_and_date_are_seen(how, tmp_path):
-    for name, color in (("a", "teal"), ("b", "orange")):
-        (tmp_path / "pets").mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8), color).save(tmp_path / f"pets/{name}.bmp")
-        os.utime(tmp_path / f"pets/{name}.bmp", ns=(10**18, 10**18))
+def test_other_bytes_of_the_same_size_and_date_are_noticed(how, tmp_path):
+    a, b = tmp_path / "pets/a.bmp", tmp_path / "pets/b.bmp"
+    save(a, (8, 8), "teal")
+    save(b, (8, 8), "orange")
+    for path in (a, b):
+        os.utime(path, ns=(10**18, 10**18))
     load = partial(load_data, str(tmp_path / "pets"), 8, cache=tmp_path / "cache")
-    before, (a, b) = load(), sorted((tmp_path / "pets").iterdir())
+    before = load()
     if how == "exchanged":
         a.rename(tmp_path / "c")
         b.rename(a)
         (tmp_path / "c").rename(b)
     else:
         first, second = a.read_bytes(), b.read_bytes()
-        a.write_bytes(second), b.write_bytes(first)
-        for path in (a, b):
+        for path, raw in zip((a, b), (second, first), strict=True):
+            path.write_bytes(raw)
             os.utime(path, ns=(10**18, 10**18))
     assert torch.equal(load().images, before.images.flip(0))
 
-def mapped_pets(out):
-    data = open_built(out, in_memory=False)
-    return data, partial(make_batch, data, 0, 0, 2, 10)
-
 @pytest.mark.parametrize("how", ("cut", "longer", "one byte", "zeros"))
 def test_a_mapped_cache_that_changes_ends_the_training_with_a_line(how, pets):
-    data, take = mapped_pets(pets[2])
-    take()
+    check_mapped(_open_decoded(pets[2], in_memory=False))
     os.utime(pets[2] / "images.bin", ns=(10**18, 10**18))  # dates have steps
-    data = open_built(pets[2], in_memory=False)
+    data = _open_decoded(pets[2], in_memory=False)
     spoil(pets[2] / "images.bin", how)
     with pytest.raises(ValueError, match="images.bin: changed while it was trained on; delete .* and resume"):
-        make_batch(data, 0, 0, 2, 10)
+        check_mapped(data)
 
 # %% ../nbs/24_cache.ipynb #2b77ed5e
 @pytest.mark.skipif(sys.platform == "win32", reason="what is mapped can't be deleted there")
 @pytest.mark.parametrize("how", ("deleted", "replaced"))
 def test_a_mapped_cache_that_is_deleted_stays(how, pets):
-    data, take = mapped_pets(pets[2])
-    before = take()
+    data = _open_decoded(pets[2], in_memory=False)
     shutil.rmtree(pets[2])
     if how == "replaced":
         pets[0]()
-    assert torch.equal(take().x0, before.x0)
+    check_mapped(data)
+    assert torch.equal(data.images, pets[1])
 
 def test_a_small_cache_is_in_memory_and_may_be_cut(pets):
     data = pets[0]()
@@ -298,115 +259,111 @@ def test_a_small_cache_is_in_memory_and_may_be_cut(pets):
 def test_where_a_file_cannot_be_mapped_it_is_read(pets, monkeypatch):
     def fail(*a): raise OSError(errno.ENODEV, "No such device")
     monkeypatch.setattr(np, "memmap", fail)
-    assert torch.equal(open_built(pets[2], in_memory=False).images, pets[1])
+    assert torch.equal(_open_decoded(pets[2], in_memory=False).images, pets[1])
+
+def test_what_a_user_does_to_images_stays_in_memory(pets):
+    data = _open_decoded(pets[2], in_memory=False)
+    data.images[:] = 0
+    assert _open_decoded(pets[2], in_memory=True).images.any()
 
 # %% ../nbs/24_cache.ipynb #1b7d7081
-@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available"),
-    OSError(errno.ENOSYS, "Function not implemented"),
-                                   PermissionError(errno.EACCES, "Permission denied")], ids=repr)
-def test_without_locks_it_goes_on_without(error, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [
+    NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available"),
+    OSError(errno.ENOSYS, "Function not implemented"), PermissionError(errno.EACCES, "Permission denied"),
+], ids=repr)
+def test_without_locks_nobody_waits(error, tmp_path, monkeypatch):
     def fail(*a, **kw): raise error
     monkeypatch.setattr(FileLock, "acquire", fail)
-    with one_at_a_time(tmp_path / ".lock") as alone:
-        assert not alone
-    with pytest.raises(ZeroDivisionError), one_at_a_time(tmp_path / ".lock"):
+    with _one_at_a_time(tmp_path / ".lock") as is_alone:
+        assert not is_alone
+    with pytest.raises(ZeroDivisionError), _one_at_a_time(tmp_path / ".lock"):
         raise ZeroDivisionError
 
 def test_without_locks_two_at_the_same_time_make_one_cache(tmp_path, monkeypatch):
     def fail(*a, **kw): raise NotImplementedError
     monkeypatch.setattr(FileLock, "acquire", fail)
-    (tmp_path / "pets").mkdir()
     for i in range(30):
-        picture(tmp_path / f"pets/{i}.png", (20, 20), "teal")
+        save(tmp_path / f"pets/{i}.png", (20, 20), "teal")
     load = partial(load_data, str(tmp_path / "pets"), 8, cache=tmp_path / "cache")
     with ThreadPoolExecutor(4) as pool:
-        a, *rest = [o.images for o in pool.map(lambda _: load(), range(8))]
-    assert all(torch.equal(a, o) for o in rest)
-    assert len(list((tmp_path / "cache").iterdir())) == 2  # the images, and a note of the key
+        first, *rest = [o.images for o in pool.map(lambda _: load(), range(8))]
+    assert all(torch.equal(first, o) for o in rest)
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # the images, and a note of the fingerprint
 
-@pytest.mark.parametrize("code, todo", [(errno.ENOSPC, "0 MB are needed, make room"), (errno.EDQUOT, "make room"),
-    (errno.EIO, "make it writable"), (errno.EROFS, "make it writable")])
-def test_what_cannot_be_written_is_one_line_and_nothing_is_left(code, todo, tmp_path, monkeypatch):
-    (tmp_path / "pets").mkdir()
-    picture(tmp_path / "pets/a.png", (20, 20), "teal")
+@pytest.mark.parametrize("code, todo", [
+    (errno.ENOSPC, "0 MB are needed, make room"), (errno.EDQUOT, "make room"), (errno.EIO, "make it writable"),
+    (errno.EROFS, "make it writable")])
+@pytest.mark.parametrize("cache, setting", [("cache", "--result_path"), (None, "TMPDIR")])
+def test_what_cannot_be_written_is_one_line_and_nothing_is_left(cache, setting, code, todo, tmp_path, monkeypatch):
+    save(tmp_path / "pets/a.png", (20, 20), "teal")
     def fail(fd): raise OSError(code, os.strerror(code))
     monkeypatch.setattr(os, "fsync", fail)
-    for cache, by in ((tmp_path / "cache", "--result_path"), (None, "TMPDIR")):
-        line = f"decoded images can't be kept there .{os.strerror(code)}.; .*{todo}, or choose another {by}"
-        with pytest.raises(ValueError, match=line):
-            load_data(str(tmp_path / "pets"), 8, cache=cache)
-    assert {o.suffix for o in (tmp_path / "cache").iterdir()} <= {".key", ".lock"}
+    line = f"decoded images can't be kept there .{os.strerror(code)}.; .*{todo}, or choose another {setting}"
+    with pytest.raises(ValueError, match=line):
+        load_data(str(tmp_path / "pets"), 8, cache=cache and tmp_path / cache)
+    assert {o.suffix for o in (tmp_path / "cache").glob("*")} <= {".key", ".lock"}
 
 # %% ../nbs/24_cache.ipynb #3ccc3e24
 def test_room_is_looked_for_before_the_work(tmp_path, monkeypatch):
-    (tmp_path / "pets").mkdir()
-    picture(tmp_path / "pets/a.png", (20, 20), "teal")
+    save(tmp_path / "pets/a.png", (20, 20), "teal")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 100))
     with pytest.raises(ValueError, match="No space left on device.; 3 MB are needed"):
         load_data(str(tmp_path / "pets"), 1024, cache=tmp_path / "cache")
 
-@pytest.mark.parametrize("what", ("file", "file above"))
-def test_a_cache_that_is_no_folder_is_told(what, tmp_path):
-    (tmp_path / "pets").mkdir()
-    picture(tmp_path / "pets/a.png", (20, 20), "teal")
+@pytest.mark.parametrize("cache", ("cache", "cache/below"))
+def test_a_cache_that_is_no_folder_is_refused(cache, tmp_path):
+    save(tmp_path / "pets/a.png", (20, 20), "teal")
     (tmp_path / "cache").write_text("")
-    cache = tmp_path / "cache" / ("below" if "above" in what else "")
     with pytest.raises(ValueError, match="decoded images can't be kept there"):
-        load_data(str(tmp_path / "pets"), 8, cache=cache)
+        load_data(str(tmp_path / "pets"), 8, cache=tmp_path / cache)
 
 # %% ../nbs/24_cache.ipynb #74ee1415
-def test_many_at_the_same_time_remember_the_same_key():
-    with TemporaryDirectory() as d, ThreadPoolExecutor(8) as pool:
-        (Path(d) / "pets").mkdir(), picture(f"{d}/pets/a.png", (20, 20), "teal")
-        for i in range(30):
-            (cache := Path(d) / f"{i}").mkdir()
-            assert set(pool.map(lambda _: known_key(folder_source(f"{d}/pets"), cache), range(8))) == {folder_source(f"{d}/pets").key()}
+@pytest.mark.parametrize("attempt", range(30))
+def test_many_at_the_same_time_note_the_same_fingerprint(attempt, tmp_path):
+    save(tmp_path / "pets/a.png", (20, 20), "teal")
+    source = folder_source(tmp_path / "pets")
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: _known_fingerprint(source, tmp_path), range(8)))
+    assert found == {source.fingerprint()}
 
 # %% ../nbs/24_cache.ipynb #7a4ddaec
-def test_two_at_the_same_time_make_one_cache_and_what_was_left_half_is_made_anew():
-    with TemporaryDirectory() as d:
-        (Path(d) / "pets").mkdir()
-        for i in range(30):
-            picture(f"{d}/pets/{i}.png", (20, 20), "teal")
-        with ThreadPoolExecutor(4) as pool:
-            all_ = list(pool.map(lambda _: load_data(f"{d}/pets", 8, cache=f"{d}/cache").images, range(4)))
-        assert all(torch.equal(o, all_[0]) for o in all_)
-        assert len(list(Path(d, "cache").glob("pets-*"))) == 1
-        out = next(Path(d, "cache").glob("pets-*"))
-        out.rename(out.with_name(f".{out.name}.new")), (out.with_name(f".{out.name}.new") / "data.json").unlink()  # killed while decoding
-        assert torch.equal(load_cached(folder_source(f"{d}/pets"), 8, cache=f"{d}/cache").images, all_[0])
-        assert open_built(out).images.shape == (30, 3, 8, 8)
-        all_[0][:] = 0  # what a user does to the tensor stays in memory
-        assert open_built(out, in_memory=True).images.any()
+@pytest.fixture
+def thirty(tmp_path):
+    "A folder of thirty images."
+    for i in range(30):
+        save(tmp_path / f"pets/{i}.png", (20, 20), "teal")
+    return tmp_path / "pets"
 
-# %% ../nbs/24_cache.ipynb #8ef1ed3f
-def test_of_three_planes_the_middle_one_is_kept():
-    with TemporaryDirectory() as d:
-        (Path(d) / "x.bin").write_bytes(bytes(range(9)))
-        drop_colour(Path(d) / "x.bin", 1)
-        assert (Path(d) / "x.bin").read_bytes() == bytes([1, 4, 7])
+def test_two_at_the_same_time_make_one_cache(thirty, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        first, *rest = pool.map(lambda _: load_data(thirty, 8, cache=tmp_path / "cache").images, range(4))
+    assert all(torch.equal(first, o) for o in rest)
+    assert len(kept_in(tmp_path / "cache")) == 1
 
-# %% ../nbs/24_cache.ipynb #23d48762
-def test_missing_and_empty_folders_are_named():
-    with TemporaryDirectory() as d:
-        with pytest.raises(ValueError, match="nowhere.*no such folder; give digits, mnist"):
-            folder_source(Path(d) / "nowhere")
-        with pytest.raises(ValueError, match="no picture in it"):
-            folder_source(d)
+def test_what_was_left_half_made_is_made_anew(thirty, tmp_path):
+    first = load_data(thirty, 8, cache=tmp_path / "cache").images
+    (out,) = (tmp_path / "cache").glob("pets-*")
+    half_made = out.with_name(f".{out.name}.new")
+    out.rename(half_made)  # killed while decoding
+    (half_made / "data.json").unlink()
+    assert torch.equal(load_cached(folder_source(thirty), 8, cache=tmp_path / "cache").images, first)
+    assert _open_decoded(out).images.shape == (30, 3, 8, 8)
+    assert not half_made.exists()
 
 # %% ../nbs/24_cache.ipynb #ac03b724
-def test_a_class_of_which_nothing_can_be_read_is_named():
-    with TemporaryDirectory() as d:
-        for name in ("cat", "dog"):
-            (Path(d) / name).mkdir()
-        (Path(d) / "cat" / "x.png").write_bytes(b"")
-        picture(f"{d}/dog/y.png", (20, 20), "teal")
-        for cache in (None, f"{d}/.cache"):
-            with pytest.raises(ValueError, match="cat.*none of its 1 pictures can be read; first: .*x.png: an empty file"):
-                load_data(d, 8, cache=cache)
-        assert not list(Path(d, ".cache").glob("*[0-9a-f]"))
-        build(folder_source(f"{d}/dog"), 4, 1, Path(d))
-        assert open_built(Path(d)).images.shape == (1, 1, 4, 4)
+@pytest.mark.parametrize("cache", (None, ".cache"))
+def test_a_class_of_which_nothing_can_be_read_is_named(cache, tmp_path):
+    save(tmp_path / "dog/y.png", (20, 20), "teal")
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/x.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="cat.*none of its 1 images can be read; first: .*x.png: an empty file"):
+        load_data(tmp_path, 8, cache=cache and tmp_path / cache)
+    assert not list(tmp_path.glob(".cache/*[0-9a-f]"))
+
+def test_one_channel_may_be_asked_for(tmp_path):
+    save(tmp_path / "dog/y.png", (20, 20), "teal")
+    _decode_into(tmp_path, folder_source(tmp_path / "dog"), 4, 1)
+    assert _open_decoded(tmp_path).images.shape == (1, 1, 4, 4)
 
 # %% ../nbs/24_cache.ipynb #7c1a473d
 def test_data_sets_are_found_by_name_or_by_path():
@@ -416,12 +373,47 @@ def test_data_sets_are_found_by_name_or_by_path():
         load_data("digit", 8)
 
 # %% ../nbs/24_cache.ipynb #ec85c6fc
-def test_an_MNIST_on_the_disk_is_found_under_data_root_and_as_a_folder():
-    with TemporaryDirectory() as d:
-        (raw := Path(d) / "MNIST/raw").mkdir(parents=True)
-        write_idx(raw / "train-images-idx3-ubyte", np.full((3, 28, 28), 50)), write_idx(raw / "train-labels-idx1-ubyte.gz", np.array([1, 0, 1]))
-        for data in (load_data("mnist", 32, data_root=d), load_data(str(raw), 32)):
-            assert data.images.shape == (3, 1, 32, 32)
-            assert (data.images == 50).all()
-            assert data.labels.tolist() == [1, 0, 1]
-            assert data.classes == ("0", "1")
+def write_set(folder, images, labels):
+    "Write an MNIST: images unpacked, labels packed."
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in zip(("images-idx3", "labels-idx1"), map(np.asarray, (images, labels)), strict=True):
+        raw = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.astype(np.uint8).tobytes()
+        packed = name[0] == "l"
+        file = folder / f"train-{name}-ubyte{'.gz' if packed else ''}"
+        file.write_bytes(gzip.compress(raw) if packed else raw)
+
+@pytest.mark.parametrize("by_name", (True, False))
+def test_an_mnist_on_the_disk_is_found_under_data_root_and_as_a_folder(by_name, tmp_path):
+    raw = tmp_path / "MNIST/raw"
+    write_set(raw, np.full((3, 28, 28), 50), [1, 0, 1])
+    data = load_data("mnist", 32, data_root=tmp_path) if by_name else load_data(str(raw), 32)
+    assert data.images.shape == (3, 1, 32, 32)
+    assert (data.images == 50).all()
+    assert data.labels.tolist() == [1, 0, 1]
+    assert data.classes == ("0", "1")
+
+def test_a_class_that_no_image_has_is_noted(tmp_path):
+    write_set(tmp_path, np.zeros((2, 4, 4)), [0, 2])
+    data = load_data("mnist", 8, data_root=tmp_path)
+    assert (data.classes, data.skipped) == (("0", "1", "2"), ("class 1: no image has it",))
+
+# %% ../nbs/24_cache.ipynb #103525f4
+ODD = [b"caf\xe9", b"\xff\xfe", b"a\nb", b"\x1b[31mred", b"tab\t"]  # names of folders, as bytes
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
+@pytest.mark.parametrize("cache", (None, "cache"))
+@pytest.mark.parametrize("name", ODD, ids=repr)
+def test_names_that_are_not_text_are_read(name, cache, tmp_path):
+    odd = os.fsdecode(name)
+    root = tmp_path / "pets"
+    save(root / odd / f"{odd}.png", (4, 4), 0, "L")
+    save(root / "ordinary" / odd / "1.png", (4, 4), 9, "L")
+    (root / odd / f"{odd} broken.png").write_bytes(b"")
+    for _ in range(2):
+        data = load_data(str(root), 8, cache=cache and tmp_path / cache)
+        assert sorted(data.classes) == sorted((printable(odd), "ordinary"))
+        assert len(data) == 2
+        (skipped,) = data.skipped
+        assert skipped == printable(skipped)
+        assert skipped.endswith("broken.png: an empty file")
+        assert printable(odd) in summary_table(data).encode().decode()

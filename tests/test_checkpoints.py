@@ -68,7 +68,8 @@ def test_a_checkpoint_that_is_half_written_goes_with_the_next(tmp_path):
     assert names_in_folder(tmp_path) == ["epoch_001", "epoch_002", "epoch_004"]
 
 def test_what_is_saved_comes_back_the_same(tmp_path):
-    net, meta = nn.Linear(3, 2), dict(config=dict(act="silu"), classes=["a", "b"], step=7)
+    net = nn.Linear(3, 2)
+    meta = dict(config=dict(act="silu"), classes=["a", "b"], step=7)
     ema = {k: v + 1 for k, v in net.state_dict().items()}
     saved = save_checkpoint(tmp_path / "epoch_001", net.state_dict(), ema, dict(lr=.1, m=torch.ones(2)), meta)
     for name, want in dict(model=net.state_dict(), ema_model=ema).items():

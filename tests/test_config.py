@@ -2,23 +2,160 @@
 
 # %% ../nbs/29_config.ipynb #auto
 import math
+from dataclasses import replace
 from pathlib import Path
+from iddm.schedules import SCHEDULES
+import re
+from dataclasses import fields
+from typing import get_args
 import pytest
 import torch
-from iddm.trainer import Trainer
+from iddm.modules import ACTIVATIONS
+from iddm.predictions import LOSSES, TO_X0, WEIGHTS
+from iddm.samplers import SAMPLERS
 from iddm.config import (
-    DataConfig, NetConfig, RANGES, TrainConfig, check_together, plain_config, resolve_defaults, upgrade_config,
-    usable_cfg_scale, validate)
+    TrainConfig, _RANGES, _RULES, _upgrade_config, config_yaml, plain_config, read_config, resolve_defaults,
+    stored_config, usable_cfg_scale)
+
+# %% ../nbs/29_config.ipynb #8c09db1d
+TABLES = dict(noise_schedule=SCHEDULES, prediction=TO_X0, act=ACTIVATIONS, sample=SAMPLERS, loss=LOSSES,
+              loss_weight=WEIGHTS)
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_choices_of_a_setting_are_those_of_its_table(name):
+    field = next(f for f in fields(TrainConfig) if f.name == name)
+    assert set(get_args(field.type)) == set(TABLES[name]) - set(field.metadata["synonyms"])
+
+# %% ../nbs/29_config.ipynb #b70ece5b
+BROKEN = [  # a row for each rule, in their order
+    (dict(ema_halflife=.999), "--ema_halflife 0.999: give the half-life in images; "
+                              "0.999 a step is a half-life of 44,339"),
+    (dict(resume=True, overwrite=True), "--resume and --overwrite: choose one"),
+    (dict(num_vis=0), "--num_vis 0: give how many; no grids at all is --sample_interval 0"),
+    (dict(start_epoch=3), "--start_epoch 3: needs --resume True"),
+    (dict(load_model_dir="a"), "--load_model_dir a: needs --resume True"),
+    (dict(fp16=True, precision="bf16"), "--fp16 True and --precision bf16: choose one"),
+    (dict(start_model_interval=5), "--start_model_interval 5: needs --save_model_interval True"),
+    (dict(distributed=True, main_gpu=2), "--main_gpu 2: with --world_size 2 choose 0 to 1"),
+    (dict(distributed=True, batch_size=65), "--batch_size 65: with --world_size 2 choose a multiple of it"),
+    (dict(exact_shards=3), "--exact_shards 3: choose a divisor of --batch_size 64"),
+    (dict(shard=True, exact_shards=2), "--shard and --exact_shards: choose one"),
+    (dict(shard=True, compile=True), "--shard and --compile: choose one"),
+    (dict(shard=True, fp16=True), "--shard True with fp16: choose --precision bf16 or fp32"),
+]
+
+def unchecked(kw):
+    "Make settings without checking them."
+    config = object.__new__(TrainConfig)
+    vars(config).update(vars(TrainConfig()) | kw)
+    return config
+
+@pytest.mark.parametrize("number", range(len(_RULES)), ids=lambda number: "-".join(BROKEN[number][0]))
+def test_a_rule_is_broken_by_its_row_alone(number):
+    kw, say = BROKEN[number]
+    assert [i for i, rule in enumerate(_RULES) if rule.is_broken(unchecked(kw))] == [number]
+    assert _RULES[number].message(unchecked(kw)) == say
+
+@pytest.mark.parametrize("kw, say", BROKEN, ids=str)
+def test_settings_that_contradict_each_other_are_refused(kw, say):
+    with pytest.raises(ValueError, match=f"^{re.escape(say)}$"):
+        TrainConfig(**kw)
+
+# %% ../nbs/29_config.ipynb #250c332a
+@pytest.mark.parametrize("kw, say", [
+    (dict(attention=(7,)), "--attention 7: no feature map has 7 pixels a side; choose of 16, 8, 4, or .. for none"),
+    (dict(ema_decay=.999), "--ema_halflife 0.999: .* is a half-life of 44,339 .ema_decay is another name of"),
+    (dict(resume=True, overwrite=True, num_vis=0), "--resume and --overwrite"),
+    (dict(shard=True, precision="fp16"), "--shard True with fp16: choose --precision bf16 or fp32")], ids=str)
+def test_other_settings_that_contradict_each_other_are_refused(kw, say):
+    with pytest.raises(ValueError, match=say):
+        TrainConfig(**kw)
+
+@pytest.mark.parametrize("kw", [
+    dict(resume=True, start_epoch=-1, start_model_interval=-1), dict(start_epoch=-1), dict(fp16=True, precision="fp16"),
+    dict(ema_halflife=0), dict(ema_halflife=1), dict(batch_size=65, world_size=2), dict(main_gpu=2),
+    dict(image_size=24)], ids=str)
+def test_settings_at_the_edge_of_what_is_allowed_are_taken(kw):
+    assert vars(TrainConfig(**kw)).items() >= kw.items()
+
+# %% ../nbs/29_config.ipynb #78dd0690
+def test_the_half_life_of_the_EMA_may_be_given_by_its_former_name():
+    config = TrainConfig(ema_decay=1000)
+    assert config == TrainConfig(ema_halflife=1000.)
+    assert config.ema_decay == 1000
+    assert replace(config, ema_decay=3) == TrainConfig(ema_halflife=3.)
+    assert TrainConfig(noise_schedule="scaled_linear").noise_schedule == "sqrt_linear"
+
+# %% ../nbs/29_config.ipynb #e3ab0175
+@pytest.mark.parametrize("kw, say", [
+    (dict(epochs=0), "--epochs 0: give a number of at least 1"),
+    (dict(label_drop=1.5), "--label_drop 1.5: .* from 0 to 1"),
+    (dict(run_name="a/b"), "--run_name 'a/b': give a plain name"), (dict(run_name="cache"), "cache is taken"),
+    (dict(run_name=".."), "--run_name '..': give a plain name"),
+    (dict(run_name="."), "--run_name '.': give a plain name"),
+    (dict(resume=True, load_model_dir="a/b"), "--load_model_dir 'a/b': give a plain name"),
+    (dict(image_size=18, widths=(32, 32, 64)), "image_size 18: .* multiple of 4, for example 16 or 20"),
+    (dict(image_size=75), "image_size 75"), (dict(seed=-1), "--seed -1"), (dict(lr=float("nan")), "--lr nan"),
+    (dict(prediction="eps", noise_schedule="flow"),
+     "--prediction eps with --noise_schedule flow: .* choose v, x0 or flow")], ids=str)
+def test_settings_that_cannot_be_are_refused_by_name(kw, say):
+    with pytest.raises(ValueError, match=say):
+        TrainConfig(**kw)
+
+@pytest.mark.parametrize("name", _RANGES)
+def test_a_range_is_that_of_a_setting(name): assert hasattr(TrainConfig(), name)
+
+# %% ../nbs/29_config.ipynb #550d706d
+@pytest.mark.parametrize("kw, say", [
+    (dict(epochs=2.5), "--epochs 2.5: give a whole number"), (dict(epochs="3"), "--epochs '3': give a whole number"),
+    (dict(epochs=True), "--epochs True"), (dict(epochs=None), "--epochs None"),
+    (dict(sample="foo"), "--sample foo: choose from ddim"),
+    (dict(precision="fp8"), "--precision fp8: choose from auto, fp32"),
+    (dict(optim="sgd"), "--optim sgd: choose from adamw"), (dict(act="swish"), "--act swish"),
+    (dict(lr="fast"), "--lr 'fast': give a number"), (dict(lr=math.nan), "--lr nan: give a number"),
+    (dict(lr=math.inf), "--lr inf: give a number from"), (dict(lr=True), "--lr True"),
+    (dict(grad_clip=math.nan), "--grad_clip nan"),
+    (dict(widths=32), "--widths 32: give whole numbers like"), (dict(widths=[32.]), "--widths"),
+    (dict(widths=["32"]), "--widths"), (dict(widths=(10**9,)), "--widths 1000000000: give widths of at most 8192"),
+    (dict(attention=True), "--attention True"),
+    (dict(channels=True), "--channels True: choose from auto, 1, 3"), (dict(channels=2), "--channels 2"),
+    (dict(channels="1"), "--channels 1: choose"),
+    (dict(conditional="yes"), "--conditional 'yes': choose True or False"), (dict(conditional=1), "--conditional 1"),
+    (dict(hflip=1), "--hflip 1"), (dict(hflip="False"), "--hflip 'False': choose True or False"),
+    (dict(dataset_path=""), "--dataset_path '': give some text"), (dict(dataset_path=None), "--dataset_path None"),
+    (dict(dataset_path="a\0b"), "--dataset_path"),
+    (dict(run_name=7), "--run_name 7: give some text"),
+    (dict(run_name=Path("a/b")), "--run_name 'a/b': give a plain name"), (dict(result_path=b"x"), "--result_path"),
+    (dict(seed=-1), "--seed -1"), (dict(seed=1.), "--seed 1.0"), (dict(device=0), "--device 0"),
+    (dict(batch_size="64"), "--batch_size '64': give a whole number"), (dict(batch_size=[64]), "--batch_size"),
+    (dict(save_minutes="x"), "--save_minutes 'x'"), (dict(world_size=2.), "--world_size 2.0"),
+    (dict(num_classes=2.5), "--num_classes 2.5")], ids=str)
+def test_a_wrong_setting_from_python_is_named_in_a_line(kw, say):
+    with pytest.raises(ValueError, match=f"^{re.escape(say)}") as e:
+        TrainConfig(**kw)
+    assert "\n" not in str(e.value)
+
+# %% ../nbs/29_config.ipynb #6aac32a4
+@pytest.mark.parametrize("kw, want", [
+    (dict(dataset_path=Path("a/b")), "a/b"), (dict(result_path=Path("a")), "a"), (dict(run_name=Path("a")), "a"),
+    (dict(device=torch.device("cpu")), "cpu"), (dict(seed=torch.tensor([3]).numpy()[0]), 3),
+    (dict(widths=[32, 64]), (32, 64)), (dict(widths=torch.tensor([32]).numpy()), (32,)), (dict(lr=1), 1.),
+    (dict(hflip=torch.tensor([True]).numpy()[0]), True), (dict(lr=torch.tensor([.5]).numpy()[0]), .5)], ids=str)
+def test_what_means_the_same_is_taken_from_python(kw, want):
+    got = getattr(TrainConfig(**kw), *kw)
+    assert got == want
+    assert type(got) is type(want)
 
 # %% ../nbs/29_config.ipynb #db2e2226
 @pytest.mark.parametrize("kw, asked, scale", [
     (dict(), None, 2.), (dict(cfg_scale=3.), None, 3.), (dict(cfg_scale=3.), 0., 0.),
     (dict(label_drop=0.), None, 1.), (dict(label_drop=0.), 1, 1.), (dict(label_drop=0), None, 1.),
     (dict(label_drop=1.), None, 0.), (dict(label_drop=1.), 0., 0.),
-    (dict(label_drop=.999), None, 2.), (dict(label_drop=.001), 4., 4.), (dict(label_drop=1e-5), None, 1.), (dict(label_drop=.99999), None, 0.),
+    (dict(label_drop=.999), None, 2.), (dict(label_drop=.001), 4., 4.),
+    (dict(label_drop=1e-5), None, 1.), (dict(label_drop=.99999), None, 0.),
     (dict(label_drop=0., cfg_scale=2.), None, 1.),  # as stored by runs of before
     (dict(label_drop=0., conditional=False), None, 2.), (dict(label_drop=0., conditional=False), 3., 3.),
-])
+], ids=str)
 def test_the_scale_of_guidance_is_one_that_was_trained(kw, asked, scale):
     assert usable_cfg_scale(TrainConfig(**kw), asked) == scale
 
@@ -53,72 +190,22 @@ def test_remembered_settings_do_not_resume_or_overwrite():
 # %% ../nbs/29_config.ipynb #23f9dd1d
 @pytest.mark.parametrize("values, groups", [({}, 32), (dict(groups=8), 8)])
 def test_settings_of_an_earlier_version_mean_32_groups(values, groups):
-    assert upgrade_config(dict(epochs=3) | values) == dict(epochs=3, groups=groups)
+    assert _upgrade_config(dict(epochs=3) | values) == dict(epochs=3, groups=groups)
 
-# %% ../nbs/29_config.ipynb #e3ab0175
-def test_settings_that_cannot_be_are_refused_by_name():
-    for kw, say in ((dict(epochs=0), "--epochs 0: give a number of at least 1"), (dict(label_drop=1.5), "--label_drop 1.5: .* from 0 to 1"), (dict(run_name="a/b"), "--run_name 'a/b'"), (dict(run_name="cache"), "cache is taken"),
-                    (dict(image_size=18, widths=(32, 32, 64)), "image_size 18: .* multiple of 4, for example 16 or 20"), (dict(image_size=75), "image_size 75"), (dict(seed=-1), "--seed -1"), (dict(lr=float("nan")), "--lr nan"),
-                    (dict(prediction="eps", noise_schedule="flow"), "--prediction eps with --noise_schedule flow: .* choose v, x0 or flow")):
-        with pytest.raises(ValueError, match=say):
-            TrainConfig(**kw)
-    validate(TrainConfig(image_size=24))
-    assert all(hasattr(TrainConfig(), name) for name in RANGES)
-    assert issubclass(TrainConfig, NetConfig)
-    assert issubclass(NetConfig, DataConfig)
+@pytest.mark.parametrize("text, want", [
+    ("epochs: 3\nema_decay: 1000.0\n", TrainConfig(epochs=3, ema_halflife=1000., groups=32)),
+    ("epochs: 3\nema_halflife: 1000.0\ngroups: 8\n", TrainConfig(epochs=3, ema_halflife=1000., groups=8)),
+    ("result_path: ''\n", TrainConfig(result_path=".", groups=32)),
+    (config_yaml(TrainConfig(widths=(32, 64), resume=True)), TrainConfig(widths=(32, 64)))],
+    ids=["earlier", "now", "empty path", "all"])
+def test_settings_are_read_as_they_were_kept(tmp_path, text, want):
+    (tmp_path / "config.yaml").write_text(text)
+    assert read_config(tmp_path / "config.yaml") == want
 
-# %% ../nbs/29_config.ipynb #b70ece5b
-def test_settings_that_contradict_each_other_are_refused():
-    for kw, say in ((dict(num_vis=0), "--num_vis 0"), (dict(attention=(7,)), "--attention 7: no feature map has 7 pixels a side; choose of 16, 8, 4"), (dict(ema_decay=.999), "--ema_decay 0.999: give its half-life in pictures; 0.999 a step is a half-life of 44,339"), (dict(resume=True, overwrite=True), "choose one"), (dict(start_epoch=3), "--start_epoch 3: needs --resume"),
-                    (dict(load_model_dir="a"), "--load_model_dir a: needs"), (dict(fp16=True, precision="bf16"), "--fp16 True and --precision bf16"), (dict(start_model_interval=5), "needs --save_model_interval"),
-                    (dict(distributed=True, main_gpu=2), "--main_gpu 2: with --world_size 2 choose 0 to 1"), (dict(distributed=True, batch_size=65), "--batch_size 65: .* multiple"),
-                    (dict(exact_shards=3), "--exact_shards 3: choose a divisor of --batch_size 64"), (dict(shard=True, fp16=True), "--shard True with fp16: choose --precision bf16")):
-        with pytest.raises(ValueError, match=say):
-            TrainConfig(**kw)
-    check_together(TrainConfig(resume=True, start_epoch=-1, start_model_interval=-1))
-
-# %% ../nbs/29_config.ipynb #550d706d
-@pytest.mark.parametrize("kw, say", [
-    (dict(epochs=2.5), "--epochs 2.5: give a whole number"), (dict(epochs="3"), "--epochs '3': give a whole number"),
-    (dict(epochs=True), "--epochs True"), (dict(epochs=None), "--epochs None"),
-    (dict(sample="foo"), "--sample foo: choose from ddim"),
-    (dict(precision="fp8"), "--precision fp8: choose from auto, fp32"),
-    (dict(optim="sgd"), "--optim sgd: choose from adamw"), (dict(act="swish"), "--act swish"),
-    (dict(lr="fast"), "--lr 'fast': give a number"), (dict(lr=math.nan), "--lr nan: give a number"),
-    (dict(lr=math.inf), "--lr inf: give a number from"), (dict(lr=True), "--lr True"),
-    (dict(grad_clip=math.nan), "--grad_clip nan"),
-    (dict(widths=32), "--widths 32: give whole numbers like"), (dict(widths=[32.]), "--widths"),
-    (dict(widths=["32"]), "--widths"), (dict(widths=(10**9,)), "--widths 1000000000: give widths of at most 8192"),
-    (dict(attention=True), "--attention True"),
-    (dict(channels=True), "--channels True: choose from auto, 1, 3"), (dict(channels=2), "--channels 2"),
-    (dict(channels="1"), "--channels 1: choose"),
-    (dict(conditional="yes"), "--conditional 'yes': choose True or False"), (dict(conditional=1), "--conditional 1"),
-    (dict(hflip=1), "--hflip 1"), (dict(hflip="False"), "--hflip 'False': choose True or False"),
-    (dict(dataset_path=""), "--dataset_path '': give some text"), (dict(dataset_path=None), "--dataset_path None"),
-    (dict(dataset_path="a\0b"), "--dataset_path"),
-    (dict(run_name=7), "--run_name 7: give some text"),
-    (dict(run_name=Path("a/b")), "--run_name 'a/b': give a plain name"), (dict(result_path=b"x"), "--result_path"),
-    (dict(seed=-1), "--seed -1"), (dict(seed=1.), "--seed 1.0"), (dict(device=0), "--device 0"),
-    (dict(batch_size="64"), "--batch_size '64': give a whole number"), (dict(batch_size=[64]), "--batch_size"),
-    (dict(save_minutes="x"), "--save_minutes 'x'"), (dict(world_size=2.), "--world_size 2.0"),
-    (dict(num_classes=2.5), "--num_classes 2.5")])
-def test_a_wrong_setting_from_python_is_named_in_a_line(kw, say):
-    with pytest.raises(ValueError) as e:
-        TrainConfig(**kw)
-    assert str(e.value).startswith(say)
-    assert "\n" not in str(e.value)
-
-@pytest.mark.parametrize("kw, want", [
-    (dict(dataset_path=Path("a/b")), "a/b"), (dict(result_path=Path("a")), "a"), (dict(run_name=Path("a")), "a"),
-    (dict(device=torch.device("cpu")), "cpu"), (dict(seed=torch.tensor([3]).numpy()[0]), 3),
-    (dict(widths=[32, 64]), (32, 64)), (dict(widths=torch.tensor([32]).numpy()), (32,)), (dict(lr=1), 1.),
-    (dict(hflip=torch.tensor([True]).numpy()[0]), True), (dict(lr=torch.tensor([.5]).numpy()[0]), .5)])
-def test_what_means_the_same_is_taken_from_python(kw, want):
-    got = getattr(TrainConfig(**kw), *kw)
-    assert got == want
-    assert type(got) is type(want)
-
-@pytest.mark.parametrize("config", ["x", None, 3, dict(epochs=3), TrainConfig])
-def test_a_trainer_takes_settings_and_nothing_else(config):
-    with pytest.raises(ValueError, match=r"Trainer\(.*give settings, Trainer\(TrainConfig"):
-        Trainer(config)
+@pytest.mark.parametrize("values, say", [
+    (dict(ema_decay="x"), "a.json: ema_halflife 'x': give a number .ema_decay is another name of ema_halflife."),
+    (dict(ema_decay=1., ema_halflife=1.), "a.json: ema_decay and ema_halflife: two names of one setting"),
+    (dict(epoks=3), "a.json: unknown setting epoks: did you mean epochs")], ids=str)
+def test_kept_settings_that_cannot_be_are_named(values, say):
+    with pytest.raises(ValueError, match=say):
+        stored_config(values, "a.json")

@@ -11,7 +11,7 @@ from iddm.console import SteadyStream, steady_output
 
 # %% ../nbs/18_console.ipynb #5c395add
 class Broken(io.StringIO):
-    "A stream that fails in a way that is told."
+    "A stream that fails with a given error."
     def __init__(self, error):
         super().__init__()
         self.error = error
@@ -20,9 +20,12 @@ class Broken(io.StringIO):
     def flush(self): raise self.error
 
 # %% ../nbs/18_console.ipynb #a752ca60
-@pytest.mark.parametrize("error", [
+BROKEN = [
     BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device"), OSError(5, "Input/output error"),
-    ValueError("I/O operation on closed file"), RuntimeError("reentrant call inside <_io.BufferedWriter>")])
+    ValueError("I/O operation on closed file"), RuntimeError("reentrant call inside <_io.BufferedWriter>"),
+]
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
 def test_no_way_in_which_output_fails_reaches_the_work(error):
     with redirect_stdout(Broken(error)), redirect_stderr(Broken(error)), steady_output():
         print("a line", flush=True)
@@ -55,16 +58,24 @@ def test_a_program_without_output_runs_and_a_closed_stream_is_no_terminal():
     assert SteadyStream(None).write("lost") == 4
 
 # %% ../nbs/18_console.ipynb #c1aacd6a
+PROGRAM = r"""
+import os, sys
+from iddm.console import steady_output
+with steady_output():
+    for word in ("\u732b", "done"):
+        print(word, flush=True)
+    with open("work", "w") as f:
+        f.write("done")
+    os.write(1, b"from a library")
+sys.exit(7)
+"""
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs bash and /dev/full")
 @pytest.mark.parametrize("shell", [
     '"$@" | true; exit ${PIPESTATUS[0]}', '"$@" > /dev/full', '"$@" >&-', '"$@" >&- 2>&-',
     'PYTHONIOENCODING=cp1252 "$@" > /dev/null', 'LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 "$@" > /dev/null'])
 def test_a_program_ends_with_its_own_status_whatever_becomes_of_its_output(shell, tmp_path):
-    lines = ["import os, sys", "from iddm.console import steady_output", "with steady_output():",
-             "    for word in ('\\u732b', 'done'): print(word, flush=True)",
-             "    with open('work', 'w') as f: f.write('done')",
-             "    os.write(1, b'from a library')", "sys.exit(7)"]
-    command = ["bash", "-c", shell, "bash", sys.executable, "-c", "\n".join(lines)]
+    command = ["bash", "-c", shell, "bash", sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, env=os.environ | dict(PYTHONPATH=os.getcwd()))
     assert done.returncode == 7
     assert done.stderr == b""

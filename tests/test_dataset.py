@@ -32,3 +32,11 @@ def test_an_overview_counts_and_measures_each_class():
     assert list(grids) == ["dark", "light"]
     assert grids["light"].getpixel((10, 10)) == (200, 200, 200)
     assert summary_table(ImageDataset(x, torch.zeros(3, dtype=torch.long))).splitlines()[1].split()[:2] == ["all", "3"]
+
+# %% ../nbs/21_dataset.ipynb #ae0cb1fb
+def test_a_class_without_images_is_in_the_table_and_has_no_grid():
+    x = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    data = ImageDataset(x, torch.tensor([0, 2]), ("a", "b", "c"), sizes=torch.tensor([[5, 9], [4, 4]]))
+    rows = [o.split() for o in summary_table(data).splitlines()[1:]]
+    assert rows[1] == ["b", "0", "no", "image"]
+    assert list(show_classes(data)) == ["a", "c"]

@@ -2,6 +2,7 @@
 
 # %% ../nbs/05_editing.ipynb #auto
 import torch
+from torch.nn.functional import cosine_similarity
 from iddm.samplers import randn
 from iddm.oracles import empirical_denoiser, gaussian_denoiser, gmm_denoiser, quantile_map
 from iddm.samplers import SAMPLERS, ddim, ddpm, final_sample, heun, initial_x, per_sample_generators
@@ -9,163 +10,232 @@ from iddm.schedules import add_noise, cosine, edm, flow, linear, timesteps
 import math
 import re
 import pytest
-from iddm.editing import img2img, inpainting_denoiser, invert, kept_part, repaint, slerp
+from iddm.editing import _is_known, img2img, inpainting_denoiser, invert, repaint, slerp
 
 # %% ../nbs/05_editing.ipynb #b6284713
-def test_inversion_finds_the_exact_noise_with_an_error_that_falls_with_the_square_of_the_steps():
-    three = dict(means=torch.tensor([-1.2, .3, 1.]), stds=torch.tensor([.2, .25, .15]), weights=torch.tensor([.3, .5, .2]))
+THREE_PEAKS = dict(
+    means=torch.tensor([-1.2, .3, 1.]), stds=torch.tensor([.2, .25, .15]), weights=torch.tensor([.3, .5, .2]))
+
+@pytest.mark.parametrize("schedule", [flow(2**14), edm(2**14, sigma_min=1e-3)], ids=["flow", "edm"])
+def test_inversion_finds_the_exact_noise_with_an_error_that_falls_with_the_square_of_the_steps(schedule):
     x = torch.linspace(-1.5, 1.3, 41, dtype=torch.float64)[:, None]
-    for s, spacing in ((flow(2**14), "linspace"), (edm(2**14, sigma_min=1e-3), "linspace")):
-        want = quantile_map(s, x, **three, start=None, end=s.T - 1)
-        off = [((final_sample(invert(gmm_denoiser(s, **three), x, s, timesteps(s.T, n, spacing))) - want).abs() / s.spread[-1]).max().item() for n in (64, 128, 256)]
-        assert off[-1] < 2e-3 and 3 < off[-2] / off[-1] < 5.5, off
+    exact = quantile_map(schedule, x, **THREE_PEAKS, start=None, end=schedule.T - 1)
+    def error(steps):
+        times = timesteps(schedule.T, steps, "linspace")
+        noise = final_sample(invert(gmm_denoiser(schedule, **THREE_PEAKS), x, schedule, times))
+        return (noise - exact).abs().max().item() / math.hypot(*schedule.at(schedule.T - 1))
+    assert error(256) < 2e-3
+    assert 3 < error(128) / error(256) < 5.5
 
 # %% ../nbs/05_editing.ipynb #2df33e01
-def test_there_and_back_is_the_picture_better_with_more_steps():
-    s = linear()
+def test_there_and_back_is_the_image_better_with_more_steps():
+    schedule = linear()
     x = torch.tanh(randn((4, 1, 4, 4), per_sample_generators(3, 4)).double())
-    model_ = gmm_denoiser(s, torch.tanh(randn((6, 1, 4, 4), per_sample_generators(4, 6))), .5)
+    denoise = gmm_denoiser(schedule, torch.tanh(randn((6, 1, 4, 4), per_sample_generators(4, 6))), .5)
     def error(steps, sampler):
-        ts = timesteps(s.T, steps, "quadratic")
-        return (final_sample(sampler(model_, final_sample(invert(model_, x, s, ts)), s, ts)) - x).square().mean().item()
-    off = {sampler: [error(n, sampler) for n in (10, 20, 50, 100)] for sampler in (ddim, heun)}
-    for row in off.values():
-        assert row == sorted(row, reverse=True)
-    assert off[heun][-1] < 1e-4 * off[ddim][0]
-    assert off[heun][-1] < off[ddim][-1]
-    assert [o.t for o in invert(model_, x, s, 3)] == [332, 666, 999]
+        times = timesteps(schedule.T, steps, "quadratic")
+        noise = final_sample(invert(denoise, x, schedule, times))
+        return (final_sample(sampler(denoise, noise, schedule, times)) - x).square().mean().item()
+    with_ddim = [error(steps, ddim) for steps in (10, 20, 50, 100)]
+    with_heun = [error(steps, heun) for steps in (10, 20, 50, 100)]
+    assert with_ddim == sorted(with_ddim, reverse=True)
+    assert with_heun == sorted(with_heun, reverse=True)
+    assert with_heun[-1] < 1e-4 * with_ddim[0]
+    assert with_heun[-1] < with_ddim[-1]
+    assert [step.t for step in invert(denoise, x, schedule, 3)] == [332, 666, 999]
 
 # %% ../nbs/05_editing.ipynb #a59204ea
-def test_slerp_stays_on_the_sphere_and_turns_evenly():
-    a, b = randn((2, 3, 1, 8, 8), per_sample_generators(0, 2)).double()
-    b = b * a.flatten(1).norm(dim=1).div(b.flatten(1).norm(dim=1))[:, None, None, None]  # same length
-    cos = lambda p, q: torch.nn.functional.cosine_similarity(p.flatten(1), q.flatten(1))
-    for w in (0., .25, .5, 1.):
-        x = slerp(a, b, w)
-        torch.testing.assert_close(x.flatten(1).norm(dim=1), a.flatten(1).norm(dim=1))
-        torch.testing.assert_close(cos(a, x).clamp(-1, 1).acos(), w * cos(a, b).acos(), rtol=0, atol=1e-6)
-    torch.testing.assert_close(slerp(a, b, torch.tensor([0., .5, 1.]))[[0, 2]], torch.stack([a[0], b[2]]))
-    torch.testing.assert_close(slerp(a, 2 * a, .25), 1.25 * a)
+A, B = randn((2, 3, 1, 8, 8), per_sample_generators(0, 2)).double()
+B = B * A.flatten(1).norm(dim=1).div(B.flatten(1).norm(dim=1))[:, None, None, None]  # same length
+
+def angle(p, q): return cosine_similarity(p.flatten(1), q.flatten(1)).clamp(-1, 1).acos()
+
+@pytest.mark.parametrize("w", [0., .25, .5, 1.])
+def test_slerp_stays_on_the_sphere_and_turns_evenly(w):
+    x = slerp(A, B, w)
+    torch.testing.assert_close(x.flatten(1).norm(dim=1), A.flatten(1).norm(dim=1))
+    torch.testing.assert_close(angle(A, x), w * angle(A, B), rtol=0, atol=1e-6)
+
+def test_slerp_takes_a_share_for_each_image():
+    mixed = slerp(A, B, torch.tensor([0., .5, 1.]))
+    torch.testing.assert_close(mixed[[0, 2]], torch.stack([A[0], B[2]]))
+
+def test_slerp_is_straight_between_ends_that_point_the_same_way():
+    torch.testing.assert_close(slerp(A, 2 * A, .25), 1.25 * A)
 
 # %% ../nbs/05_editing.ipynb #35d29efe
-def test_a_walk_from_a_picture_starts_at_the_time_it_was_noised_to():
-    looks = []
-    def look(x, t): return looks.append((x, t)) or x
-    s, x0 = cosine(), torch.full((1, 1, 2, 2), .5, dtype=torch.float64)
-    for strength, want in ((1., 999), (.6, 599), (.58, 599), (.1, 99), (.01, 99)):
-        looks.clear()
-        list(img2img(ddim, look, x0, s, 10, strength=strength, generator=per_sample_generators(0, 1)))
-        x, t = looks[0]
-        assert t == want
-        assert len(looks) == round((want + 1) / 100)
-        torch.testing.assert_close(x, add_noise(s, x0, torch.tensor([want]), randn(x0.shape, per_sample_generators(0, 1)).double()))
+@pytest.mark.parametrize("strength, first", [(1., 999), (.6, 599), (.58, 599), (.1, 99), (.01, 99)])
+def test_a_trajectory_from_an_image_starts_at_the_time_it_was_noised_to(strength, first):
+    schedule = cosine()
+    x0 = torch.full((1, 1, 2, 2), .5, dtype=torch.float64)
+    seen = []
+    def denoise(x, t):
+        seen.append((x, t))
+        return x
+    list(img2img(ddim, denoise, x0, schedule, 10, strength=strength, generator=per_sample_generators(0, 1)))
+    x, t = seen[0]
+    assert t == first
+    assert len(seen) == round((first + 1) / 100)
+    eps = randn(x0.shape, per_sample_generators(0, 1)).double()
+    torch.testing.assert_close(x, add_noise(schedule, x0, torch.tensor([first]), eps))
 
 # %% ../nbs/05_editing.ipynb #799fca4c
-def test_a_walk_from_a_picture_of_the_data_stays_in_the_data_with_every_sampler():
-    s, g = linear(), torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "heun", "plms", "dpmpp_2m", "dpmpp_2m_sde"])
+def test_a_trajectory_from_an_image_of_the_data_stays_in_the_data(name):
+    schedule = linear()
+    g = torch.Generator().manual_seed(0)
+    denoise = gaussian_denoiser(schedule, .3, .5)
     x0 = .3 + .5 * randn((20_000, 1, 1, 1), g)
-    for name in ("ddim", "ddpm", "heun", "plms", "dpmpp_2m", "dpmpp_2m_sde"):
-        out = final_sample(img2img(SAMPLERS[name], gaussian_denoiser(s, .3, .5), x0, s, timesteps(1000, 50, "quadratic"), strength=.7, generator=g))
-        assert out.mean().item() == pytest.approx(.3, abs=.02)
-        assert out.std().item() == pytest.approx(.5, abs=.05)
-        near, far = ((final_sample(img2img(SAMPLERS[name], gaussian_denoiser(s, .3, .5), x0, s, 20, strength=k, generator=g)) - x0).abs().mean() for k in (.2, .8))
-        assert near < far
+    def edited(steps, strength):
+        steps = img2img(SAMPLERS[name], denoise, x0, schedule, steps, strength=strength, generator=g)
+        return final_sample(steps)
+    out = edited(timesteps(1000, 50, "quadratic"), .7)
+    assert out.mean().item() == pytest.approx(.3, abs=.02)
+    assert out.std().item() == pytest.approx(.5, abs=.05)
+    near, far = edited(20, .2), edited(20, .8)
+    assert (near - x0).abs().mean() < (far - x0).abs().mean()
 
 # %% ../nbs/05_editing.ipynb #b17ddfd6
-def test_the_known_part_comes_out_as_it_is_with_every_sampler_on_every_path():
-    known, mask = torch.tanh(randn((2, 1, 4, 4), per_sample_generators(0, 2))), torch.tensor([1., 1, 0, 0])
-    for make in (linear, cosine, flow, edm):
-        s = make()
-        x, data = initial_x(s, randn((2, 1, 4, 4), per_sample_generators(1, 2))), torch.tanh(randn((5, 1, 4, 4), per_sample_generators(2, 5)))
-        for sampler in SAMPLERS.values():
-            out = final_sample(sampler(inpainting_denoiser(empirical_denoiser(s, data), known, mask), x, s, 12, generator=per_sample_generators(3, 2)))
-            torch.testing.assert_close(out[..., :2], known[..., :2], rtol=0, atol=2e-3)
-            assert (out[..., 2:] - known[..., 2:]).abs().max() > .1
-        out = final_sample(repaint(empirical_denoiser(s, data), x, s, 12, known=known, mask=mask, rounds=3, generator=per_sample_generators(3, 2)))
-        assert torch.equal(out[..., :2], known[..., :2])
+KNOWN, UPPER = torch.tanh(randn((2, 1, 4, 4), per_sample_generators(0, 2))), torch.tensor([1., 1, 0, 0])
+DATA = torch.tanh(randn((5, 1, 4, 4), per_sample_generators(2, 5)))
+
+def filling(schedule):
+    "What a sampler needs: a denoiser, noise to start from, the schedule, steps."
+    x = initial_x(schedule, randn((2, 1, 4, 4), per_sample_generators(1, 2)))
+    return empirical_denoiser(schedule, DATA), x, schedule, 12
+
+@pytest.mark.parametrize("make", [linear, cosine, flow, edm])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_known_part_comes_out_as_it_is_with_every_sampler_on_every_path(name, make):
+    denoise, *rest = filling(make())
+    inpaint = inpainting_denoiser(denoise, KNOWN, UPPER)
+    out = final_sample(SAMPLERS[name](inpaint, *rest, generator=per_sample_generators(3, 2)))
+    torch.testing.assert_close(out[..., :2], KNOWN[..., :2], rtol=0, atol=2e-3)
+    assert (out[..., 2:] - KNOWN[..., 2:]).abs().max() > .1
+
+@pytest.mark.parametrize("make", [linear, cosine, flow, edm])
+def test_repaint_keeps_the_known_part_to_the_bit(make):
+    options = dict(known=KNOWN, mask=UPPER, rounds=3, generator=per_sample_generators(3, 2))
+    out = final_sample(repaint(*filling(make()), **options))
+    assert torch.equal(out[..., :2], KNOWN[..., :2])
 
 # %% ../nbs/05_editing.ipynb #9ca5037d
-def fillings(n: int = 20_000, steps: int = 100, rounds=(1, 3, 10, 30)):
-    "Fill the second of two pixels (correlation .9) whose first is 1: for each way, mean and variance of what comes out."
-    s, g = cosine(), torch.Generator().manual_seed(0)
-    var, basis = torch.linalg.eigh(torch.tensor([[1., .9], [.9, 1.]]))
-    pair, known, mask = gaussian_denoiser(s, 0., var.sqrt(), basis), torch.ones(n, 1, 1, 2), torch.tensor([1., 0.])
-    x, ts = randn((n, 1, 1, 2), g), timesteps(s.T, steps, "quadratic")
-    out = {"inpainted": final_sample(ddpm(inpainting_denoiser(pair, known, mask), x, s, ts, generator=g))}
-    for r in rounds:
-        out[f"repaint {r:2}"] = final_sample(repaint(pair, x, s, ts, known=known, mask=mask, rounds=r, generator=g))
-    return {k: (v[..., 1].mean().item(), v[..., 1].var().item()) for k, v in out.items()}
+def two_pixels(n: int, steps: int):
+    "Return a denoiser of two pixels with correlation .9, noise to start from, a schedule and times."
+    schedule = cosine()
+    variance, basis = torch.linalg.eigh(torch.tensor([[1., .9], [.9, 1.]]))
+    x = randn((n, 1, 1, 2), torch.Generator().manual_seed(0))
+    times = timesteps(schedule.T, steps, "quadratic")
+    return gaussian_denoiser(schedule, 0., variance.sqrt(), basis), x, schedule, times
+
+# %% ../nbs/05_editing.ipynb #14b7bfb2
+def fillings(rounds: int | None, n: int = 20_000, steps: int = 100) -> tuple[float, float]:
+    "Fill the second pixel, the first is 1: mean and variance. `None` rounds: by `inpainting_denoiser`, not RePaint."
+    denoise, *rest = two_pixels(n, steps)
+    g = torch.Generator().manual_seed(1)
+    hole = dict(known=torch.ones(n, 1, 1, 2), mask=torch.tensor([1., 0.]))
+    if rounds is None:
+        filled = final_sample(ddpm(inpainting_denoiser(denoise, **hole), *rest, generator=g))
+    else:
+        filled = final_sample(repaint(denoise, *rest, **hole, rounds=rounds, generator=g))
+    return filled[..., 1].mean().item(), filled[..., 1].var().item()
 
 # %% ../nbs/05_editing.ipynb #f7c7c158
-def test_going_up_again_brings_the_right_amount_of_noise():
-    s, eps = linear(), randn((40_000, 1), torch.Generator().manual_seed(0))
-    for ts in ([900, 895], [500, 495]):
-        step = next(repaint(gaussian_denoiser(s, 0., 1.), eps, s, ts, known=eps, mask=torch.zeros(1), rounds=8, generator=torch.Generator().manual_seed(1)))
-        assert step.x.std().item() == pytest.approx(1, abs=.02)  # data of unit spread keeps it, up and down
-    looks = []
-    list(repaint(lambda x, t: looks.append(t) or x, torch.ones(1, 1), s, [9, 5, 1], known=eps[:1], mask=torch.ones(1), rounds=3, generator=per_sample_generators(0, 1)))
-    assert looks == [9] * 3 + [5] * 3 + [1]
+@pytest.mark.parametrize("times", [[900, 895], [500, 495]])
+def test_going_up_again_brings_the_right_amount_of_noise(times):
+    schedule = linear()
+    eps = randn((40_000, 1), torch.Generator().manual_seed(0))
+    options = dict(known=eps, mask=torch.zeros(1), rounds=8, generator=torch.Generator().manual_seed(1))
+    step = next(repaint(gaussian_denoiser(schedule, 0., 1.), eps, schedule, times, **options))
+    assert step.x.std().item() == pytest.approx(1, abs=.02)  # data of standard deviation 1 keeps it, up and down
+
+def test_each_step_but_the_last_is_made_as_often_as_there_are_rounds():
+    seen = []
+    def denoise(x, t):
+        seen.append(t)
+        return x
+    one = torch.ones(1, 1)
+    options = dict(known=one, mask=torch.ones(1), rounds=3, generator=per_sample_generators(0, 1))
+    list(repaint(denoise, one, linear(), [9, 5, 1], **options))
+    assert seen == [9] * 3 + [5] * 3 + [1]
 
 # %% ../nbs/05_editing.ipynb #6b7896cf
-def test_a_mask_that_does_not_fit_is_refused():
-    x = torch.zeros(2, 1, 4, 4)
-    for shape in ((2, 4, 4), (2, 3, 4, 4), (5, 2, 1, 4, 4), (4, 3)):
-        with pytest.raises(ValueError, match="give .H, W., .B, 1, H, W. or the shape of the pictures"):
-            inpainting_denoiser(lambda x, t: x, x, torch.ones(shape))(x, 0)
-    for shape in ((4, 4), (2, 1, 4, 4), (1, 4)):
-        assert kept_part(torch.ones(shape), x).all()
-        assert not kept_part(torch.full(shape, .4), x).any()
-    with pytest.raises(ValueError, match="rounds=0: give 1"):
-        final_sample(repaint(None, x, cosine(), known=x, mask=x, rounds=0))
+BATCH = torch.zeros(2, 1, 4, 4)
+def same(x, t): return x
+
+@pytest.mark.parametrize("shape", [(2, 4, 4), (2, 3, 4, 4), (5, 2, 1, 4, 4), (4, 3)])
+def test_a_mask_that_does_not_fit_is_refused(shape):
+    with pytest.raises(ValueError, match="give .H, W., .B, 1, H, W. or the shape of the images"):
+        inpainting_denoiser(same, BATCH, torch.ones(shape))(BATCH, 0)
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 1, 4, 4), (1, 4)])
+def test_a_mask_that_fits_is_known_above_one_half(shape):
+    assert _is_known(torch.ones(shape), BATCH).all()
+    assert not _is_known(torch.full(shape, .4), BATCH).any()
 
 # %% ../nbs/05_editing.ipynb #66592d25
-s, x, hole = cosine(), torch.zeros(2, 1, 4, 4), torch.ones(4, 4)
-def same(x, t): return x
-def sketched(x0=x, steps=5, **kw): return final_sample(img2img(ddim, same, x0, s, steps, **kw))
-def filled(denoise=same, x=x, known=x, mask=hole, **kw):
-    return final_sample(repaint(denoise, x, s, 3, known=known, mask=mask, **kw))
-WRONG = {
-    "a list turned to noise": (lambda: final_sample(invert(same, [0.], s, 3)), TypeError, "x is list"),
-    "bytes turned to noise": (lambda: final_sample(invert(same, x.byte(), s, 3)), ValueError, "x is torch.uint8: give floats"),
+def sketched(x0=BATCH, steps=5, **kw): return final_sample(img2img(ddim, same, x0, cosine(), steps, **kw))
+def inverted(x=BATCH, denoise=same): return final_sample(invert(denoise, x, cosine(), 3))
+def half(x, t): return x[:1]
+WRONG_STARTS = {
+    "a list turned to noise": (lambda: inverted([0.]), TypeError, "x is list"),
+    "bytes turned to noise": (lambda: inverted(BATCH.byte()), ValueError, "x is torch.uint8: give floats"),
     "noise of a denoiser of another shape": (
-        lambda: final_sample(invert(lambda x, t: x[:1], x, s, 3)), ValueError, "the model answers (1, "),
-    "ends of other shapes": (lambda: slerp(x, x[:1], .5), ValueError, "a is (2, 1, 4, 4) and b is (1, 1, 4, 4)"),
-    "shares for another batch": (lambda: slerp(x, x, torch.ones(3)), ValueError, "w is (3,): give one share"),
-    "a share of NaN": (lambda: slerp(x, x, math.nan), ValueError, "w=nan: give finite numbers"),
-    "an end as a list": (lambda: slerp([0.], x, .5), TypeError, "a is list"),
+        lambda: inverted(denoise=half), ValueError, "the model answers (1, "),
+    "ends of other shapes": (
+        lambda: slerp(BATCH, BATCH[:1], .5), ValueError, "a is (2, 1, 4, 4) and b is (1, 1, 4, 4)"),
+    "shares for another batch": (
+        lambda: slerp(BATCH, BATCH, torch.ones(3)), ValueError, "w is (3,): give one share"),
+    "a share of NaN": (lambda: slerp(BATCH, BATCH, math.nan), ValueError, "w=nan: give finite numbers"),
+    "an end as a list": (lambda: slerp([0.], BATCH, .5), TypeError, "a is list"),
     "a strength of 0": (lambda: sketched(strength=0), ValueError, "strength=0: give a share above 0"),
     "a strength below 0": (lambda: sketched(strength=-1), ValueError, "strength=-1: give a share above 0"),
     "a strength above 1": (
         lambda: sketched(strength=1.1), ValueError, "strength=1.1: give a share above 0 and up to 1"),
     "a strength of NaN": (lambda: sketched(strength=math.nan), ValueError, "strength=nan: give a share above 0"),
     "a strength as text": (lambda: sketched(strength="0.5"), TypeError, "strength='0.5': give a number"),
-    "a sketch as bytes": (lambda: sketched(x.byte()), ValueError, "x0 is torch.uint8: give floats"),
+    "a sketch as bytes": (lambda: sketched(BATCH.byte()), ValueError, "x0 is torch.uint8: give floats"),
     "a sketch in too many steps": (lambda: sketched(steps=1001), ValueError, "steps=1001: choose from 1 to 1000"),
-    "a mask as a list": (lambda: inpainting_denoiser(same, x, [1, 0])(x, 0), TypeError, "mask is list: give a tensor"),
+}
+
+@pytest.mark.parametrize("use, error, words", WRONG_STARTS.values(), ids=WRONG_STARTS)
+def test_a_wrong_start_gets_one_clear_line(use, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        use()
+
+# %% ../nbs/05_editing.ipynb #6427c7b6
+ALL_KNOWN = torch.ones(4, 4)
+def filled(denoise=same, x=BATCH, known=BATCH, mask=ALL_KNOWN, **kw):
+    return final_sample(repaint(denoise, x, cosine(), 3, known=known, mask=mask, **kw))
+def inpainted(known=BATCH, mask=ALL_KNOWN, denoise=same):
+    return inpainting_denoiser(denoise, known, mask)(BATCH, 0)
+def in_a_tuple(x, t): return (x,)
+WRONG_HOLES = {
+    "a mask as a list": (lambda: inpainted(mask=[1, 0]), TypeError, "mask is list: give a tensor"),
     "a mask of another size": (
-        lambda: filled(mask=torch.ones(5, 5)), ValueError, "a mask of (5, 5) for pictures of (2, 1, 4, 4)"),
-    "known images of another size": (
-        lambda: inpainting_denoiser(same, x[..., :2], hole)(x, 0), ValueError, "known is (2, 1, 4, 2)"),
-    "known images of another batch": (lambda: filled(known=x.repeat(2, 1, 1, 1)), ValueError, "known is (4, 1, 4, 4)"),
+        lambda: filled(mask=torch.ones(5, 5)), ValueError, "a mask of (5, 5) for images of (2, 1, 4, 4)"),
+    "known images of another size": (lambda: inpainted(BATCH[..., :2]), ValueError, "known is (2, 1, 4, 2)"),
+    "known images of another batch": (
+        lambda: filled(known=BATCH.repeat(2, 1, 1, 1)), ValueError, "known is (4, 1, 4, 4)"),
     "known images as a list": (lambda: filled(known=[0.]), TypeError, "known is list"),
-    "a hole filled with another shape": (
-        lambda: inpainting_denoiser(lambda x, t: x[:1], x, hole)(x, 0), ValueError, "the model answers (1, "),
+    "a hole filled with another shape": (lambda: inpainted(denoise=half), ValueError, "the model answers (1, "),
     "a hole in a list": (lambda: filled(x=[0.]), TypeError, "x is list"),
     "no round": (lambda: filled(rounds=0), ValueError, "rounds=0: give 1 or more"),
     "half a round": (lambda: filled(rounds=.5), TypeError, "rounds=0.5: give a whole number"),
-    "a filling that answers a tuple": (lambda: filled(lambda x, t: (x,)), TypeError, "the model answers tuple"),
+    "a filling that answers a tuple": (lambda: filled(in_a_tuple), TypeError, "the model answers tuple"),
 }
 
-# %% ../nbs/05_editing.ipynb #6427c7b6
-@pytest.mark.parametrize("use", WRONG)
-def test_a_wrong_use_is_told_in_a_line(use):
-    call, error, words = WRONG[use]
+@pytest.mark.parametrize("use, error, words", WRONG_HOLES.values(), ids=WRONG_HOLES)
+def test_a_wrong_hole_gets_one_clear_line(use, error, words):
     with pytest.raises(error, match=re.escape(words)):
-        call()
+        use()
 
 # %% ../nbs/05_editing.ipynb #2b9c81aa
 def test_going_back_and_forth_brings_fillings_to_the_truth():
-    got = fillings(10_000)
-    off = {k: abs(mean - .9) + abs(var - .19) for k, (mean, var) in got.items()}
-    assert off["inpainted"] > .3
-    assert off["repaint  1"] > off["repaint  3"] > .03 > max(off["repaint 10"], off["repaint 30"])
+    def off(rounds):
+        "Distance of mean and variance from the truth."
+        mean, variance = fillings(rounds, n=10_000)
+        return abs(mean - .9) + abs(variance - .19)
+    assert off(None) > .3
+    assert off(1) > off(3) > .03
+    assert max(off(10), off(30)) < .03

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from iddm.decoding import shown_size
 from iddm.flags import parse_args
 from iddm.images import to_uint8
 from iddm.model import TrainedModel, load
@@ -28,7 +29,7 @@ from iddm.trainer import Trainer
 from iddm.generate import (
     GenerateConfig, _check_batch, _check_model, _choose_sampler, _load_image_tensor, _read_mask, _strength,
     _write_animation, _write_images, _write_new, choose_labels, has_eta, main, new_folder, sample, sample_batches,
-    sample_to_folder, shown_size, times)
+    sample_to_folder, times)
 
 # %% ../nbs/40_generate.ipynb #f8f43bdc
 @pytest.mark.parametrize("kw, say", [

@@ -12,134 +12,196 @@ import pytest
 from iddm.guidance import autoguidance_denoiser, cfg_denoiser, rescale_cfg
 
 # %% ../nbs/04_guidance.ipynb #930ef0c7
-def test_guidance_goes_beyond_the_difference_by_its_scale():
-    toy = lambda x, t, y: torch.where(y == 9, 1., 3.)[:, None].expand_as(x)  # 1 without label, 3 with
-    y, x = torch.tensor([0, 4]), torch.zeros(2, 5)
-    for scale, want in ((0, 1), (1, 3), (1.5, 4), (3., 7), (-1., -1)):
-        assert (cfg_denoiser(toy, y, 9, scale)(x, 0) == want).all()
+def toy(x, t, y):
+    "Predict 1 without a label (which is 9) and 3 with one."
+    return torch.where(y == 9, 1., 3.)[:, None].expand_as(x)
+
+@pytest.mark.parametrize("scale, want", [(0, 1), (1, 3), (1.5, 4), (3., 7), (-1., -1)])
+def test_guidance_goes_beyond_the_difference_by_its_scale(scale, want):
+    guide = cfg_denoiser(toy, torch.tensor([0, 4]), 9, scale)
+    assert (guide(torch.zeros(2, 5), 0) == want).all()
+
+@pytest.mark.parametrize("t, want", [(99, 3), (100, 5), (200, 5), (201, 3)])
+def test_outside_of_its_interval_guidance_is_plain_conditional(t, want):
+    guide = cfg_denoiser(toy, torch.tensor([0]), 9, 2., interval=(100, 200))
+    assert guide(torch.zeros(1, 1), t).item() == want
 
 # %% ../nbs/04_guidance.ipynb #c7ad7e6f
 def test_one_batched_forward_equals_two():
     torch.manual_seed(0)
     net = torch.nn.Linear(4, 4)
     label = torch.nn.Embedding(4, 4)
-    def toy(x, t, y): return net(x) + label(y)
-    x, y = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
-    two = toy(x, 0, y * 0 + 3) + 2.5 * (toy(x, 0, y) - toy(x, 0, y * 0 + 3))
-    torch.testing.assert_close(cfg_denoiser(toy, y, 3, 2.5)(x, 0), two)
+    def linear_toy(x, t, y): return net(x) + label(y)
+    x = torch.randn(5, 4)
+    y = torch.tensor([0, 1, 2, 0, 1])
+    without = linear_toy(x, 0, torch.full_like(y, 3))
+    two = without + 2.5 * (linear_toy(x, 0, y) - without)
+    torch.testing.assert_close(cfg_denoiser(linear_toy, y, 3, 2.5)(x, 0), two)
 
 # %% ../nbs/04_guidance.ipynb #38c3fef3
 def test_guidance_calls_the_network_once_and_where_it_isn_t_guided_with_half_the_batch():
     sizes = []
-    def toy(x, t, y):
+    def counting(x, t, y):
         sizes.append(len(x))
         return x
+    y = torch.tensor([1, 2])
     for scale in (0, 1, 2):
-        cfg_denoiser(toy, torch.tensor([1, 2]), 3, scale)(torch.zeros(2, 1), 0)
+        cfg_denoiser(counting, y, 3, scale)(torch.zeros(2, 1), 0)
     for t in (99, 100, 200, 201):
-        cfg_denoiser(toy, torch.tensor([1, 2]), 3, 2., interval=(100, 200))(torch.zeros(2, 1), t)
+        cfg_denoiser(counting, y, 3, 2., interval=(100, 200))(torch.zeros(2, 1), t)
     assert sizes == [2, 2, 4, 2, 4, 4, 2]
 
-# %% ../nbs/04_guidance.ipynb #ea09ee91
-def test_outside_of_its_interval_guidance_is_plain_conditional():
-    toy = lambda x, t, y: torch.where(y == 9, 1., 3.)[:, None].expand_as(x)
-    g = cfg_denoiser(toy, torch.tensor([0]), 9, 2., interval=(100, 200))
-    assert [g(torch.zeros(1, 1), t).item() for t in (99, 100, 200, 201)] == [3, 5, 5, 3]
-
 # %% ../nbs/04_guidance.ipynb #1c3e17f0
-def test_rescaling_brings_the_contrast_back_by_its_share():
+def double_contrast(x, t, y):
+    "Predict the image without a label (which is 9), and twice its contrast with one."
+    return x * torch.where(y == 9, 1., 2.)[:, None, None, None]
+
+@pytest.mark.parametrize("rescale, contrast", [(0., 4.), (.5, 3.), (1., 2.)])
+def test_rescaling_brings_the_contrast_back_by_its_share(rescale, contrast):
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1., .2]).view(2, 1, 1, 1)
-    toy = lambda x, t, y: x * torch.where(y == 9, 1., 2.)[:, None, None, None]  # with label twice the contrast
-    spread = [cfg_denoiser(toy, torch.tensor([0, 1]), 9, 3., rescale=r)(x, 0).std((1, 2, 3)) / x.std((1, 2, 3)) for r in (0., .5, 1.)]
-    torch.testing.assert_close(torch.stack(spread), torch.tensor([[4., 4], [3, 3], [2, 2]]))
-    uneven, even = torch.stack([x[0], 3 * x[0]]), torch.stack([x[0], x[0]])
-    torch.testing.assert_close(rescale_cfg(uneven, even), even)  # each picture for itself
+    guide = cfg_denoiser(double_contrast, torch.tensor([0, 1]), 9, 3., rescale=rescale)
+    found = guide(x, 0).std((1, 2, 3)) / x.std((1, 2, 3))
+    torch.testing.assert_close(found, torch.full((2,), contrast))
+
+def test_each_image_is_rescaled_for_itself():
+    x = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    uneven, even = torch.stack([x, 3 * x]), torch.stack([x, x])
+    torch.testing.assert_close(rescale_cfg(uneven, even), even)
+
+def test_an_image_without_contrast_is_rescaled_to_finite_numbers():
     assert rescale_cfg(torch.zeros(1, 4), torch.ones(1, 4)).isfinite().all()
 
 # %% ../nbs/04_guidance.ipynb #4f3d3fab
 x, y = torch.zeros(2, 1), torch.tensor([0, 1])
 def same(x, t, y=None): return x
-WRONG = {
-    "labels as a list": (lambda: cfg_denoiser(same, [0, 1], 2), TypeError, "y is list: give a tensor of whole numbers"),
-    "labels as floats": (lambda: cfg_denoiser(same, y / 2, 2), ValueError, "y is torch.float32 (2,)"),
-    "labels in two axes": (lambda: cfg_denoiser(same, y[:, None], 2), ValueError, "y is torch.int64 (2, 1)"),
-    "a label below 0": (lambda: cfg_denoiser(same, -y, 2), ValueError, "y holds -1: give labels from 0"),
-    "labels for another batch": (lambda: cfg_denoiser(same, y, 2)(x[:1], 0), ValueError, "2 labels for 1 pictures"),
-    "no label as None": (lambda: cfg_denoiser(same, y, None), TypeError, "null=None: give a whole number"),
-    "a scale of NaN": (lambda: cfg_denoiser(same, y, 2, math.nan), ValueError, "cfg_scale=nan: give finite numbers"),
-    "a scale as text": (lambda: cfg_denoiser(same, y, 2, "2"), TypeError, "cfg_scale='2': give finite numbers"),
-    "a share that is rescaled above 1": (lambda: cfg_denoiser(same, y, 2, rescale=2), ValueError, "rescale=2: give a share"),
-    "a share that is rescaled as text": (
-        lambda: cfg_denoiser(same, y, 2, rescale="a"), TypeError, "rescale='a': give a number"),
-    "an interval of one time": (lambda: cfg_denoiser(same, y, 2, interval=(5,)), ValueError, "interval=(5,): give two times"),
-    "an interval the wrong way round": (lambda: cfg_denoiser(same, y, 2, interval=(9, 3)), ValueError, "the lower first"),
-    "an interval of shares": (lambda: cfg_denoiser(same, y, 2, interval=(.2, .8)), ValueError, "`time_of` tells the time"),
-    "an interval of none": (lambda: cfg_denoiser(same, y, 2, interval=()), ValueError, "interval=(): give two times"),
-    "an interval with NaN": (lambda: cfg_denoiser(same, y, 2, interval=(0, math.nan)), ValueError, "give two times"),
-    "an interval without an end": (lambda: cfg_denoiser(same, y, 2, interval=(0, math.inf)), ValueError, "give two times"),
-    "an interval as text": (lambda: cfg_denoiser(same, y, 2, interval="ab"), ValueError, "interval='ab': give two times"),
+WRONG_SETTINGS = {  # labels, the other arguments, the error
+    "labels as a list": ([0, 1], {}, TypeError, "y is list: give a tensor of whole numbers"),
+    "labels as floats": (y / 2, {}, ValueError, "y is torch.float32 (2,)"),
+    "labels in two axes": (y[:, None], {}, ValueError, "y is torch.int64 (2, 1)"),
+    "a label below 0": (-y, {}, ValueError, "y holds -1: give labels from 0"),
+    "labels for another batch": (y[:1], {}, ValueError, "1 labels for 2 images: give one for each"),
+    "no label as None": (y, dict(null=None), TypeError, "null=None: give a whole number"),
+    "a scale of NaN": (y, dict(cfg_scale=math.nan), ValueError, "cfg_scale=nan: give finite numbers"),
+    "a scale as text": (y, dict(cfg_scale="2"), TypeError, "cfg_scale='2': give finite numbers"),
+    "a share that is rescaled above 1": (y, dict(rescale=2), ValueError, "rescale=2: give a share"),
+    "a share that is rescaled as text": (y, dict(rescale="a"), TypeError, "rescale='a': give a number"),
+    "an interval of one time": (y, dict(interval=(5,)), ValueError, "interval=(5,): give two times"),
+    "an interval the wrong way round": (y, dict(interval=(9, 3)), ValueError, "the lower first"),
+    "an interval of shares": (y, dict(interval=(.2, .8)), ValueError, "`sigma_to_t` gives the time"),
+    "an interval of none": (y, dict(interval=()), ValueError, "interval=(): give two times"),
+    "an interval with NaN": (y, dict(interval=(0, math.nan)), ValueError, "give two times"),
+    "an interval without an end": (y, dict(interval=(0, math.inf)), ValueError, "give two times"),
+    "an interval as text": (y, dict(interval="ab"), ValueError, "interval='ab': give two times"),
+}
+
+@pytest.mark.parametrize("labels, settings, error, words", WRONG_SETTINGS.values(), ids=WRONG_SETTINGS)
+def test_a_wrong_setting_gets_one_clear_line(labels, settings, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        cfg_denoiser(same, labels, **dict(null=2) | settings)(x, 0)
+
+# %% ../nbs/04_guidance.ipynb #51d1ba3e
+def half(x, t, y=None): return x[::2]
+def in_a_list(x, t, y=None): return [x]
+WRONG_USES = {
     "an answer for half of the batch": (
-        lambda: cfg_denoiser(lambda x, t, y: x[::2], y, 2, 2.)(x, 0), ValueError, "(2, 1) for pictures of (4, 1)"),
+        lambda: cfg_denoiser(half, y, 2, 2.)(x, 0), ValueError, "the model answers (2, 1)"),
     "an answer that is no tensor": (
-        lambda: cfg_denoiser(lambda x, t, y: [x], y, 2, 2.)(x, 0), TypeError, "the model answers list"),
+        lambda: cfg_denoiser(in_a_list, y, 2, 2.)(x, 0), TypeError, "the model answers list"),
     "a bad version of another shape": (
-        lambda: autoguidance_denoiser(same, lambda x, t: x[:1])(x, 0), ValueError, "the model answers (1, 1)"),
+        lambda: autoguidance_denoiser(same, half)(x, 0), ValueError, "the model answers (1, 1)"),
     "autoguidance by NaN": (
         lambda: autoguidance_denoiser(same, same, math.nan), ValueError, "cfg_scale=nan: give finite numbers"),
     "the contrast of other images": (lambda: rescale_cfg(x, x[:1]), ValueError, "x0 is (2, 1) and like is (1, 1)"),
 }
 
-# %% ../nbs/04_guidance.ipynb #51d1ba3e
-@pytest.mark.parametrize("use", WRONG)
-def test_a_wrong_use_is_told_in_a_line(use):
-    call, error, words = WRONG[use]
+@pytest.mark.parametrize("use, error, words", WRONG_USES.values(), ids=WRONG_USES)
+def test_a_wrong_use_gets_one_clear_line(use, error, words):
     with pytest.raises(error, match=re.escape(words)):
-        call()
+        use()
 
 # %% ../nbs/04_guidance.ipynb #e7914627
-def test_guidance_of_the_picture_is_guidance_of_the_noise_and_of_v():
-    s, t, x = cosine(), 400, torch.randn(2, 1, 4, 4, dtype=torch.float64)
-    out = torch.randn(2, 2, 1, 4, 4, dtype=torch.float64)  # the network's answer without and with label
-    for prediction in ("eps", "v", "flow"):
-        den = denoiser(lambda x, t, y: out[y, torch.arange(len(y)) % 2], s, prediction)
-        mixed = denoiser(lambda x, t, y: out[0] + 2.5 * (out[1] - out[0]), s, prediction)
-        torch.testing.assert_close(cfg_denoiser(den, torch.tensor([1, 1]), 0, 2.5)(x, t), mixed(x, t))
+@pytest.mark.parametrize("prediction", ["eps", "v", "flow"])
+def test_guidance_of_the_image_is_guidance_of_any_prediction(prediction):
+    schedule = cosine()
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    uncond, cond = torch.randn(2, 2, 1, 4, 4, dtype=torch.float64)  # what the network answers
+    def network(x, t, y):
+        without_label = (y == 0)[:, None, None, None]
+        return torch.where(without_label, uncond.repeat(2, 1, 1, 1), cond.repeat(2, 1, 1, 1))
+    def guided_network(x, t, y): return uncond + 2.5 * (cond - uncond)
+    of_images = cfg_denoiser(denoiser(network, schedule, prediction), torch.tensor([1, 1]), 0, 2.5)
+    of_answers = denoiser(guided_network, schedule, prediction)
+    torch.testing.assert_close(of_images(x, 400), of_answers(x, 400))
+
+# %% ../nbs/04_guidance.ipynb #906f2acd
+def standard_normal_quantiles(n: int) -> torch.Tensor:  # (n, 1) float64
+    "List `n` starts, all equally likely."
+    return torch.special.ndtri((torch.arange(n, dtype=torch.float64) + .5) / n)[:, None]
+
+# %% ../nbs/04_guidance.ipynb #ea18d354
+def two_peaks(width: float):
+    "Make the exact denoiser of two peaks at -1 and 1."
+    return gmm_denoiser(flow(), torch.tensor([-1., 1.]), width)
 
 # %% ../nbs/04_guidance.ipynb #29900a74
-def test_autoguidance_goes_away_from_the_bad_model_and_may_come_nearer_to_the_data_than_the_good_one():
-    assert autoguidance_denoiser(lambda x, t: x + 1, lambda x, t: x, 3.)(torch.zeros(1), 0).item() == 3
-    s, q = flow(), torch.special.ndtri((torch.arange(500, dtype=torch.float64) + .5) / 500)[:, None]
-    narrow, good, bad = (gmm_denoiser(s, torch.tensor([-1., 1.]), k) for k in (.1, .2, .4))
-    spread = [(final_sample(heun(d, q, s, 50)).abs() - 1).std().item() for d in (narrow, autoguidance_denoiser(good, bad), good, bad)]
-    assert spread == sorted(spread)
-    assert spread[1] - spread[0] < (spread[2] - spread[0]) / 2
+def test_autoguidance_adds_the_difference_by_its_scale():
+    guide = autoguidance_denoiser(lambda x, t: x + 1, lambda x, t: x, 3.)
+    assert guide(torch.zeros(1), 0).item() == 3
+
+# %% ../nbs/04_guidance.ipynb #412c837b
+def test_autoguidance_may_come_nearer_to_the_data_than_the_good_model():
+    def width(denoise):
+        "Standard deviation of the samples around their peak."
+        x = final_sample(heun(denoise, standard_normal_quantiles(500), flow(), 50))
+        return (x.abs() - 1).std().item()
+    good, bad = two_peaks(.2), two_peaks(.4)
+    of_data, of_guided = width(two_peaks(.1)), width(autoguidance_denoiser(good, bad))
+    assert of_data < of_guided < width(good) < width(bad)
+    assert of_guided - of_data < (width(good) - of_data) / 2
 
 # %% ../nbs/04_guidance.ipynb #2e54176b
-pair, spreads = torch.tensor([-1., 1.]), torch.tensor([.7, .7])
+CENTRES, STDS = torch.tensor([-1., 1.]), torch.tensor([.7, .7])
 
 def guided_samples(scale: float, n: int = 2000, steps: int = 100):
-    "Where guidance to the right one of two peaks carries evenly likely starts."
-    s, q = flow(), torch.special.ndtri((torch.arange(n, dtype=torch.float64) + .5) / n)[:, None]  # (n, 1)
-    right, both = gmm_denoiser(s, pair[1:], spreads[1:]), gmm_denoiser(s, pair, spreads)
-    return final_sample(heun(lambda x, t: both(x, t) + scale * (right(x, t) - both(x, t)), q, s, steps))  # (n, 1)
+    "Guide equally likely starts to the right one of two peaks; returns samples, (n, 1)."
+    schedule = flow()
+    right = gmm_denoiser(schedule, CENTRES[1:], STDS[1:])
+    both = gmm_denoiser(schedule, CENTRES, STDS)
+    def guide(x, t): return both(x, t) + scale * (right(x, t) - both(x, t))
+    return final_sample(heun(guide, standard_normal_quantiles(n), schedule, steps))
 
 # %% ../nbs/04_guidance.ipynb #4d72505f
 def sharpened(scale: float, x: torch.Tensor):
-    "The density `p(x|c)^s p(x)^(1-s)` on a grid, brought to an area of 1."
-    right, both = (mixture_log_density(flow(), *p)(x, None) for p in ((pair[1:], spreads[1:]), (pair, spreads)))
-    p = (scale * right + (1 - scale) * both).exp()
-    return p / torch.trapezoid(p, x[:, 0])
+    "Compute the density `p(x|c)^s p(x)^(1-s)` on a grid (N, 1), scaled to an area of 1; returns (N,)."
+    log_right = mixture_log_density(flow(), CENTRES[1:], STDS[1:])(x, None)
+    log_both = mixture_log_density(flow(), CENTRES, STDS)(x, None)
+    density = (scale * log_right + (1 - scale) * log_both).exp()
+    return density / torch.trapezoid(density, x[:, 0])
 
 # %% ../nbs/04_guidance.ipynb #d048cdf5
-def test_guidance_does_not_sample_the_sharpened_density():
-    x = torch.linspace(-4, 12, 8001, dtype=torch.float64)[:, None]
-    for scale in (1., 3., 8.):
-        p, out = sharpened(scale, x), guided_samples(scale, 500, 200)
-        mean = torch.trapezoid(p * x[:, 0], x[:, 0]).item()
-        std = torch.trapezoid(p * (x[:, 0] - mean)**2, x[:, 0]).sqrt().item()
-        if scale == 1:
-            assert out.mean().item() == pytest.approx(mean, abs=1e-3)
-            assert out.std().item() == pytest.approx(std, abs=5e-3)
-        else:
-            assert out.mean() > mean + .2 * std
-            assert out.std() < .9 * std
+def mean_and_std(density, x):
+    "Integrate a density on a grid."
+    mean = torch.trapezoid(density * x, x).item()
+    return mean, torch.trapezoid(density * (x - mean)**2, x).sqrt().item()
+
+GRID = torch.linspace(-4, 12, 8001, dtype=torch.float64)[:, None]
+
+def test_at_scale_1_samples_have_the_conditional_density():
+    mean, std = mean_and_std(sharpened(1., GRID), GRID[:, 0])
+    samples = guided_samples(1., 500, 200)
+    assert samples.mean().item() == pytest.approx(mean, abs=1e-3)
+    assert samples.std().item() == pytest.approx(std, abs=5e-3)
+
+@pytest.mark.parametrize("scale", [3., 8.])
+def test_guidance_does_not_sample_the_sharpened_density(scale):
+    mean, std = mean_and_std(sharpened(scale, GRID), GRID[:, 0])
+    samples = guided_samples(scale, 500, 200)
+    assert samples.mean() > mean + .2 * std
+    assert samples.std() < .9 * std
+
+# %% ../nbs/04_guidance.ipynb #6e3fe6ca
+def test_at_scale_8_half_of_the_samples_lie_in_the_last_few_percent_of_the_sharpened_density():
+    middle = guided_samples(8.).median()
+    beyond = GRID[:, 0] > middle
+    share = torch.trapezoid(sharpened(8., GRID)[beyond], GRID[beyond, 0])
+    assert share < .05

@@ -5,7 +5,7 @@ import math
 import torch
 import re
 import pytest
-from iddm.images import RESERVED, grid_columns, image_grid, printable, safe_name, to_float, to_uint8
+from iddm.images import _RESERVED, grid_columns, image_grid, printable, safe_name, to_float, to_uint8
 
 # %% ../nbs/20_images.ipynb #96c7a7bb
 def test_bytes_survive_the_round_trip():
@@ -20,7 +20,7 @@ def test_overshoot_stays_white_and_undershoot_stays_black():
     assert to_uint8(torch.tensor([-.5, 0., .5])).tolist() == [64, 128, 191]
 
 # %% ../nbs/20_images.ipynb #80b7a2d0
-def test_a_picture_of_NaN_is_an_error():
+def test_an_image_of_NaN_is_an_error():
     with pytest.raises(ValueError, match="1 NaN of 2"):
         to_uint8(torch.tensor([float("nan"), 0.]))
 
@@ -33,17 +33,17 @@ def test_a_grid_has_a_column_for_each_class_if_there_are_few(n_classes, columns)
 def test_a_grid_has_its_tiles_where_they_belong():
     x = torch.full((3, 1, 8, 8), -1.)
     x[2] = 1
-    g = image_grid(x, cols=2)
-    assert g.size == (2*48 + 3*2, 2*48 + 3*2)
-    assert g.getpixel((26, 26)) == (0, 0, 0)
-    assert g.getpixel((26, 76)) == (255, 255, 255)
+    grid = image_grid(x, cols=2)
+    assert grid.size == (2*48 + 3*2, 2*48 + 3*2)
+    assert grid.getpixel((26, 26)) == (0, 0, 0)
+    assert grid.getpixel((26, 76)) == (255, 255, 255)
 
 # %% ../nbs/20_images.ipynb #0575dba3
-def test_large_pictures_are_not_enlarged_and_bytes_pass_unchanged():
+def test_large_images_are_not_enlarged_and_bytes_pass_unchanged():
     u = torch.randint(0, 256, (2, 3, 64, 50), dtype=torch.uint8)
-    g = image_grid(u)
-    assert g.size == (2 * 50 + 6, 64 + 4)
-    assert g.getpixel((2, 2)) == tuple(u[0, :, 0, 0].tolist())
+    grid = image_grid(u)
+    assert grid.size == (2 * 50 + 6, 64 + 4)
+    assert grid.getpixel((2, 2)) == tuple(u[0, :, 0, 0].tolist())
 
 # %% ../nbs/20_images.ipynb #5ab2c227
 WRONG = {
@@ -65,17 +65,18 @@ WRONG = {
 
 # %% ../nbs/20_images.ipynb #6ae71e07
 @pytest.mark.parametrize("use", WRONG)
-def test_a_wrong_use_is_told_in_a_line(use):
+def test_a_wrong_use_is_one_clear_line(use):
     call, error, words = WRONG[use]
     with pytest.raises(error, match=re.escape(words)):
         call()
 
 # %% ../nbs/20_images.ipynb #3dca7a99
 NAMES = ["cat", "Katze-2", "naïve café", "猫", "می\u200cخواهم", "T-shirt", "a.b", "007"]  # kept as they are
-HOSTILE = ["", ".", "..", "../x", "..\\x", "/etc/passwd", "a/b", "a\\b", "C:x", "a\0b", "a\nb", "\x1b[31m",
-    "caf\udce9", "\ud800",
-           "con", "NUL", "nul.tar.gz", "com1", "LPT¹", "x.", "x ", " ", ".hidden", "%2E.", "%", "a\u2028b", "x" * 300,
-           "x" * 301, "é" * 150, "é" * 151, '<>"|?*']
+HOSTILE = [
+    "", ".", "..", "../x", "..\\x", "/etc/passwd", "a/b", "a\\b", "C:x", "a\0b", "a\nb", "\x1b[31m", "caf\udce9",
+    "\ud800", "con", "NUL", "nul.tar.gz", "com1", "LPT¹", "x.", "x ", " ", ".hidden", "%2E.", "%", "a\u2028b",
+    "x" * 300, "x" * 301, "é" * 150, "é" * 151, '<>"|?*',
+]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_ordinary_name_stays(name):
@@ -90,7 +91,7 @@ def test_a_hostile_name_becomes_one_file_in_its_folder(name, tmp_path):
     assert len(safe.encode()) <= 200
     assert safe[0] != "."
     assert safe[-1] not in ". "
-    assert safe.split(".")[0].upper() not in RESERVED
+    assert safe.split(".")[0].upper() not in _RESERVED
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_printable_name_is_stored_and_shown(name):

@@ -3,144 +3,219 @@
 # %% ../nbs/38_launch.ipynb #auto
 import os
 import signal
-import sys
-import threading
-import time
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Listener
-from queue import Queue
-import socket
 import subprocess
-from tempfile import TemporaryDirectory
-from types import SimpleNamespace
+import sys
+import time
+from pathlib import Path
+from iddm.config import TrainConfig
+import json
 import pytest
-from iddm.launch import check_launch, put, take_wires
-
-# %% ../nbs/38_launch.ipynb #098f11e7
-def test_what_cannot_be_started_is_told_before():
-    for kw, say in ((dict(world_size=0), "world_size 0: give a whole number of at least 1"), (dict(world_size="2"), "world_size '2'"), (dict(max_restarts=-1), "max_restarts -1")):
-        with pytest.raises(ValueError, match=say):
-            check_launch(**dict(main=max, world_size=2, max_restarts=0) | kw)
-    with pytest.raises(ValueError, match="<lambda>: other processes can't import it"):
-        check_launch(lambda: 1, 2, 0)
-    assert check_launch(max, 1, 0) is None
+from iddm.launch import _environment, launch
 
 # %% ../nbs/38_launch.ipynb #b4a3db55
-PROGRAM = """
+TINY = dict(image_size=8, widths=(32,), attention=(), batch_size=600, sample_interval=0, precision="fp32", device="cpu")
+
+THEM = """
 import os, signal, sys, time
-from iddm.launch import *
-from iddm.parallel import *
 
-def greet(name):
-    print(f"{name} from the wire")
-    for i in range(2): yield f"{name} {os.environ['RANK']} {i}"
+RANK = int(os.environ["RANK"])
 
-def fail(rank):
+def greet():
+    print(f"hello from {RANK}, {sys.argv[1]}")
+    print(f"complaint of {RANK}", file=sys.stderr)
+
+def fail():
+    import iddm.train
+    class Broken(iddm.train.Trainer):
+        def fit(self):
+            for e in super().fit():
+                1 / (1 - self.rank)
+                yield e
+    iddm.train.Trainer = Broken
+    iddm.train.main()
+
+def fail_alone():
+    1 / 0
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def again():
+    from iddm.parallel import note, noted, process_group
     with process_group("cpu"):
-        if os.environ["RANK"] == str(rank): 1 / 0
-        raise_on_any_rank()
-
-def die(number): os.kill(os.getpid(), number)
-
-def again(times):
-    with process_group("cpu"):
-        if noted("a"): return noted("a")
+        if noted("a"):
+            print(noted("a"))
+            return
         note("a", "begun")
-        if times: os._exit(7)
+        os._exit(7)
 
 def endless():
-    yield os.getpid()
-    while True: time.sleep(.1)
+    signal.signal(signal.SIGTERM, lambda *a: print("asked to end", flush=True))
+    print(f"pid {os.getpid()}", flush=True)
+    while True:
+        time.sleep(1)
 
-def much():
-    for i in range(3000): yield i
-
-def busy(seconds):
-    with process_group("cpu", come=1):
-        if os.environ["RANK"] == "0": time.sleep(seconds)
-        raise_on_any_rank()
-        yield os.environ["RANK"]
-
-def large(size):
-    signal.signal(signal.SIGALRM, lambda *a: print("in between"))
-    signal.setitimer(signal.ITIMER_REAL, .01, .01)
-    for i in range(20): yield "a" * size
-    signal.setitimer(signal.ITIMER_REAL, 0)
-
-def strange():
-    made = sys.modules["made"] = type(sys)("made")
-    made.Odd = type("Odd", (), dict(__module__="made"))
-    yield made.Odd()
+globals()[os.environ["WHAT"]]()
 """
 
 # %% ../nbs/38_launch.ipynb #60797657
-def program(line):
-    "Run a line of Python that may use the functions above; return what it printed and complained of."
-    with TemporaryDirectory() as d:
-        with open(f"{d}/them.py", "w") as f:
-            f.write(PROGRAM)
-        line = "import them; from iddm.launch import launch, launch_iter; " + line
-        done = subprocess.run([sys.executable, "-c", line], cwd=d, env=dict(os.environ, PYTHONPATH=os.pathsep.join([d, *filter(None, sys.path)])), capture_output=True, text=True, timeout=120)
-    return done.stdout, done.stderr
+def start(folder, line, what=""):
+    "A program of one line that may launch processes; with `what`, they run a function of those above."
+    (folder / "them.py").write_text(THEM)
+    (folder / "line.py").write_text(f"""
+import os, signal, time
+import iddm.launch
+from iddm.config import TrainConfig
+from iddm.launch import *
+config = TrainConfig(**{TINY})
+iddm.launch._COMMAND = "them" if {what!r} else "iddm.train"
+{line}
+""")
+    env = dict(os.environ, WHAT=what, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    return subprocess.Popen([sys.executable, "line.py"], cwd=folder, env=env, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+def program(*args):
+    "What such a program prints, and what it complains of."
+    return start(*args).communicate(timeout=300)
+
+def steps(folder):
+    "The steps that the run of such a program has recorded."
+    rows = map(json.loads, (folder / "results/df/metrics.jsonl").read_text().splitlines())
+    return [o["step"] for o in rows if o["kind"] == "step"]
+
+def saved_step(folder):
+    checkpoints = folder / "results/df/checkpoints"
+    return json.loads((checkpoints / (checkpoints / "last").read_text() / "state.json").read_text())["step"]
+
+def is_alive(pid):
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")  # dead, but not counted yet
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(.05)
+
+# %% ../nbs/38_launch.ipynb #098f11e7
+@pytest.mark.parametrize("changes, kw, say", [
+    ({}, dict(world_size=0), "--world_size 0: give a number from 1"),
+    ({}, dict(world_size="two"), "world_size"),
+    ({}, dict(world_size=7), "--batch_size 600: with --world_size 7 choose a multiple"),
+    (dict(world_size=7), {}, "--batch_size 600: with --world_size 7 choose a multiple"),
+    ({}, dict(max_restarts=-1), "max_restarts -1: give a whole number of at least 0"),
+    ({}, dict(max_restarts="1"), "max_restarts '1'"),
+    (dict(dataset_path="nowhere"), {}, "'nowhere': no such folder"),
+    (dict(resume=True), {}, "--resume True: "),
+])
+def test_what_cannot_be_started_is_said_before(tmp_path, changes, kw, say):
+    config = TrainConfig(**TINY | changes, result_path=f"{tmp_path}/results")
+    with pytest.raises(ValueError, match=say):
+        launch(config, **kw)
+    assert not (tmp_path / "results/df").exists()
+
+def test_a_function_is_no_training():
+    with pytest.raises(ValueError, match="for a function of your own take torch"):
+        launch(max)
+
+def test_an_iterator_that_nobody_takes_events_from_starts_nothing(tmp_path):
+    launch(TrainConfig(**TINY, result_path=f"{tmp_path}")).close()
+    assert not (tmp_path / "df").exists()
 
 # %% ../nbs/38_launch.ipynb #a40c5298
-def test_what_processes_yield_and_print_arrives():
-    out, err = program("import io, sys; sys.stdout = io.StringIO(); made = sorted(launch_iter(them.greet, 'hi')); text = sys.stdout.getvalue(); sys.stdout = sys.__stdout__; print(made, [text])")
-    assert "['hi 0 0', 'hi 0 1', 'hi 1 0', 'hi 1 1']" in out and out.count("hi from the wire") == 2, err
+def test_what_processes_print_arrives(tmp_path):
+    out, err = program(tmp_path, "for e in launch(config): pass", "greet")
+    assert sorted(out.splitlines()) == ["hello from 0, --config", "hello from 1, --config"]
+    assert sorted(err.splitlines()) == ["complaint of 0", "complaint of 1"]
 
-# %% ../nbs/38_launch.ipynb #45f1bf31
-def test_whoever_looks_slowly_misses_nothing_and_whoever_is_busy_is_waited_for_longer_than_whoever_doesn_t_come():
-    out, err = program("import time; print(sum(o for o in launch_iter(them.much) if [time.time_ns() for _ in range(9000)]) == 2 * sum(range(3000)), sorted(launch_iter(them.busy, 3)))")
-    assert out.strip() == "True ['0', '1']", err
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    "What a run yields when it is launched, resumed, and overwritten; and everything else that is printed."
+    line = """
+def events(**changes):
+    return [(e.kind, e.step) for e in launch(TrainConfig(**vars(config) | changes), 2)]
+print([events(epochs=1), events(epochs=2, resume=True), events(epochs=2, overwrite=True)])
+"""
+    out, err = program(tmp_path_factory.mktemp("three"), line)
+    return out, err, json.loads(out.splitlines()[-1].translate(str.maketrans("()'", '[]"')))
 
-# %% ../nbs/38_launch.ipynb #6f4f3029
-def test_a_signal_in_the_middle_of_a_message_does_not_tear_it():
-    if hasattr(signal, "setitimer"):
-        out, err = program("import io, sys, time; sys.stdout = io.StringIO(); sizes = [time.sleep(.02) or len(o) for o in launch_iter(them.large, 10**7, world_size=1)]; text = sys.stdout.getvalue(); sys.stdout = sys.__stdout__; print(sizes == [10**7] * 20, 'in between' in text)")
-        assert out.strip() == "True True", err
+FIRST = [["step", 1], ["step", 2], ["epoch", 2], ["checkpoint", 2]]
+NEXT = [["step", 3], ["step", 4], ["epoch", 4], ["checkpoint", 4]]
 
-# %% ../nbs/38_launch.ipynb #185c8d2e
-def test_what_cannot_be_read_here_is_told_and_strangers_are_not_listened_to():
-    out, err = program("launch(them.strange)")
-    assert "ProcessFailed: something that was yielded can't be read here, ModuleNotFoundError: No module named 'made'" in err
-    group = SimpleNamespace(listener=Listener(("127.0.0.1", 0)), key=b"k", came=Queue(), pids=set(), readers=[], stopping=False)
-    threading.Thread(target=take_wires, args=(group,), daemon=True).start()
-    with socket.create_connection(group.listener.address), pytest.raises(AuthenticationError):
-        Client(group.listener.address, authkey=b"wrong")
-    wire = Client(group.listener.address, authkey=b"k")
-    put(wire, "pid", 5), put(wire, "made", "this"), wire.recv_bytes()
-    assert group.came.get(timeout=5) == ("made", "this")
-    assert group.pids == {5}
-    assert len(group.readers) == 1
-    wire.close(), group.listener.close(), group.readers[0].join(5)
-    assert group.pids == set()
+@pytest.mark.parametrize("i, events", [(0, FIRST), (1, NEXT), (2, [*FIRST, *NEXT])], ids=["new", "resumed", "over"])
+def test_events_arrive(three, i, events):
+    found = three[2][i]
+    assert [o for o in found if o[0] != "checkpoint"] == [o for o in events if o[0] != "checkpoint"]
+    assert found[-1] == events[-1]
+
+def test_the_bar_is_left_to_the_notebook(three):
+    out, err, _ = three
+    assert out.count("in 2 processes") == 3
+    assert "img" not in err
 
 # %% ../nbs/38_launch.ipynb #d2a2b442
-def test_the_first_failure_is_told_once_and_a_signal_by_its_name():
-    out, err = program("launch(them.fail, 1)")
-    assert err.count("ZeroDivisionError: division by zero") == 2
-    assert err.count("in fail") == 1
-    assert "process 1 failed" in err
-    out, err = program("launch(them.die, 9, world_size=1)")
-    assert err.strip().endswith("ProcessFailed: process 0 was ended by SIGKILL"), err
+@pytest.mark.parametrize("what, say", [
+    ("fail", "process 1 failed: ZeroDivisionError: division by zero"),
+    ("die", "process 0 was ended by SIGKILL"),
+    ("again", "process 0 ended with status 7"),
+])
+def test_the_first_failure_becomes_one_error(tmp_path, what, say):
+    out, err = program(tmp_path, f"list(launch(config, {2 if what == 'fail' else 1}))", what)
+    assert err.rstrip().endswith(f"iddm.launch.ProcessFailedError: {say}"), err
+    assert err.count("ChildFailedError") == 0
+
+@pytest.mark.parametrize("what, where", [("fail", "in fit"), ("fail_alone", "in fail_alone")])
+def test_its_traceback_is_shown_once(tmp_path, what, where):
+    out, err = program(tmp_path, f"list(launch(config, {2 if what == 'fail' else 1}))", what)
+    assert err.count(where) == 1
+    assert "Connection closed" not in err
 
 # %% ../nbs/38_launch.ipynb #adc55917
-def test_processes_are_started_anew_as_often_as_allowed():
-    out, err = program("print(launch(them.again, 1, max_restarts=1, world_size=1))")
+def test_processes_are_started_anew_as_often_as_allowed(tmp_path):
+    out, err = program(tmp_path, "list(launch(config, 1, max_restarts=1))", "again")
     assert out.strip() == "begun", err
-    out, err = program("launch(them.again, 1, world_size=1)")
-    assert "ended with status 7" in err, err
+    assert not err
 
 # %% ../nbs/38_launch.ipynb #a99e042b
-def test_whoever_leaves_early_ends_the_processes():
-    out, err = program("s = launch_iter(them.endless); pids = [next(s), next(s)]; s.close(); import os; print([os.path.exists(f'/proc/{o}') for o in pids])")
-    assert ("True" not in out and "False, False" in out) or not os.path.exists("/proc"), err
+def test_leaving_early_ends_the_training_with_a_checkpoint(tmp_path):
+    line = ("for e in launch(TrainConfig(**vars(config) | dict(epochs=4000, save_interval=4000))):\n"
+            "    if e.step == 3: break")
+    out, err = program(tmp_path, line)
+    assert err.count("finishing this step and saving") == 1
+    assert f"stopped after step {steps(tmp_path)[-1]} of" in err
+    assert saved_step(tmp_path) == steps(tmp_path)[-1]
+    assert "Traceback" not in err
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="Windows has no groups of processes")
+def test_an_interrupt_asks_them_to_end_and_a_second_one_ends_them_at_once(tmp_path):
+    line = "signal.signal(signal.SIGINT, signal.default_int_handler)\nlist(launch(config))"
+    p = start(tmp_path, line, "endless")
+    pids = [p.stdout.readline().split()[1] for _ in range(2)]
+    time.sleep(.5)
+    os.kill(p.pid, signal.SIGINT)
+    assert [p.stdout.readline() for _ in range(2)] == ["asked to end\n"] * 2
+    os.kill(p.pid, signal.SIGINT)
+    out, err = p.communicate(timeout=20)
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    wait_until(lambda: not any(map(is_alive, pids)))
 
 # %% ../nbs/38_launch.ipynb #d57e7fef
-def test_processes_end_when_whoever_launched_them_is_killed():
-    out, err = program("import os; s = launch_iter(them.endless); print(next(s), next(s), flush=True); os.kill(os.getpid(), 9)")
-    deadline = time.monotonic() + 20
-    while any(os.path.exists(f"/proc/{o}") for o in out.split()) and time.monotonic() < deadline:
-        time.sleep(.1)
-    assert len(out.split()) == 2
-    assert not any(os.path.exists(f"/proc/{o}") for o in out.split())
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
+def test_a_training_is_saved_when_the_notebook_is_killed(tmp_path):
+    line = ("for e in launch(TrainConfig(**vars(config) | dict(epochs=4000, save_interval=4000))):\n"
+            "    if e.step == 3: os.kill(os.getpid(), signal.SIGKILL)")
+    program(tmp_path, line)
+    wait_until((tmp_path / "results/df/checkpoints/last").is_file)
+    assert saved_step(tmp_path) == steps(tmp_path)[-1]
+
+@pytest.mark.parametrize("given, found", [(None, f"{max(1, (os.cpu_count() or 1) // 2)}"), ("5", "5")])
+def test_processes_share_the_processors_unless_the_user_says_how_many(monkeypatch, given, found):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert _environment(2, is_piped=False)["OMP_NUM_THREADS"] == found

@@ -6,14 +6,16 @@ import torch
 from iddm.schedules import SCHEDULES, add_noise, cosine, edm, flow, linear
 import re
 import pytest
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 from iddm.oracles import (
-    empirical_denoiser, gaussian_denoiser, gaussian_log_density, gmm_denoiser, log_joint, mixture_log_density,
+    _log_joint, empirical_denoiser, gaussian_denoiser, gaussian_log_density, gmm_denoiser, mixture_log_density,
     quantile_map, score_from_denoiser)
 
 # %% ../nbs/02_oracles.ipynb #bb3c62e5
-def test_no_straight_line_guesses_better_than_the_Gaussian_oracle():
-    s, t, g = linear(), 300, torch.Generator().manual_seed(0)
-    x0, eps = torch.randn(2, 200_000, 1, generator=g, dtype=torch.float64)
+def test_no_straight_line_predicts_better_than_the_Gaussian_oracle():
+    s = linear()
+    t = 300
+    x0, eps = torch.randn(2, 200_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x0 = 1 + .5 * x0
     x = s.alpha[t] * x0 + s.sigma[t] * eps
     slope = ((x - x.mean()) * (x0 - x0.mean())).mean() / x.var()  # least squares
@@ -21,165 +23,217 @@ def test_no_straight_line_guesses_better_than_the_Gaussian_oracle():
     torch.testing.assert_close(gaussian_denoiser(s, 1, .5)(x, t), fit, rtol=0, atol=.02)
 
 # %% ../nbs/02_oracles.ipynb #42ad7eab
-def test_the_Gaussian_oracle_trusts_clean_pictures_and_ignores_noise():
-    s, x = linear(), torch.tensor([[2.], [-3.]])
-    torch.testing.assert_close(gaussian_denoiser(s, 1, .5)(x, 0), x, rtol=0, atol=.01)
-    torch.testing.assert_close(gaussian_denoiser(s, 1, .5)(x, 999), torch.ones(2, 1), rtol=0, atol=.01)
+def test_the_Gaussian_oracle_trusts_clean_images_and_ignores_noise():
+    x = torch.tensor([[2.], [-3.]])
+    denoise = gaussian_denoiser(linear(), mean=1, std=.5)
+    torch.testing.assert_close(denoise(x, 0), x, rtol=0, atol=.01)
+    torch.testing.assert_close(denoise(x, 999), torch.ones(2, 1), rtol=0, atol=.01)
 
 # %% ../nbs/02_oracles.ipynb #337079f8
-def test_any_covariance_is_handled_by_its_eigenbasis():
-    g, d = torch.Generator().manual_seed(0), 6
-    root = torch.randn(d, d, generator=g, dtype=torch.float64)
-    cov, mean, x = root @ root.T, torch.randn(d, generator=g, dtype=torch.float64), torch.randn(3, d, generator=g, dtype=torch.float64)
+@pytest.mark.parametrize("t", [0, 400, 999])
+@pytest.mark.parametrize("make", [linear, flow, edm])
+def test_any_covariance_is_handled_by_its_eigenbasis(make, t):
+    g = torch.Generator().manual_seed(0)
+    root = torch.randn(6, 6, generator=g, dtype=torch.float64)
+    mean, x = torch.randn(6, generator=g, dtype=torch.float64), torch.randn(3, 6, generator=g, dtype=torch.float64)
+    cov = root @ root.T
     var, basis = torch.linalg.eigh(cov)
-    for s in (linear(), flow(), edm()):
-        for t in (0, 400, 999):
-            alpha, sigma = s.at(t)
-            gain = alpha * cov @ torch.linalg.inv(alpha**2 * cov + sigma**2 * torch.eye(d))  # Bishop, eq. 2.81
-            torch.testing.assert_close(gaussian_denoiser(s, mean, var.sqrt(), basis)(x, t), mean + (x - alpha * mean) @ gain.T)
+    alpha, sigma = make().at(t)
+    gain = alpha * cov @ torch.linalg.inv(alpha**2 * cov + sigma**2 * torch.eye(6))  # Bishop, eq. 2.81
+    got = gaussian_denoiser(make(), mean, var.sqrt(), basis)(x, t)
+    torch.testing.assert_close(got, mean + (x - alpha * mean) @ gain.T)
 
 # %% ../nbs/02_oracles.ipynb #bbee625e
-def test_a_mixture_of_one_is_a_Gaussian_and_of_clusters_far_apart_each_for_itself():
+@pytest.mark.parametrize("t", [0, 300, 500])
+@pytest.mark.parametrize("make", [linear, edm])
+def test_a_mixture_of_one_is_a_Gaussian(make, t):
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    far = torch.tensor([[-50.] * 3, [50.] * 3], dtype=torch.float64)
-    for s in (linear(), edm()):
-        for t in (0, 300, 500):
-            torch.testing.assert_close(gmm_denoiser(s, torch.ones(1, 3), .5)(x, t), gaussian_denoiser(s, 1, .5)(x, t))
-            alpha, _ = s.at(t)
-            near = x + 50 * alpha
-            torch.testing.assert_close(gmm_denoiser(s, far, torch.tensor([.3, .5]))(near, t), gaussian_denoiser(s, 50, .5)(near, t))
+    one = gmm_denoiser(make(), torch.ones(1, 3), .5)
+    torch.testing.assert_close(one(x, t), gaussian_denoiser(make(), 1, .5)(x, t))
+
+@pytest.mark.parametrize("t", [0, 300, 500])
+@pytest.mark.parametrize("make", [linear, edm])
+def test_clusters_far_apart_are_each_a_Gaussian(make, t):
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    alpha, _ = make().at(t)
+    near = x + 50 * alpha
+    far_apart = torch.tensor([[-50.] * 3, [50.] * 3], dtype=torch.float64)
+    two = gmm_denoiser(make(), far_apart, torch.tensor([.3, .5]))
+    torch.testing.assert_close(two(near, t), gaussian_denoiser(make(), 50, .5)(near, t))
 
 # %% ../nbs/02_oracles.ipynb #63ffb7c4
-def test_the_mixture_oracle_is_the_mean_of_data_that_looks_like_x():
-    g, s, t = torch.Generator().manual_seed(0), flow(), 400
+@pytest.mark.parametrize("at", [-.8, 0., .5])
+def test_the_mixture_oracle_is_the_mean_of_data_that_looks_like_x(at):
+    g = torch.Generator().manual_seed(0)
+    s = flow()
+    t = 400
     means, stds, weights = torch.tensor([-1., .5]), torch.tensor([.3, .2]), torch.tensor([.3, .7])
     k = torch.multinomial(weights, 1_000_000, True, generator=g)
     x0 = means[k] + stds[k] * torch.randn(len(k), generator=g)
     x = s.alpha[t] * x0 + s.sigma[t] * torch.randn(len(k), generator=g)
-    for at in (-.8, 0., .5):
-        alike = x0[(x - at).abs() < .01]
-        assert gmm_denoiser(s, means, stds, weights)(torch.tensor([[at]]), t).item() == pytest.approx(alike.mean().item(), abs=4 * alike.std().item() / len(alike)**.5 + .005)
-
-# %% ../nbs/02_oracles.ipynb #6a84533c
-def test_an_answer_does_not_depend_on_the_batch_and_has_the_digits_of_float32():
-    g = torch.Generator().manual_seed(0)
-    data = torch.randn(100, 1, 16, 16, generator=g, dtype=torch.float64)
-    for s in (cosine(), flow(), edm()):
-        for t in (0, 300):
-            x = add_noise(s, data[:40], torch.tensor([t]), torch.randn(40, 1, 16, 16, generator=g, dtype=torch.float64))
-            exact, single = log_joint(x, *s.at(t), data), log_joint(x.float(), *s.at(t), data)
-            assert ((exact - single.double()).abs() < 1e-4 * exact.abs() + 1e-2).all()
-            assert torch.equal(log_joint(x.float()[:3], *s.at(t), data), single[:3])
-
-# %% ../nbs/02_oracles.ipynb #429f417f
-def test_pictures_of_another_size_are_refused_and_of_another_memory_layout_are_not():
-    x, data = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 4, 4)
-    torch.testing.assert_close(empirical_denoiser(linear(), data)(x.contiguous(memory_format=torch.channels_last), 500), empirical_denoiser(linear(), data)(x, 500))
-    with pytest.raises(ValueError, match="x has 48 values, the data 16"):
-        empirical_denoiser(linear(), data[:, :1])(x, 500)
+    similar = x0[(x - at).abs() < .01]
+    chance = 4 * similar.std().item() / len(similar)**.5
+    predicted_x0 = gmm_denoiser(s, means, stds, weights)(torch.tensor([[at]]), t).item()
+    assert predicted_x0 == pytest.approx(similar.mean().item(), abs=chance + .005)
 
 # %% ../nbs/02_oracles.ipynb #4a6a4bea
-def test_the_finite_oracle_of_one_picture_always_answers_it():
-    x0, s = torch.rand(1, 1, 4, 4), linear()
-    for t in (0, 500, 999):
-        torch.testing.assert_close(empirical_denoiser(s, x0)(torch.randn(3, 1, 4, 4), t), x0.expand(3, -1, -1, -1))
+@pytest.mark.parametrize("t", [0, 500, 999])
+def test_the_oracle_of_one_image_always_answers_it(t):
+    x0 = torch.rand(1, 1, 4, 4)
+    got = empirical_denoiser(linear(), x0)(torch.randn(3, 1, 4, 4), t)
+    torch.testing.assert_close(got, x0.expand(3, -1, -1, -1))
 
 # %% ../nbs/02_oracles.ipynb #a468ff22
-def test_the_finite_oracle_weighs_two_pictures_as_Bayes_does():
-    s, data, x = linear(), torch.tensor([-1., 1.]).view(2, 1, 1, 1), torch.tensor([.3]).view(1, 1, 1, 1)
+def test_the_finite_oracle_weighs_two_images_as_Bayes_does():
+    s = linear()
+    data, x = torch.tensor([-1., 1.]).view(2, 1, 1, 1), torch.tensor([.3]).view(1, 1, 1, 1)
     alpha, sigma = s.at(500)
-    want = torch.tanh(alpha * x / sigma**2)  # the posterior mean of a fair coin of -1 and 1
-    torch.testing.assert_close(empirical_denoiser(s, data)(x, 500), want)
+    posterior_mean = torch.tanh(alpha * x / sigma**2)  # of a fair coin of -1 and 1
+    torch.testing.assert_close(empirical_denoiser(s, data)(x, 500), posterior_mean)
     assert empirical_denoiser(s, data)(x, 0).item() == pytest.approx(1)
 
-# %% ../nbs/02_oracles.ipynb #c62dff92
-def test_the_score_is_the_gradient_of_the_log_density():
+# %% ../nbs/02_oracles.ipynb #6a84533c
+@pytest.mark.parametrize("t", [0, 300])
+@pytest.mark.parametrize("make", [cosine, flow, edm])
+def test_an_answer_does_not_depend_on_the_batch_and_has_the_digits_of_float32(make, t):
     g = torch.Generator().manual_seed(0)
-    x, means = torch.randn(4, 5, generator=g, dtype=torch.float64).requires_grad_(), torch.randn(3, 5, generator=g, dtype=torch.float64)
+    s = make()
+    data = torch.randn(100, 1, 16, 16, generator=g, dtype=torch.float64)
+    eps = torch.randn(40, 1, 16, 16, generator=g, dtype=torch.float64)
+    x = add_noise(s, data[:40], torch.tensor([t]), eps)
+    exact, single = _log_joint(x, *s.at(t), data), _log_joint(x.float(), *s.at(t), data)
+    assert ((exact - single.double()).abs() < 1e-4 * exact.abs() + 1e-2).all()
+    assert torch.equal(_log_joint(x.float()[:3], *s.at(t), data), single[:3])
+
+# %% ../nbs/02_oracles.ipynb #429f417f
+def test_images_of_another_memory_layout_give_the_same_answer():
+    x, data = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 4, 4)
+    denoise = empirical_denoiser(linear(), data)
+    torch.testing.assert_close(denoise(x.contiguous(memory_format=torch.channels_last), 500), denoise(x, 500))
+
+def test_images_of_another_size_are_refused():
+    x, data = torch.randn(2, 3, 4, 4), torch.randn(5, 1, 4, 4)
+    with pytest.raises(ValueError, match="x has 48 values, the data 16"):
+        empirical_denoiser(linear(), data)(x, 500)
+
+# %% ../nbs/02_oracles.ipynb #c62dff92
+def _oracles():
+    "Denoisers and log densities of the same data, by name, and where they are asked."
+    g = torch.Generator().manual_seed(0)
+    x, means = torch.randn(4, 5, generator=g, dtype=torch.float64), torch.randn(3, 5, generator=g, dtype=torch.float64)
     var, basis = torch.linalg.eigh(means.T @ means + torch.eye(5))
-    stds, weights = torch.tensor([.2, .5, .9]), torch.tensor([.5, .2, .3])
-    for s in (linear(), flow(), edm()):
-        for t in (20, 500, 900):
-            for oracle, density, kw in ((gaussian_denoiser, gaussian_log_density, dict(mean=means[0], std=var.sqrt(), basis=basis)),
-                                        (gmm_denoiser, mixture_log_density, dict(means=means, stds=stds, weights=weights)), (gmm_denoiser, mixture_log_density, dict(means=means))):
-                want, = torch.autograd.grad(density(s, **kw)(x, t).sum(), x)
-                torch.testing.assert_close(score_from_denoiser(oracle(s, **kw), s)(x, t), want, rtol=1e-6, atol=1e-6)
+    normal = dict(mean=means[0], std=var.sqrt(), basis=basis)
+    mixture = dict(means=means, stds=torch.tensor([.2, .5, .9]), weights=torch.tensor([.5, .2, .3]))
+    found = {
+        "Gaussian": (gaussian_denoiser, gaussian_log_density, normal),
+        "mixture": (gmm_denoiser, mixture_log_density, mixture),
+        "finite": (gmm_denoiser, mixture_log_density, dict(means=means)),
+    }
+    return x, found
+
+@pytest.mark.parametrize("name", ["Gaussian", "mixture", "finite"])
+@pytest.mark.parametrize("t", [20, 500, 900])
+@pytest.mark.parametrize("make", [linear, flow, edm])
+def test_the_score_is_the_gradient_of_the_log_density(make, t, name):
+    x, found = _oracles()
+    x.requires_grad_()
+    denoiser_of, density_of, data = found[name]
+    gradient, = torch.autograd.grad(density_of(make(), **data)(x, t).sum(), x)
+    score = score_from_denoiser(denoiser_of(make(), **data), make())
+    torch.testing.assert_close(score(x, t), gradient, rtol=1e-6, atol=1e-6)
 
 # %% ../nbs/02_oracles.ipynb #9ca3eced
-def test_densities_are_those_of_torch_and_sum_up_to_one():
-    s, d = linear(), torch.distributions
+@pytest.mark.parametrize("t", [None, 200, 999])
+def test_the_density_of_a_mixture_is_that_of_torch_and_sums_up_to_one(t):
     x = torch.linspace(-12, 12, 4001, dtype=torch.float64)[:, None]  # (4001, 1)
     means, stds, weights = torch.tensor([-1., .5]), torch.tensor([.3, .2]), torch.tensor([3., 7.])
-    for t in (None, 200, 999):
-        alpha, sigma = s.at(t)
-        want = d.MixtureSameFamily(d.Categorical(weights), d.Normal(alpha * means, (alpha**2 * stds**2 + sigma**2).sqrt())).log_prob(x[:, 0])
-        got = mixture_log_density(s, means, stds, weights)(x, t)
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
-        assert torch.trapezoid(got.exp(), x[:, 0]).item() == pytest.approx(1, abs=1e-5)
-    want = d.MultivariateNormal(torch.zeros(2).double(), torch.tensor([[2., 1], [1, 2]]).double()).log_prob(x[:9].expand(9, 2))
-    var, basis = torch.linalg.eigh(torch.tensor([[2., 1], [1, 2]]).double())
-    torch.testing.assert_close(gaussian_log_density(s, 0., var.sqrt(), basis)(x[:9].expand(9, 2), None), want)
+    alpha, sigma = linear().at(t)
+    clusters = Normal(alpha * means, (alpha**2 * stds**2 + sigma**2).sqrt())
+    expected = MixtureSameFamily(Categorical(weights), clusters).log_prob(x[:, 0])
+    got = mixture_log_density(linear(), means, stds, weights)(x, t)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    assert torch.trapezoid(got.exp(), x[:, 0]).item() == pytest.approx(1, abs=1e-5)
+
+def test_the_density_of_a_Gaussian_is_that_of_torch():
+    cov = torch.tensor([[2., 1], [1, 2]]).double()
+    x = torch.linspace(-12, -11.95, 9, dtype=torch.float64)[:, None].expand(9, 2)
+    var, basis = torch.linalg.eigh(cov)
+    expected = MultivariateNormal(torch.zeros(2).double(), cov).log_prob(x)
+    torch.testing.assert_close(gaussian_log_density(linear(), 0., var.sqrt(), basis)(x, None), expected)
 
 # %% ../nbs/02_oracles.ipynb #73a23dba
-three = dict(means=torch.tensor([-1.2, .3, 1.]), stds=torch.tensor([.2, .1, .15]), weights=torch.tensor([.3, .5, .2]))
+THREE = dict(means=torch.tensor([-1.2, .3, 1.]), stds=torch.tensor([.2, .1, .15]), weights=torch.tensor([.3, .5, .2]))
 
 # %% ../nbs/02_oracles.ipynb #3e1ec6c7
-def test_the_quantile_map_of_a_Gaussian_is_a_straight_line_far_out_too():
+@pytest.mark.parametrize("t", [300, 999])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_quantile_map_of_a_Gaussian_is_a_straight_line_also_far_out(name, t):
+    s = SCHEDULES[name]()
     x = torch.linspace(-12, 12, 13, dtype=torch.float64)[:, None]
-    for make in SCHEDULES.values():
-        s, one = make(), dict(means=torch.tensor([.3]), stds=torch.tensor([.5]), weights=torch.ones(1))
-        for t in (300, 999):
-            (alpha, sigma), std = s.at(t), one["stds"].double().item()
-            spread, mean = (alpha**2 * std**2 + sigma**2)**.5, one["means"].double().item()
-            got = quantile_map(s, alpha * mean + spread * x, **one, start=t)
-            torch.testing.assert_close(got, mean + std * x, rtol=0, atol=1e-10)
-            torch.testing.assert_close(quantile_map(s, got, **one, start=None, end=t), alpha * mean + spread * x, rtol=1e-9, atol=1e-9)
+    one = dict(means=torch.tensor([.3]), stds=torch.tensor([.5]), weights=torch.ones(1))
+    alpha, sigma = s.at(t)
+    mean, std = one["means"].double().item(), one["stds"].double().item()
+    noised = alpha * mean + (alpha**2 * std**2 + sigma**2)**.5 * x
+    clean = quantile_map(s, noised, **one, start=t)
+    torch.testing.assert_close(clean, mean + std * x, rtol=0, atol=1e-10)
+    torch.testing.assert_close(quantile_map(s, clean, **one, start=None, end=t), noised, rtol=1e-9, atol=1e-9)
 
 # %% ../nbs/02_oracles.ipynb #c33b2a46
-def test_the_quantile_map_moves_along_the_score_as_the_flow_s_equation_says():
-    s, x, t = flow(10_000), torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None], 5000
-    moved = quantile_map(s, x, **three, start=t, end=t - 1)
-    x0 = gmm_denoiser(s, **three)(x, t)
+def test_the_quantile_map_moves_along_the_score_as_the_equation_of_the_flow_says():
+    s = flow(10_000)
+    t = 5000
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    moved = quantile_map(s, x, **THREE, start=t, end=t - 1)
+    x0 = gmm_denoiser(s, **THREE)(x, t)
     eps = (x - s.alpha[t] * x0) / s.sigma[t]
     torch.testing.assert_close((moved - x) / (s.sigma[t - 1] - s.sigma[t]), eps - x0, rtol=0, atol=2e-3)
 
 # %% ../nbs/02_oracles.ipynb #6289b4a0
-s, x, pair, square = linear(), torch.zeros(2, 1), torch.tensor([-1., 1.]), torch.eye(2)
-WRONG = {
+S = linear()
+X, PAIR, SQUARE = torch.zeros(2, 1), torch.tensor([-1., 1.]), torch.eye(2)
+
+WRONG_GAUSSIANS = {
     "a schedule by its name": (lambda: gaussian_denoiser("cosine"), TypeError, "schedule='cosine': give a Schedule"),
-    "a mean of NaN": (lambda: gaussian_denoiser(s, math.nan), ValueError, "mean=nan: give finite numbers"),
-    "a width below 0": (lambda: gaussian_denoiser(s, 0., -1.), ValueError, "std=-1.0: give finite numbers, 0 or more"),
-    "a width as text": (lambda: gaussian_denoiser(s, 0., "wide"), TypeError, "std='wide': give finite numbers"),
+    "a mean of NaN": (lambda: gaussian_denoiser(S, math.nan), ValueError, "mean=nan: give finite numbers"),
+    "a width below 0": (lambda: gaussian_denoiser(S, 0., -1.), ValueError, "std=-1.0: give finite numbers, 0 or more"),
+    "a width as text": (lambda: gaussian_denoiser(S, 0., "wide"), TypeError, "std='wide': give finite numbers"),
     "a basis that is not square": (
-        lambda: gaussian_denoiser(s, 0., 1., torch.ones(2, 3)), ValueError, "basis is (2, 3): give a square one"),
-    "a basis as a list": (lambda: gaussian_denoiser(s, 0., 1., [[1.]]), TypeError, "basis is list"),
+        lambda: gaussian_denoiser(S, 0., 1., torch.ones(2, 3)), ValueError, "basis is (2, 3): give a square one"),
+    "a basis as a list": (lambda: gaussian_denoiser(S, 0., 1., [[1.]]), TypeError, "basis is list"),
     "widths for other directions": (
-        lambda: gaussian_denoiser(s, 0., torch.ones(3), square), ValueError, "std has 3 numbers for 2 directions"),
-    "a time after the last": (lambda: gaussian_denoiser(s)(x, 1000), ValueError, "t=1000: choose from 0 to 999"),
-    "a density of an infinite width": (lambda: gaussian_log_density(s, 0., math.inf), ValueError, "std=inf: give"),
-    "data as a list": (lambda: empirical_denoiser(s, [0., 1.]), TypeError, "means is list: give a tensor"),
-    "data as bytes": (lambda: empirical_denoiser(s, torch.zeros(2, 1).byte()), ValueError, "means is torch.uint8: give floats"),
+        lambda: gaussian_denoiser(S, 0., torch.ones(3), SQUARE), ValueError, "std has 3 numbers for 2 directions"),
+    "a time after the last": (lambda: gaussian_denoiser(S)(X, 1000), ValueError, "t=1000: choose from 0 to 999"),
+    "a density of an infinite width": (lambda: gaussian_log_density(S, 0., math.inf), ValueError, "std=inf: give"),
+}
+
+# %% ../nbs/02_oracles.ipynb #7eb011ac
+WRONG_MIXTURES = {
+    "data as a list": (lambda: empirical_denoiser(S, [0., 1.]), TypeError, "means is list: give a tensor"),
+    "data as bytes": (
+        lambda: empirical_denoiser(S, torch.zeros(2, 1).byte()), ValueError, "means is torch.uint8: give floats"),
     "data without an image": (
-        lambda: empirical_denoiser(s, torch.zeros(0, 1, 4, 4)), ValueError, "means is (0, 1, 4, 4): give at least one"),
-    "data with NaN": (lambda: empirical_denoiser(s, pair * math.nan), ValueError, "means holds nan"),
-    "widths for other means": (lambda: gmm_denoiser(s, pair, torch.ones(3)), ValueError, "stds has 3 numbers for 2 means"),
-    "a width of a mean below 0": (lambda: gmm_denoiser(s, pair, -.1), ValueError, "stds=-0.1: give finite numbers"),
-    "shares as a list": (lambda: gmm_denoiser(s, pair, .1, [1, 2]), TypeError, "weights is list"),
+        lambda: empirical_denoiser(S, torch.zeros(0, 1, 4, 4)), ValueError, "means is (0, 1, 4, 4): give at least one"),
+    "data with NaN": (lambda: empirical_denoiser(S, PAIR * math.nan), ValueError, "means holds nan"),
+    "widths for other means": (
+        lambda: gmm_denoiser(S, PAIR, torch.ones(3)), ValueError, "stds has 3 numbers for 2 means"),
+    "a width of a mean below 0": (lambda: gmm_denoiser(S, PAIR, -.1), ValueError, "stds=-0.1: give finite numbers"),
+    "shares as a list": (lambda: gmm_denoiser(S, PAIR, .1, [1, 2]), TypeError, "weights is list"),
     "shares for other means": (
-        lambda: gmm_denoiser(s, pair, .1, torch.ones(3)), ValueError, "give a share for each of 2 means"),
-    "shares of nothing": (lambda: gmm_denoiser(s, pair, .1, torch.zeros(2)), ValueError, "not all of them 0"),
-    "a share below 0": (lambda: mixture_log_density(s, pair, .1, pair), ValueError, "weights holds -1"),
+        lambda: gmm_denoiser(S, PAIR, .1, torch.ones(3)), ValueError, "give a share for each of 2 means"),
+    "shares of nothing": (lambda: gmm_denoiser(S, PAIR, .1, torch.zeros(2)), ValueError, "not all of them 0"),
+    "a share below 0": (lambda: mixture_log_density(S, PAIR, .1, PAIR), ValueError, "weights holds -1"),
     "a score of a denoiser of another shape": (
-        lambda: score_from_denoiser(lambda x, t: x[:1], s)(x, 5), ValueError, "the model answers (1, 1)"),
+        lambda: score_from_denoiser(lambda x, t: x[:1], S)(X, 5), ValueError, "the model answers (1, 1)"),
     "a flow in two dimensions": (
-        lambda: quantile_map(s, x.T, pair, .1, pair.abs(), 9), ValueError, "x is (1, 2): give (B, 1)"),
-    "a flow from a time that is none": (
-        lambda: quantile_map(s, x, pair, .1, pair.abs(), -1), ValueError, "t=-1: choose from 0"),
+        lambda: quantile_map(S, X.T, PAIR, .1, PAIR.abs(), 9), ValueError, "x is (1, 2): give (B, 1)"),
+    "a flow from an unknown time": (
+        lambda: quantile_map(S, X, PAIR, .1, PAIR.abs(), -1), ValueError, "t=-1: choose from 0"),
 }
 
 # %% ../nbs/02_oracles.ipynb #25e94129
-@pytest.mark.parametrize("use", WRONG)
-def test_a_wrong_use_is_told_in_a_line(use):
-    call, error, words = WRONG[use]
+WRONG = WRONG_GAUSSIANS | WRONG_MIXTURES
+
+@pytest.mark.parametrize("call, error, words", WRONG.values(), ids=WRONG)
+def test_a_wrong_use_raises_one_clear_line(call, error, words):
     with pytest.raises(error, match=re.escape(words)):
         call()

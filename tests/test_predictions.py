@@ -10,134 +10,172 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iddm.predictions import (
-    IMPLIED, LOSSES, TARGETS, TO_EPS, TO_X0, WEIGHTS, check_prediction, clip_denoised, convert_prediction, denoiser,
-    diffusion_loss, eps_from_x0, min_snr_weight, safe_divide, uniform_weight, v_target, x0_from_eps, x0_from_v)
+    LOSSES, TARGETS, TO_EPS, TO_X0, WEIGHTS, _IMPLIED_WEIGHTS, _safe_divide, check_prediction, clip_denoised,
+    convert_prediction, denoiser, diffusion_loss, min_snr_weight, uniform_weight)
+
+# %% ../nbs/01_predictions.ipynb #94de9659
+def test_noise_becomes_velocity_and_back():
+    x0, eps = torch.tensor([.5]), torch.tensor([-1.])
+    x = .6 * x0 + .8 * eps
+    torch.testing.assert_close(convert_prediction(eps, x, .6, .8, "eps", "v"), .6 * eps - .8 * x0)
+    torch.testing.assert_close(convert_prediction(.6 * eps - .8 * x0, x, .6, .8, "v", "eps"), eps)
 
 # %% ../nbs/01_predictions.ipynb #7d71555d
-def test_every_prediction_turns_into_every_other_and_back():
-    @settings(max_examples=200, deadline=None)
-    @given(st.sampled_from(sorted(TARGETS)), st.sampled_from(sorted(TARGETS)), st.floats(-6, 6), st.floats(.01, 100))
-    def check(source, target, log_ratio, spread):
-        x0, eps = torch.randn(2, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        ratio = 10**log_ratio  # sigma / alpha
-        alpha, sigma = (torch.tensor(o * spread / (1 + ratio**2)**.5, dtype=torch.float64) for o in (1, ratio))
-        x, out = alpha * x0 + sigma * eps, TARGETS[source](x0, eps, alpha, sigma)
-        there = convert_prediction(out, x, alpha, sigma, source, target)
-        lost = 1e-14 * 10**abs(log_ratio) * max(1, spread)  # digits that cancel
-        torch.testing.assert_close(there, TARGETS[target](x0, eps, alpha, sigma), rtol=1e-9, atol=100 * lost)
-        torch.testing.assert_close(convert_prediction(there, x, alpha, sigma, target, source), out, rtol=1e-9, atol=10_000 * lost)
-    check()
+NAMES = st.sampled_from(["eps", "flow", "v", "x0"])
+
+@settings(max_examples=200, deadline=None)
+@given(NAMES, NAMES, st.floats(-6, 6), st.floats(.01, 100))
+def test_every_prediction_turns_into_every_other_and_back(source, target, log_ratio, scale):
+    x0, eps = torch.randn(2, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ratio = 10**log_ratio  # sigma / alpha
+    alpha = torch.tensor(scale / (1 + ratio**2)**.5, dtype=torch.float64)
+    sigma = alpha * ratio
+    x = alpha * x0 + sigma * eps
+    out, expected = TARGETS[source](x0, eps, alpha, sigma), TARGETS[target](x0, eps, alpha, sigma)
+    lost = 1e-14 * 10**abs(log_ratio) * max(1, scale)  # digits that cancel
+    there = convert_prediction(out, x, alpha, sigma, source, target)
+    torch.testing.assert_close(there, expected, rtol=1e-9, atol=100 * lost)
+    back = convert_prediction(there, x, alpha, sigma, target, source)
+    torch.testing.assert_close(back, out, rtol=1e-9, atol=10_000 * lost)
 
 # %% ../nbs/01_predictions.ipynb #f0cb9857
-def test_each_target_leads_back_to_the_picture():
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_each_target_leads_back_to_the_image(schedule, name):
     g = torch.Generator().manual_seed(0)
     x0, eps = torch.randn(2, 3, 1, 8, 8, generator=g, dtype=torch.float64)  # (3, 1, 8, 8) each
-    for schedule in SCHEDULES:
-        s, t = SCHEDULES[schedule](), torch.tensor([0, 100, 500])
-        alpha, sigma, x = extract(s.alpha, t, x0), extract(s.sigma, t, x0), add_noise(s, x0, t, eps)
-        for name in TARGETS:
-            out = TARGETS[name](x0, eps, alpha, sigma)
-            torch.testing.assert_close(TO_X0[name](out, x, alpha, sigma), x0, rtol=0, atol=1e-6 if schedule == "sqrt" else 1e-9)
-            torch.testing.assert_close(TO_EPS[name](out, x, alpha, sigma), eps, rtol=0, atol=1e-9)
+    s = SCHEDULES[schedule]()
+    t = torch.tensor([0, 100, 500])
+    alpha, sigma = extract(s.alpha, t, x0), extract(s.sigma, t, x0)
+    x = add_noise(s, x0, t, eps)
+    out = TARGETS[name](x0, eps, alpha, sigma)
+    cancelled = 1e-6 if schedule == "sqrt" else 1e-9
+    torch.testing.assert_close(TO_X0[name](out, x, alpha, sigma), x0, rtol=0, atol=cancelled)
+    torch.testing.assert_close(TO_EPS[name](out, x, alpha, sigma), eps, rtol=0, atol=1e-9)
 
 # %% ../nbs/01_predictions.ipynb #10b92618
-def test_conversions_are_finite_at_SNR_0_and_infinity_and_right_where_there_is_something_to_know():
+@pytest.mark.parametrize("alpha, sigma", [(0., 1.), (1., 0.)], ids=["SNR 0", "SNR infinite"])
+@pytest.mark.parametrize("kind", [float, torch.tensor])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("source", TARGETS)
+def test_conversions_are_finite_at_the_ends_and_right_if_there_is_something_to_know(source, target, kind, alpha, sigma):
     x0, eps = torch.tensor([.3, -.7]), torch.tensor([-1.2, .4])
-    for alpha, sigma in ((0., 1.), (1., 0.)):
-        for a, s in ((alpha, sigma), (torch.tensor(alpha), torch.tensor(sigma))):
-            x = alpha * x0 + sigma * eps
-            for source in TARGETS:
-                for target in TARGETS:
-                    got, want = convert_prediction(TARGETS[source](x0, eps, a, s), x, a, s, source, target), TARGETS[target](x0, eps, a, s)
-                    assert got.isfinite().all()
-                    lost = (source == "eps" and alpha == 0) or (source == "x0" and sigma == 0)
-                    if not lost or source == target:
-                        torch.testing.assert_close(got, want)
-    assert (x0_from_eps(eps, eps, 0., 1.) == 0).all()
-    assert (eps_from_x0(x0, x0, 1., 0.) == 0).all()
+    x = alpha * x0 + sigma * eps
+    out = TARGETS[source](x0, eps, kind(alpha), kind(sigma))
+    got = convert_prediction(out, x, kind(alpha), kind(sigma), source, target)
+    assert got.isfinite().all()
+    says_nothing = (source, alpha) == ("eps", 0) or (source, sigma) == ("x0", 0)
+    if source == target or not says_nothing:
+        torch.testing.assert_close(got, TARGETS[target](x0, eps, kind(alpha), kind(sigma)))
+
+def test_what_can_not_be_known_is_0():
+    x = torch.tensor([-1.2, .4])
+    assert (TO_X0["eps"](x, x, 0., 1.) == 0).all()
+    assert (TO_EPS["x0"](x, x, 1., 0.) == 0).all()
 
 # %% ../nbs/01_predictions.ipynb #dddcf737
-def test_an_unknown_quotient_has_a_gradient_of_0_not_NaN():
-    num, den = torch.ones(2, requires_grad=True), torch.tensor([0., 2.])
-    safe_divide(num, den).sum().backward()
+def test_an_unknown_quotient_has_a_gradient_of_0_and_not_NaN():
+    num = torch.ones(2, requires_grad=True)
+    _safe_divide(num, torch.tensor([0., 2.])).sum().backward()
     assert num.grad.tolist() == [0, .5]
-    assert safe_divide(torch.ones(2), 0.).tolist() == [0, 0]
-    assert safe_divide(torch.ones(2), 4.).tolist() == [.25, .25]
+    assert _safe_divide(torch.ones(2), 0.).tolist() == [0, 0]
+    assert _safe_divide(torch.ones(2), 4.).tolist() == [.25, .25]
 
 # %% ../nbs/01_predictions.ipynb #0fa51336
-def test_an_error_of_the_output_moves_the_picture_by_the_known_factor():
-    alpha, sigma, x = torch.tensor(.6), torch.tensor(.8), torch.zeros(1)
-    moved = {k: abs(TO_X0[k](torch.ones(1), x, alpha, sigma) - TO_X0[k](torch.zeros(1), x, alpha, sigma)).item() for k in TO_X0}
-    assert moved == pytest.approx(dict(eps=.8/.6, x0=1, v=.8, flow=.8/1.4))
+@pytest.mark.parametrize("name, factor", [("eps", .8/.6), ("x0", 1), ("v", .8), ("flow", .8/1.4)])
+def test_an_error_of_the_output_moves_the_image_by_the_known_factor(name, factor):
+    alpha, sigma = torch.tensor(.6), torch.tensor(.8)
+    moved = TO_X0[name](torch.ones(1), torch.zeros(1), alpha, sigma)  # from 0, where the output is 0
+    assert moved.abs().item() == pytest.approx(factor)
 
 # %% ../nbs/01_predictions.ipynb #2e9ce7d5
-def test_the_preconditioning_of_EDM_is_v_prediction():
+@pytest.mark.parametrize("sigma", [.002, .5, 1., 80.])
+def test_the_preconditioning_of_EDM_is_v_prediction(sigma):
     x, out = torch.randn(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for sigma in (.002, .5, 1., 80.):
-        c_skip, c_out = 1 / (1 + sigma**2), sigma / (1 + sigma**2)**.5
-        torch.testing.assert_close(c_skip * x + c_out * -out, x0_from_v(out, x, 1., sigma))
+    c_skip, c_out = 1 / (1 + sigma**2), sigma / (1 + sigma**2)**.5
+    torch.testing.assert_close(c_skip * x + c_out * -out, TO_X0["v"](out, x, 1., sigma))
 
 # %% ../nbs/01_predictions.ipynb #d0bcab36
-def test_the_implied_weights_are_those_stated_by_the_gradients_of_both_losses():
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("t", [5, 300, 700])
+@pytest.mark.parametrize("make", [linear, flow, edm])
+def test_the_implied_weights_are_those_stated_by_the_gradients_of_both_losses(make, t, name):
     x, right = torch.tensor([.7, 2.], dtype=torch.float64)
-    for schedule in (linear(), flow(), edm()):
-        for t in (5, 300, 700):
-            (alpha, sigma), snr = schedule.at(t), schedule.snr[t]
-            for name in TARGETS:
-                out = torch.tensor(.3, dtype=torch.float64, requires_grad=True)
-                off = TO_X0[name](out, x, alpha, sigma) - TO_X0[name](right, x, alpha, sigma)
-                (a,), (b,) = (torch.autograd.grad(loss.square(), out) for loss in (out - right, off))
-                assert (a / b).item() == pytest.approx(IMPLIED[name](snr).item(), rel=1e-9)
+    alpha, sigma = make().at(t)
+    out = torch.tensor(.3, dtype=torch.float64, requires_grad=True)
+    error = out - right
+    error_x0 = TO_X0[name](out, x, alpha, sigma) - TO_X0[name](right, x, alpha, sigma)
+    grad, = torch.autograd.grad(error.square(), out)
+    grad_x0, = torch.autograd.grad(error_x0.square(), out)
+    assert (grad / grad_x0).item() == pytest.approx(_IMPLIED_WEIGHTS[name](make().snr[t]).item(), rel=1e-9)
 
 # %% ../nbs/01_predictions.ipynb #59f1ea88
-def test_min_SNR_weighs_the_picture_alike_whatever_is_predicted_and_is_finite_at_both_ends():
-    snr = torch.tensor([0., 1e-6, .1, 1, 5, 6, 1e6, float("inf")], dtype=torch.float64)
-    for name in TARGETS:
-        w = min_snr_weight(name, snr)
-        assert w.isfinite().all()
-        assert (w >= 0).all()
-        torch.testing.assert_close((w * IMPLIED[name](snr))[1:-1], snr[1:-1].clamp(max=5))
-    assert min_snr_weight("eps", snr)[0] == 1
-    assert min_snr_weight("x0", snr)[-1] == 5
-    assert min_snr_weight("v", snr)[0] < 1e-19
-    assert (uniform_weight("eps", snr) == 1).all()
+@pytest.mark.parametrize("name", TARGETS)
+def test_min_snr_weighs_the_image_alike_whatever_is_predicted(name):
+    snr = torch.tensor([1e-6, .1, 1, 5, 6, 1e6], dtype=torch.float64)
+    weight = min_snr_weight(name, snr) * _IMPLIED_WEIGHTS[name](snr)
+    torch.testing.assert_close(weight, snr.clamp(max=5))
 
-# %% ../nbs/01_predictions.ipynb #4ef43450
-def test_a_network_that_answers_nothing_pays_the_variance_of_its_target():
-    g = torch.Generator().manual_seed(0)
-    x0, eps = torch.randn(2, 64, 1, 16, 16, generator=g)
-    t = torch.randint(0, 1000, (64,), generator=g)
-    for make in SCHEDULES.values():
-        for name, want in dict(eps=1, x0=1, v=1, flow=2).items():
-            loss = diffusion_loss(lambda x, t, y: torch.zeros_like(x), make(), name, x0, t, eps)
-            assert loss.shape == (64,)
-            assert loss.mean().item() == pytest.approx(want, rel=.03)
+# %% ../nbs/01_predictions.ipynb #eeb0475d
+@pytest.mark.parametrize("name", TARGETS)
+def test_min_snr_is_finite_at_both_ends(name):
+    weight = min_snr_weight(name, torch.tensor([0., 1e-6, .1, 1, 5, 6, 1e6, math.inf], dtype=torch.float64))
+    assert weight.isfinite().all()
+    assert (weight >= 0).all()
+
+def test_min_snr_has_its_limits_at_both_ends():
+    ends = torch.tensor([0., math.inf], dtype=torch.float64)
+    assert min_snr_weight("eps", ends)[0] == 1
+    assert min_snr_weight("x0", ends)[1] == 5
+    assert min_snr_weight("v", ends)[0] < 1e-19
+    assert (uniform_weight("eps", ends) == 1).all()
 
 # %% ../nbs/01_predictions.ipynb #95930fd7
 def test_a_perfect_answer_costs_nothing():
-    s, x0, eps, t = cosine(), torch.rand(4, 1, 8, 8), torch.randn(4, 1, 8, 8), torch.tensor([0, 9, 500, 999])
-    perfect = lambda x, t, y: v_target(x0, eps, extract(s.alpha, t, x), extract(s.sigma, t, x))
-    assert diffusion_loss(perfect, s, "v", x0, t, eps).max() == 0
+    s = cosine()
+    t = torch.tensor([0, 9, 500, 999])
+    x0, eps = torch.rand(4, 1, 8, 8), torch.randn(4, 1, 8, 8)
+    target = TARGETS["v"](x0, eps, extract(s.alpha, t, x0), extract(s.sigma, t, x0))
+    assert diffusion_loss(lambda x, t, y: target, s, "v", x0, t, eps).max() == 0
+
+# %% ../nbs/01_predictions.ipynb #4ef43450
+@pytest.mark.parametrize("name, variance", [("eps", 1), ("x0", 1), ("v", 1), ("flow", 2)])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_network_that_answers_0_pays_the_variance_of_its_target(schedule, name, variance):
+    g = torch.Generator().manual_seed(0)
+    x0, eps = torch.randn(2, 64, 1, 16, 16, generator=g)
+    t = torch.randint(0, 1000, (64,), generator=g)
+    loss = diffusion_loss(lambda x, t, y: torch.zeros_like(x), SCHEDULES[schedule](), name, x0, t, eps)
+    assert loss.shape == (64,)
+    assert loss.mean().item() == pytest.approx(variance, rel=.03)
 
 # %% ../nbs/01_predictions.ipynb #0dca688f
-def test_the_error_is_measured_as_asked():
+@pytest.mark.parametrize("name, expected", [("mse", (.25 + 9) / 2), ("l1", 1.75), ("huber", (.125 + 2.5) / 2)])
+def test_the_error_is_measured_as_asked(name, expected):
     x0, eps = torch.zeros(1, 1, 1, 2), torch.tensor([.5, 3.]).view(1, 1, 1, 2)
-    for name, want in dict(mse=(.25 + 9) / 2, l1=1.75, huber=(.125 + 2.5) / 2).items():
-        assert diffusion_loss(lambda x, t, y: torch.zeros_like(x), cosine(), "eps", x0, torch.tensor([3]), eps, loss=name).item() == pytest.approx(want)
-        best = min((o / 100 for o in range(-100, 200)), key=lambda o: LOSSES[name](torch.full((5,), o), torch.tensor([0., 0., 0., 0., 5.])))
-        assert best == pytest.approx(dict(mse=1, l1=0, huber=.25)[name], abs=.011)
+    loss = diffusion_loss(lambda x, t, y: 0 * x, cosine(), "eps", x0, torch.tensor([3]), eps, loss=name)
+    assert loss.item() == pytest.approx(expected)
+
+@pytest.mark.parametrize("name, expected", [("mse", 1), ("l1", 0), ("huber", .25)])
+def test_the_best_answer_of_a_loss_is_the_mean_or_nearer_the_median(name, expected):
+    data = torch.tensor([0., 0., 0., 0., 5.])
+    answers = [i / 100 for i in range(-100, 200)]
+    best = min(answers, key=lambda answer: LOSSES[name](torch.full((5,), answer), data))
+    assert best == pytest.approx(expected, abs=.011)
 
 # %% ../nbs/01_predictions.ipynb #d41cf551
-def test_the_loss_is_weighed_picture_by_picture():
-    s, t = cosine(), torch.tensor([0, 500, 999])
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_loss_is_weighed_image_by_image(name):
+    s = cosine()
+    t = torch.tensor([0, 500, 999])
     x0, eps = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    for name in TARGETS:
-        plain, weighed = (diffusion_loss(lambda x, t, y: x, s, name, x0, t, eps, loss_weight=w) for w in WEIGHTS)
-        torch.testing.assert_close(weighed, plain * min_snr_weight(name, s.snr[t]).float())
+    plain, weighed = (diffusion_loss(lambda x, t, y: x, s, name, x0, t, eps, loss_weight=w) for w in WEIGHTS)
+    torch.testing.assert_close(weighed, plain * min_snr_weight(name, s.snr[t]).float())
 
 # %% ../nbs/01_predictions.ipynb #804c6fde
 def test_a_loss_is_taken_in_float32_over_all_channels_and_the_network_gets_its_labels():
-    x0, eps, y = *torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([4, 5])
+    x0, eps = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([4, 5])
     def model(x, t, labels):
         assert labels is y
         return torch.ones_like(x).bfloat16() * 1.01
@@ -145,48 +183,71 @@ def test_a_loss_is_taken_in_float32_over_all_channels_and_the_network_gets_its_l
     torch.testing.assert_close(loss, (torch.tensor(1.01).bfloat16().float() - eps).square().flatten(1).mean(1))
 
 # %% ../nbs/01_predictions.ipynb #c56c92fd
-def test_the_network_is_shown_pictures_of_unit_spread_or_less():
+@pytest.mark.parametrize("make, stays", [(cosine, True), (flow, True), (edm, False)])
+def test_the_network_is_shown_images_of_unit_standard_deviation_or_less(make, stays):
     x0, eps = torch.randn(2, 3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    for make, stays in ((cosine, True), (flow, True), (edm, False)):
-        s, t, shown = make(), torch.tensor([0, 500, 999]), []
-        diffusion_loss(lambda x, t, y: shown.append(x) or x, s, "v", x0, t, eps)
-        assert shown[0].std((1, 2, 3)).max() < 1.05
-        assert torch.equal(shown[0], add_noise(s, x0, t, eps)) == stays
+    t = torch.tensor([0, 500, 999])
+    shown = []
+    diffusion_loss(lambda x, t, y: shown.append(x) or x, make(), "v", x0, t, eps)
+    assert shown[0].std((1, 2, 3)).max() < 1.05
+    assert torch.equal(shown[0], add_noise(make(), x0, t, eps)) == stays
 
 # %% ../nbs/01_predictions.ipynb #5d1bb0b8
-def test_a_denoiser_of_a_perfect_network_returns_the_picture():
+PAIRS = [(make, name) for make in (linear, cosine, flow, edm) for name in TARGETS]
+PAIRS.remove((flow, "eps"))  # it is refused
+
+@pytest.mark.parametrize("make, name", PAIRS)
+def test_a_denoiser_of_a_perfect_network_returns_the_image(make, name):
     x0, eps = torch.rand(2, 1, 8, 8) * 2 - 1, torch.randn(2, 1, 8, 8)
-    for make in (linear, cosine, flow, edm):
-        s = make()
-        for name in TARGETS.keys() - ({"eps"} if make is flow else set()):
-            def model(x, t, y, name=name): return TARGETS[name](x0, eps, extract(s.alpha, t, x), extract(s.sigma, t, x))
-            x = add_noise(s, x0, torch.tensor([500, 500]), eps)
-            torch.testing.assert_close(denoiser(model, s, name)(x, 500), x0, rtol=0, atol=1e-4)
+    s = make()
+    def model(x, t, y):
+        return TARGETS[name](x0, eps, extract(s.alpha, t, x), extract(s.sigma, t, x))
+    x = add_noise(s, x0, torch.tensor([500, 500]), eps)
+    torch.testing.assert_close(denoiser(model, s, name)(x, 500), x0, rtol=0, atol=1e-4)
 
 # %% ../nbs/01_predictions.ipynb #779d0d0b
-def test_the_network_gets_a_long_time_for_each_picture_and_a_picture_of_unit_spread():
-    seen_by_net = []
-    def model(x, t, y): return seen_by_net.append((x, t, y)) or x
-    x, y = torch.randn(3, 1, 2, 2), torch.tensor([1, 2, 3])
-    denoiser(model, edm(), "v")(80 * x, 999, y)
-    denoiser(model, cosine(), "v")(x, 7)
-    (a, t, labels), (b, u, none) = seen_by_net
+def _arguments_of(schedule, x, t, *y):
+    calls = []
+    denoiser(lambda *args: calls.append(args) or args[0], schedule, "v")(x, t, *y)
+    return calls[0]
+
+def test_the_network_gets_a_long_time_for_each_image_and_its_labels():
+    y = torch.tensor([1, 2, 3])
+    _, t, labels = _arguments_of(edm(), torch.randn(3, 1, 2, 2), 999, y)
     assert t.tolist() == [999] * 3
     assert t.dtype == torch.long
     assert labels is y
-    assert none is None
-    assert u.tolist() == [7] * 3
-    torch.testing.assert_close(a, x, rtol=1e-3, atol=0)
-    assert torch.equal(b, x)
+
+def test_the_network_gets_images_of_unit_standard_deviation():
+    x = torch.randn(3, 1, 2, 2)
+    shown, *_ = _arguments_of(edm(), 80 * x, 999)
+    torch.testing.assert_close(shown, x, rtol=1e-3, atol=0)
+
+def test_a_variance_preserved_image_is_shown_as_it_is():
+    x = torch.randn(3, 1, 2, 2)
+    shown, t, labels = _arguments_of(cosine(), x, 7)
+    assert torch.equal(shown, x)
+    assert t.tolist() == [7] * 3
+    assert labels is None
+
+def test_a_denoiser_answers_in_the_dtype_of_its_input():
+    x = torch.randn(3, 1, 2, 2)
     assert denoiser(lambda x, t, y: x.bfloat16(), cosine(), "v")(x, 3).dtype == torch.float32
 
 # %% ../nbs/01_predictions.ipynb #9f097f4c
-def test_a_model_of_the_noise_is_refused_where_there_is_nothing_but_noise():
-    for s in (flow(), zero_terminal_snr(linear())):
-        with pytest.raises(ValueError, match="SNR 0.*choose v, x0 or flow"):
-            denoiser(lambda x, t, y: x, s, "eps")
-        for name in ("x0", "v", "flow"):
-            check_prediction(name, s)
+NO_SIGNAL = {"flow": flow(), "rescaled": zero_terminal_snr(linear())}
+
+@pytest.mark.parametrize("schedule", NO_SIGNAL.values(), ids=NO_SIGNAL)
+def test_a_model_of_the_noise_is_refused_if_there_is_nothing_but_noise(schedule):
+    with pytest.raises(ValueError, match="SNR 0.*choose v, x0 or flow"):
+        denoiser(lambda x, t, y: x, schedule, "eps")
+
+@pytest.mark.parametrize("name", ["x0", "v", "flow"])
+@pytest.mark.parametrize("schedule", NO_SIGNAL.values(), ids=NO_SIGNAL)
+def test_other_models_are_accepted_if_there_is_nothing_but_noise(schedule, name):
+    assert check_prediction(name, schedule) is None
+
+def test_an_unknown_prediction_is_refused():
     with pytest.raises(ValueError, match="prediction='noise': choose eps, x0, v, flow"):
         check_prediction("noise", linear())
 
@@ -196,55 +257,69 @@ def test_a_clipped_denoiser_stays_in_range_and_passes_its_arguments_on():
     assert wild(torch.tensor([-9., .5, 9.]), 0, y=2).tolist() == [-1, 1, 1]
 
 # %% ../nbs/01_predictions.ipynb #1b404561
-s, x, t = cosine(), torch.zeros(2, 1, 4, 4), torch.tensor([1, 2])
-def same(x, t, y=None): return x
-def loss_of(model=same, x0=x, t=t, eps=x, prediction="v", **kw):
-    return diffusion_loss(model, s, prediction, x0, t, eps, **kw)
-WRONG = {
-    "a loss of a time after the last": (lambda: loss_of(t=t + 998), ValueError, "t from 999 to 1000"),
-    "a loss of a time below 0": (lambda: loss_of(t=-t), ValueError, "t from -2 to -1"),
+S = cosine()
+X, TS = torch.zeros(2, 1, 4, 4), torch.tensor([1, 2])
+
+def _same(x, t, y=None):
+    return x
+
+def _loss(model=_same, x0=X, t=TS, eps=X, prediction="v", **kw):
+    return diffusion_loss(model, S, prediction, x0, t, eps, **kw)
+
+# %% ../nbs/01_predictions.ipynb #53c60327
+WRONG_LOSSES = {
+    "a loss of a time after the last": (lambda: _loss(t=TS + 998), ValueError, "t from 999 to 1000"),
+    "a loss of a time below 0": (lambda: _loss(t=-TS), ValueError, "t from -2 to -1"),
     "a loss of one time for two images": (
-        lambda: loss_of(t=t[:1]), ValueError, "t (1,): give images (B, C, H, W) and a time for each"),
-    "a loss of bytes": (lambda: loss_of(x0=x.byte()), ValueError, "x0 is torch.uint8: give floats"),
+        lambda: _loss(t=TS[:1]), ValueError, "t (1,): give images (B, C, H, W) and a time for each"),
+    "a loss of bytes": (lambda: _loss(x0=X.byte()), ValueError, "x0 is torch.uint8: give floats"),
     "a loss of a model with a channel too many": (
-        lambda: loss_of(lambda x, t, y: torch.cat([x, x], 1)), ValueError,
-        "the model answers (2, 2, 4, 4) for pictures of (2, 1, 4, 4)"),
-    "a loss of a list of times": (lambda: loss_of(t=[1, 2]), TypeError, "t is list"),
-    "a loss of a list of images": (lambda: loss_of(x0=[0.]), TypeError, "x0 is list"),
-    "a loss of noise of another shape": (lambda: loss_of(eps=x[:, :, :2]), ValueError, "eps is (2, 1, 2, 4)"),
-    "a loss of flat images": (lambda: loss_of(x0=x.flatten(1), eps=x.flatten(1)), ValueError, "x0 is (2, 16)"),
-    "a loss of labels for another batch": (lambda: loss_of(y=torch.tensor([1])), ValueError, "1 labels for 2 images"),
+        lambda: _loss(lambda x, t, y: torch.cat([x, x], 1)), ValueError,
+        "the model answers (2, 2, 4, 4) for images of (2, 1, 4, 4)"),
+    "a loss of a list of times": (lambda: _loss(t=[1, 2]), TypeError, "t is list"),
+    "a loss of a list of images": (lambda: _loss(x0=[0.]), TypeError, "x0 is list"),
+    "a loss of noise of another shape": (lambda: _loss(eps=X[:, :, :2]), ValueError, "eps is (2, 1, 2, 4)"),
+    "a loss of flat images": (lambda: _loss(x0=X.flatten(1), eps=X.flatten(1)), ValueError, "x0 is (2, 16)"),
+    "a loss of labels for another batch": (lambda: _loss(y=torch.tensor([1])), ValueError, "1 labels for 2 images"),
     "a loss of a model that answers a tuple": (
-        lambda: loss_of(lambda x, t, y: (x,)), TypeError, "the model answers tuple"),
-    "a loss of a prediction that is none": (
-        lambda: loss_of(prediction="noise"), ValueError, "prediction='noise': choose eps"),
-    "a loss that is none": (lambda: loss_of(loss="l2"), ValueError, "loss='l2': choose mse"),
-    "a weight that is none": (lambda: loss_of(loss_weight="snr"), ValueError, "loss_weight='snr': choose uniform"),
-    "a schedule by its name": (lambda: denoiser(same, "cosine", "v"), TypeError, "schedule='cosine': give a Schedule"),
-    "a denoiser of a prediction that is none": (
-        lambda: denoiser(same, s, None), ValueError, "prediction=None: choose eps"),
-    "a time after the last": (lambda: denoiser(same, s, "v")(x, 1000), ValueError, "t=1000: choose from 0 to 999"),
-    "a time for each image": (lambda: denoiser(same, s, "v")(x, t), TypeError, "t=tensor([1, 2]): give a whole number"),
-    "a list of images": (lambda: denoiser(same, s, "v")([0.], 1), TypeError, "x is list"),
+        lambda: _loss(lambda x, t, y: (x,)), TypeError, "the model answers tuple"),
+    "a loss of an unknown prediction": (
+        lambda: _loss(prediction="noise"), ValueError, "prediction='noise': choose eps"),
+    "an unknown loss": (lambda: _loss(loss="l2"), ValueError, "loss='l2': choose mse"),
+    "an unknown weight": (lambda: _loss(loss_weight="snr"), ValueError, "loss_weight='snr': choose uniform"),
+}
+
+# %% ../nbs/01_predictions.ipynb #ed9309d9
+WRONG_MODELS = {
+    "a schedule by its name": (lambda: denoiser(_same, "cosine", "v"), TypeError, "schedule='cosine': give a Schedule"),
+    "a denoiser of an unknown prediction": (
+        lambda: denoiser(_same, S, None), ValueError, "prediction=None: choose eps"),
+    "a time after the last": (lambda: denoiser(_same, S, "v")(X, 1000), ValueError, "t=1000: choose from 0 to 999"),
+    "a time for each image": (
+        lambda: denoiser(_same, S, "v")(X, TS), TypeError, "t=tensor([1, 2]): give a whole number"),
+    "a list of images": (lambda: denoiser(_same, S, "v")([0.], 1), TypeError, "x is list"),
     "a model that answers None": (
-        lambda: denoiser(lambda x, t, y: None, s, "v")(x, 1), TypeError, "the model answers NoneType"),
+        lambda: denoiser(lambda x, t, y: None, S, "v")(X, 1), TypeError, "the model answers NoneType"),
     "a model that answers one image": (
-        lambda: denoiser(lambda x, t, y: x[:1], s, "v")(x, 1), ValueError, "(1, 1, 4, 4) for pictures of (2, 1, 4, 4)"),
-    "a clipped model that answers a list": (lambda: clip_denoised(lambda x: [x])(x), TypeError, "the model answers list"),
+        lambda: denoiser(lambda x, t, y: x[:1], S, "v")(X, 1), ValueError, "(1, 1, 4, 4) for images of (2, 1, 4, 4)"),
+    "a clipped model that answers a list": (
+        lambda: clip_denoised(lambda x: [x])(X), TypeError, "the model answers list"),
     "a conversion of other shapes": (
-        lambda: convert_prediction(x, x[:1], .6, .8, "v", "eps"), ValueError, "out is (2, 1, 4, 4) and x is (1, 1, 4, 4)"),
-    "a conversion of lists": (lambda: convert_prediction([0.], x, .6, .8, "v", "eps"), TypeError, "out is list"),
-    "a conversion to what is none": (
-        lambda: convert_prediction(x, x, .6, .8, "v", "x1"), ValueError, "prediction='x1': choose eps"),
-    "a cap of NaN": (lambda: min_snr_weight("v", s.snr, math.nan), ValueError, "gamma=nan: give a number above 0"),
-    "a cap as text": (lambda: min_snr_weight("v", s.snr, "5"), TypeError, "gamma='5': give a number"),
-    "a weight of a prediction that is none": (
-        lambda: min_snr_weight("noise", s.snr), ValueError, "prediction='noise': choose eps"),
+        lambda: convert_prediction(X, X[:1], .6, .8, "v", "eps"), ValueError,
+        "out is (2, 1, 4, 4) and x is (1, 1, 4, 4)"),
+    "a conversion of lists": (lambda: convert_prediction([0.], X, .6, .8, "v", "eps"), TypeError, "out is list"),
+    "a conversion to something unknown": (
+        lambda: convert_prediction(X, X, .6, .8, "v", "x1"), ValueError, "prediction='x1': choose eps"),
+    "a cap of NaN": (lambda: min_snr_weight("v", S.snr, math.nan), ValueError, "gamma=nan: give a number above 0"),
+    "a cap as text": (lambda: min_snr_weight("v", S.snr, "5"), TypeError, "gamma='5': give a number"),
+    "a weight of an unknown prediction": (
+        lambda: min_snr_weight("noise", S.snr), ValueError, "prediction='noise': choose eps"),
 }
 
 # %% ../nbs/01_predictions.ipynb #0317920b
-@pytest.mark.parametrize("use", WRONG)
-def test_a_wrong_use_is_told_in_a_line(use):
-    call, error, words = WRONG[use]
+WRONG = WRONG_LOSSES | WRONG_MODELS
+
+@pytest.mark.parametrize("call, error, words", WRONG.values(), ids=WRONG)
+def test_a_wrong_use_raises_one_clear_line(call, error, words):
     with pytest.raises(error, match=re.escape(words)):
         call()

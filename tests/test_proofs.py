@@ -6,228 +6,320 @@ from iddm.oracles import gaussian_denoiser, gmm_denoiser, quantile_map
 from iddm.samplers import (
     SAMPLERS, ancestral_split, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, final_sample, heun, initial_x, plms)
 from iddm.schedules import Schedule, cosine, edm, flow, linear, sqrt_linear, timesteps
+import diffusers
 import pytest
 
 # %% ../nbs/06_proofs.ipynb #093c6ead
-one = dict(means=torch.tensor([.3]), stds=torch.tensor([.5]), weights=torch.ones(1))
-three = dict(means=torch.tensor([-1., .3, .9]), stds=torch.tensor([.2, .1, .15]), weights=torch.tensor([.3, .5, .2]))
+DATA = dict(
+    one=dict(means=torch.tensor([.3]), stds=torch.tensor([.5]), weights=torch.ones(1)),
+    three=dict(
+        means=torch.tensor([-1., .3, .9]), stds=torch.tensor([.2, .1, .15]), weights=torch.tensor([.3, .5, .2])),
+)
 
 # %% ../nbs/06_proofs.ipynb #50e539ab
 T = 2**20
-PATHS = dict(linear=(linear(T), "quadratic"), sqrt_linear=(sqrt_linear(T), "quadratic"), cosine=(cosine(T), "quadratic"),
-             flow=(flow(T), "linspace"), edm=(edm(T, sigma_min=2e-4), "linspace"))
+PATHS = dict(  # a schedule, and the spacing that is smooth on it
+    linear=(linear(T), "quadratic"), sqrt_linear=(sqrt_linear(T), "quadratic"), cosine=(cosine(T), "quadratic"),
+    flow=(flow(T), "linspace"), edm=(edm(T, sigma_min=2e-4), "linspace"),
+)
 
 # %% ../nbs/06_proofs.ipynb #dc1d0fb2
-def worst(sampler, data, path, steps, spacing=None):
-    "Largest distance from the exact end point over 64 evenly likely starts."
-    s, own = PATHS[path]
-    x = initial_x(s, torch.special.ndtri((torch.arange(64, dtype=torch.float64) + .5) / 64)[:, None])  # (64, 1)
-    ends = final_sample(sampler(gmm_denoiser(s, **data), x, s, timesteps(T, steps, spacing or own)))
-    return (ends - quantile_map(s, x, **data, start=T - 1)).abs().max().item()
+def largest_error(sampler, path, steps, data="three", spacing=None):
+    "Measure the largest distance from the exact end point over 64 equally likely starts."
+    schedule, smooth_spacing = PATHS[path]
+    eps = torch.special.ndtri((torch.arange(64, dtype=torch.float64) + .5) / 64)[:, None]  # (64, 1)
+    x = initial_x(schedule, eps)
+    times = timesteps(T, steps, spacing or smooth_spacing)
+    ends = final_sample(sampler(gmm_denoiser(schedule, **DATA[data]), x, schedule, times))
+    return (ends - quantile_map(schedule, x, **DATA[data], start=T - 1)).abs().max().item()
 
 # %% ../nbs/06_proofs.ipynb #41aba717
-def test_every_deterministic_sampler_reaches_the_exact_end_point_at_its_order():
-    for data in (one, three):
-        for path in ("linear", "sqrt_linear", "flow", "edm"):
-            for name, low, high in (("euler", 1.8, 2.2), ("ddim", 1.8, 2.2), ("heun", 3.6, 4.5), ("dpmpp_2m", 3.6, 4.6), ("plms", 3.5, 99)):
-                few, many = (worst(SAMPLERS[name], data, path, n) for n in (256, 512))
-                assert low < few / many < high, (name, path, few / many)
-                assert many < (2e-2 if low < 3 else 2e-3), (name, path, many)
-    for name, low, high in (("euler", 1.8, 2.2), ("heun", 3.6, 4.5)):
-        assert low < worst(SAMPLERS[name], three, "cosine", 256) / worst(SAMPLERS[name], three, "cosine", 512) < high
+ORDERS = dict(  # the ratio of errors from 256 to 512 steps, and the largest error at 512
+    euler=(1.8, 2.2, 2e-2), ddim=(1.8, 2.2, 2e-2), heun=(3.6, 4.5, 2e-3), dpmpp_2m=(3.6, 4.6, 2e-3),
+    plms=(3.5, 99, 2e-3),
+)
+
+@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("path", ["linear", "sqrt_linear", "flow", "edm"])
+@pytest.mark.parametrize("data", DATA)
+def test_every_deterministic_sampler_reaches_the_exact_end_point_at_its_order(data, path, name):
+    low, high, most = ORDERS[name]
+    few, many = (largest_error(SAMPLERS[name], path, steps, data) for steps in (256, 512))
+    assert low < few / many < high
+    assert many < most
+
+@pytest.mark.parametrize("name", ["euler", "heun"])
+def test_the_order_on_the_cosine_schedule(name):
+    low, high, _ = ORDERS[name]
+    few, many = (largest_error(SAMPLERS[name], "cosine", steps) for steps in (256, 512))
+    assert low < few / many < high
 
 # %% ../nbs/06_proofs.ipynb #2cd90386
-def test_trailing_strides_on_a_variance_preserving_schedule_are_of_first_order_for_all():
-    for name in ("heun", "plms", "dpmpp_2m"):
-        few, many = (worst(SAMPLERS[name], three, "linear", n, "trailing") for n in (256, 512))
-        assert 1.7 < few / many < 3.2
-        assert many > 20 * worst(SAMPLERS[name], three, "linear", 512)
+@pytest.mark.parametrize("name", ["heun", "plms", "dpmpp_2m"])
+def test_with_trailing_spacing_on_a_variance_preserving_schedule_all_are_of_first_order(name):
+    few, many = (largest_error(SAMPLERS[name], "linear", steps, spacing="trailing") for steps in (256, 512))
+    assert 1.7 < few / many < 3.2
+    assert many > 20 * largest_error(SAMPLERS[name], "linear", 512)
 
 # %% ../nbs/06_proofs.ipynb #a0172e82
-def drawn_std(schedule: Schedule, std: torch.Tensor, ts: list[int], eta: float, large: bool = False):
-    "Standard deviations of what DDIM (or, `large`, DDPM with the large variance) draws of Gaussian data; (D,) to (D,)."
-    var = torch.ones_like(std)
-    for t, u in zip(ts, [*ts[1:], None]):
-        (a, s), (a_u, s_u) = schedule.at(t), schedule.at(u)
-        tau, kept = ancestral_split((a, s), (a_u, s_u), eta)
+def sample_std(schedule: Schedule, std: torch.Tensor, times: list[int], eta: float, large: bool = False):
+    "Compute the standard deviations of DDIM's samples (`large`: of DDPM's) of Gaussian data; (D,) to (D,)."
+    variance = torch.ones_like(std)
+    for t, t_next in zip(times, [*times[1:], None]):
+        (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t_next)
+        fresh, kept = ancestral_split((a, s), (a_next, s_next), eta)
         gain = a * std**2 / (a**2 * std**2 + s**2)  # x0 = gain x
-        if large and u is not None:
-            tau = (s**2 - (a * s_u / a_u)**2)**.5
-        var = (a_u * gain + kept * (1 - a * gain) / s)**2 * var + tau**2
-    return var.sqrt()
+        if large and t_next is not None:
+            fresh = (s**2 - (a * s_next / a_next)**2)**.5
+        variance = (a_next * gain + kept * (1 - a * gain) / s)**2 * variance + fresh**2
+    return variance.sqrt()
 
 # %% ../nbs/06_proofs.ipynb #6e691b77
-PAPER = {"0": (13.36, 6.84, 4.67, 4.16, 4.04), "0.2": (14.04, 7.11, 4.77, 4.25, 4.09), "0.5": (16.66, 8.35, 5.25, 4.46, 4.29),
-         "1": (41.07, 18.36, 8.01, 5.78, 4.73), "large": (367.43, 133.37, 32.72, 9.99, 3.17)}  # FID of CIFAR-10, Table 1
+PAPER = {  # FID of CIFAR-10 in 10, 20, 50, 100 and 1000 steps, for each eta (Song et al. 2021, table 1)
+    "0": (13.36, 6.84, 4.67, 4.16, 4.04),
+    "0.2": (14.04, 7.11, 4.77, 4.25, 4.09),
+    "0.5": (16.66, 8.35, 5.25, 4.46, 4.29),
+    "1": (41.07, 18.36, 8.01, 5.78, 4.73),
+    "large": (367.43, 133.37, 32.72, 9.99, 3.17),
+}
+STEPS = (10, 20, 50, 100, 1000)
 
 # %% ../nbs/06_proofs.ipynb #3e7c1c87
-def table(counts=(10, 20, 50, 100, 1000), spacing="leading"):
-    "The Fréchet distance of what is drawn to the data, for each row of the paper's table."
-    spectrum = torch.arange(1, 3073, dtype=torch.float64)**-1.8
-    std = (spectrum * .25 / spectrum.mean()).sqrt()  # (3072,)
-    rows = {name: (1., True) if name == "large" else (float(name), False) for name in PAPER}
-    return {name: [(drawn_std(linear(), std, timesteps(1000, n, spacing), *kw) - std).square().sum().item() for n in counts] for name, kw in rows.items()}
+SPECTRUM = torch.arange(1, 3073, dtype=torch.float64)**-1.8
+STD = (SPECTRUM * .25 / SPECTRUM.mean()).sqrt()  # (3072,)
+
+def distance(row: str, steps: int, spacing: str) -> float:
+    "Compute the Fréchet distance of samples to the data, for an entry of the paper's table."
+    eta, large = (1., True) if row == "large" else (float(row), False)
+    times = timesteps(1000, steps, spacing)
+    return (sample_std(linear(), STD, times, eta, large) - STD).square().sum().item()
+
+def table(spacing: str) -> dict[str, list[float]]:
+    return {row: [distance(row, steps, spacing) for steps in STEPS] for row in PAPER}
 
 # %% ../nbs/06_proofs.ipynb #2da5eede
-def test_the_rank_order_of_DDIM_s_table_comes_out_in_closed_form():
-    ours = table()
-    for rows in (ours, PAPER):
-        for j in range(4):
-            column = [rows[name][j] for name in PAPER]
-            assert all(a < b * 1.02 for a, b in zip(column, column[1:]))
-            assert column[1] < column[2] < column[3] < column[4]
-        for row in rows.values():
-            assert [*row[:4]] == sorted(row[:4], reverse=True)
-            assert row[4] < row[3]
-        assert min(rows, key=lambda name: rows[name][4]) == "large"
-        assert rows["large"][0] > 3 * rows["0"][0]
-    for spacing in ("trailing", "linspace", "quadratic"):  # what doesn't hang on the grid
-        ours = table(spacing=spacing)
-        for row in ours.values():
-            assert [*row] == sorted(row, reverse=True)
-        assert ours["0"][0] < ours["0.2"][0] < ours["0.5"][0] < ours["1"][0]
-        assert min(ours, key=lambda name: ours[name][4]) == "large"
+TABLES = dict(ours=table("leading"), paper=PAPER)
+
+@pytest.mark.parametrize("rows", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("j", range(4), ids=["10", "20", "50", "100"])
+def test_each_column_of_ddims_table_rises_in_closed_form(rows, j):
+    column = [rows[name][j] for name in PAPER]
+    assert column[0] < column[1] * 1.02
+    assert column[1] < column[2] < column[3] < column[4]
+
+@pytest.mark.parametrize("rows", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("name", PAPER)
+def test_each_row_of_ddims_table_falls_in_closed_form(rows, name):
+    assert [*rows[name]] == sorted(rows[name], reverse=True)
+
+@pytest.mark.parametrize("rows", TABLES.values(), ids=TABLES)
+def test_the_large_variance_is_worst_in_10_steps_and_best_in_1000(rows):
+    assert min(rows, key=lambda name: rows[name][4]) == "large"
+    assert rows["large"][0] > 3 * rows["0"][0]
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace", "quadratic"])
+def test_what_does_not_depend_on_the_spacing(spacing):
+    ours = table(spacing)
+    for name, row in ours.items():
+        assert row == sorted(row, reverse=True), name
+    assert ours["0"][0] < ours["0.2"][0] < ours["0.5"][0] < ours["1"][0]
+    assert min(ours, key=lambda name: ours[name][4]) == "large"
 
 # %% ../nbs/06_proofs.ipynb #72ef29ee
-def test_the_recursion_of_the_table_is_what_the_samplers_draw():
-    s, std = linear(), torch.tensor([.1, .5, 2.], dtype=torch.float64)
-    g, z = torch.Generator().manual_seed(0), torch.randn(50_000, 3, generator=torch.Generator().manual_seed(1)).double()
-    for spacing in ("leading", "quadratic"):
-        ts = timesteps(1000, 20, spacing)
-        x = final_sample(ddim(gaussian_denoiser(s, 0., std), torch.ones(1, 3, dtype=torch.float64), s, ts))
-        torch.testing.assert_close(x[0], drawn_std(s, std, ts, 0.), rtol=1e-10, atol=1e-10)
-        for eta in (.5, 1.):
-            x = final_sample(ddim(gaussian_denoiser(s, 0., std), z, s, ts, eta=eta, generator=g))
-            torch.testing.assert_close(x.std(0), drawn_std(s, std, ts, eta), rtol=.02, atol=0)
-        x = final_sample(ddpm(gaussian_denoiser(s, 0., std), z, s, ts, variance="large", generator=g))
-        torch.testing.assert_close(x.std(0), drawn_std(s, std, ts, 1., True), rtol=.02, atol=0)
+THREE_STDS = torch.tensor([.1, .5, 2.], dtype=torch.float64)
+
+@pytest.mark.parametrize("spacing", ["leading", "quadratic"])
+@pytest.mark.parametrize("sampler, options, eta, large", [
+    (ddim, dict(eta=.5), .5, False), (ddim, dict(eta=1.), 1., False), (ddpm, dict(variance="large"), 1., True)],
+    ids=["ddim with half of the noise", "ddim with all of it", "ddpm with the large variance"])
+def test_the_recursion_of_the_table_is_what_the_samplers_do(sampler, options, eta, large, spacing):
+    schedule = linear()
+    times = timesteps(1000, 20, spacing)
+    eps = torch.randn(50_000, 3, generator=torch.Generator().manual_seed(1)).double()
+    denoise = gaussian_denoiser(schedule, 0., THREE_STDS)
+    x = final_sample(sampler(denoise, eps, schedule, times, generator=torch.Generator().manual_seed(0), **options))
+    torch.testing.assert_close(x.std(0), sample_std(schedule, THREE_STDS, times, eta, large), rtol=.02, atol=0)
+
+@pytest.mark.parametrize("spacing", ["leading", "quadratic"])
+def test_the_recursion_of_the_table_is_exact_without_fresh_noise(spacing):
+    schedule = linear()
+    times = timesteps(1000, 20, spacing)
+    one = torch.ones(1, 3, dtype=torch.float64)
+    x = final_sample(ddim(gaussian_denoiser(schedule, 0., THREE_STDS), one, schedule, times))
+    torch.testing.assert_close(x[0], sample_std(schedule, THREE_STDS, times, 0.), rtol=1e-10, atol=1e-10)
 
 # %% ../nbs/06_proofs.ipynb #b25d3375
-def theirs(scheduler, x, output, ts, **kw):
-    "The walk of a scheduler of diffusers: `x` after each of its steps; `output(x, t)` is what a network would say."
-    walk = []
-    for t, own in zip(scheduler.timesteps, ts):
-        x = scheduler.step(output(x, own), t, x, **{k: f() if callable(f) else f for k, f in kw.items()}).prev_sample
-        walk.append(x)
-    return walk
+def trajectory_of(scheduler, x, output, times, **options):
+    "Run a scheduler of diffusers: `x` after each of its steps; `output(x, t)` is the network's answer."
+    trajectory = []
+    for their_t, t in zip(scheduler.timesteps, times):
+        now = {name: value() if callable(value) else value for name, value in options.items()}
+        x = scheduler.step(output(x, t), their_t, x, **now).prev_sample
+        trajectory.append(x)
+    return trajectory
 
 # %% ../nbs/06_proofs.ipynb #da25b7a4
-def apart(ours, theirs):
-    "The largest difference between two walks at any of their steps, in units of the picture where that is more than 1."
-    return max(((step.x - x.double()) / x.abs().clamp(min=1)).abs().max().item() for step, x in zip(ours, theirs, strict=True))
+def difference(ours, theirs):
+    "Compare two trajectories step by step: their largest difference, relative where values are above 1."
+    apart = [(step.x - x.double()).abs() / x.abs().clamp(min=1) for step, x in zip(ours, theirs, strict=True)]
+    return torch.stack(apart).max().item()
 
 # %% ../nbs/06_proofs.ipynb #6b81544b
-def normal(seed):
-    "A source of float64 noise, for both sides."
+def noise_source(seed):
+    "Make a source of float64 noise, for both sides."
     g = torch.Generator().manual_seed(seed)
     return lambda shape=(2, 1, 4, 4): torch.randn(shape, generator=g, dtype=torch.float64)
 
-# %% ../nbs/06_proofs.ipynb #b416e11e
-def test_DDIM_and_DDPM_agree_with_diffusers():
-    import diffusers
+# %% ../nbs/06_proofs.ipynb #dabf5702
+BETAS = dict(beta_start=1e-4, beta_end=.02)  # of the linear schedule
 
-    s, x = linear(), normal(0)()
-    oracle = gaussian_denoiser(s, .1, .5)
-    for cls, sampler, theirs_kw, ours_kw in ((diffusers.DDIMScheduler, ddim, {}, {}), (diffusers.DDIMScheduler, ddim, {}, dict(eta=.3)), (diffusers.DDIMScheduler, ddim, {}, dict(eta=1.)),
-                                             (diffusers.DDPMScheduler, ddpm, dict(variance_type="fixed_small"), dict(variance="small")), (diffusers.DDPMScheduler, ddpm, dict(variance_type="fixed_large"), dict(variance="large"))):
-        for steps in (10, 100, 1000):
-            a = cls(beta_start=1e-4, beta_end=.02, clip_sample=False, prediction_type="sample", timestep_spacing="leading", **theirs_kw)
-            a.set_timesteps(steps)
-            a.alphas_cumprod, source = s.abar, torch.Generator().manual_seed(1)
-            ts = timesteps(1000, steps, "leading")
-            got = theirs(a, x, oracle, ts, generator=source, **(ours_kw if sampler is ddim else {}))
-            assert apart(list(sampler(oracle, x, s, ts, generator=normal(1), **ours_kw)), got) < 1e-10
+def with_our_table(cls, steps, spacing="leading", **options):
+    "Make a scheduler of diffusers with the linear schedule, in float64."
+    scheduler = cls(**BETAS, timestep_spacing=spacing, **options)
+    scheduler.set_timesteps(steps)
+    scheduler.alphas_cumprod = linear().abar
+    return scheduler
+
+# %% ../nbs/06_proofs.ipynb #b416e11e
+@pytest.mark.parametrize("steps", [10, 100, 1000])
+@pytest.mark.parametrize("eta", [0., .3, 1.])
+def test_ddim_agrees_with_diffusers(eta, steps):
+    schedule = linear()
+    eps = noise_source(0)()
+    denoise = gaussian_denoiser(schedule, .1, .5)
+    times = timesteps(1000, steps, "leading")
+    scheduler = with_our_table(diffusers.DDIMScheduler, steps, clip_sample=False, prediction_type="sample")
+    theirs = trajectory_of(scheduler, eps, denoise, times, eta=eta, generator=torch.Generator().manual_seed(1))
+    ours = ddim(denoise, eps, schedule, times, eta=eta, generator=noise_source(1))
+    assert difference(ours, theirs) < 1e-10
+
+@pytest.mark.parametrize("steps", [10, 100, 1000])
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_ddpm_agrees_with_diffusers(variance, steps):
+    schedule = linear()
+    eps = noise_source(0)()
+    denoise = gaussian_denoiser(schedule, .1, .5)
+    times = timesteps(1000, steps, "leading")
+    options = dict(clip_sample=False, prediction_type="sample", variance_type=f"fixed_{variance}")
+    scheduler = with_our_table(diffusers.DDPMScheduler, steps, **options)
+    theirs = trajectory_of(scheduler, eps, denoise, times, generator=torch.Generator().manual_seed(1))
+    ours = ddpm(denoise, eps, schedule, times, variance=variance, generator=noise_source(1))
+    assert difference(ours, theirs) < 1e-10
 
 # %% ../nbs/06_proofs.ipynb #185a97d7
-def test_Heun_Euler_and_the_ancestral_step_agree_with_diffusers():
-    import diffusers
+def in_noise_levels(cls, steps=20):
+    "Make a scheduler that works with x / alpha and noise levels, and the same levels as a schedule."
+    scheduler = cls(**BETAS, timestep_spacing="trailing")
+    scheduler.set_timesteps(steps)
+    sigma = scheduler.sigmas[:-1].unique().double()  # rising; Heun's list has them twice
+    scheduler.sigmas = scheduler.sigmas.double()
+    return scheduler, Schedule(torch.ones_like(sigma), sigma)
 
-    for cls, sampler in ((diffusers.HeunDiscreteScheduler, heun), (diffusers.EulerDiscreteScheduler, euler), (diffusers.EulerAncestralDiscreteScheduler, euler_ancestral)):
-        a = cls(beta_start=1e-4, beta_end=.02, timestep_spacing="trailing")
-        a.set_timesteps(20)
-        sigma = a.sigmas[:-1].unique().double()  # rising; Heun's list has them twice
-        s = Schedule(torch.ones_like(sigma), sigma)  # they walk in x / alpha
-        oracle, x = gaussian_denoiser(s, .1, .5), initial_x(s, normal(0)())
-        a.sigmas = a.sigmas.double()
-        ts = [i for i in range(19, -1, -1)] if sampler is not heun else [19, *[i for i in range(18, -1, -1) for _ in (0, 1)]]
-        def output(x, t): return (x - oracle(x, t)) / s.sigma[t]
-        got = theirs(a, x, output, ts, **(dict(generator=torch.Generator().manual_seed(1)) if sampler is euler_ancestral else {}))
-        got = [*got[1:-1:2], got[-1]] if sampler is heun else got
-        assert apart(list(sampler(oracle, x, s, 20, generator=normal(1))), got) < 1e-5
+@pytest.mark.parametrize("cls, sampler, options", [
+    (diffusers.EulerDiscreteScheduler, euler, {}),
+    (diffusers.EulerAncestralDiscreteScheduler, euler_ancestral, dict(generator=1))],
+    ids=["euler", "euler_ancestral"])
+def test_euler_and_the_ancestral_step_agree_with_diffusers(cls, sampler, options):
+    scheduler, schedule = in_noise_levels(cls)
+    denoise = gaussian_denoiser(schedule, .1, .5)
+    def output(x, t): return (x - denoise(x, t)) / schedule.sigma[t]
+    x = initial_x(schedule, noise_source(0)())
+    options = {name: torch.Generator().manual_seed(seed) for name, seed in options.items()}
+    theirs = trajectory_of(scheduler, x, output, range(19, -1, -1), **options)
+    assert difference(sampler(denoise, x, schedule, 20, generator=noise_source(1)), theirs) < 1e-5
+
+def test_heun_agrees_with_diffusers():
+    scheduler, schedule = in_noise_levels(diffusers.HeunDiscreteScheduler)
+    denoise = gaussian_denoiser(schedule, .1, .5)
+    def output(x, t): return (x - denoise(x, t)) / schedule.sigma[t]
+    x = initial_x(schedule, noise_source(0)())
+    times = [19] + [t for t in range(18, -1, -1) for _ in (0, 1)]  # an evaluation each
+    theirs = trajectory_of(scheduler, x, output, times)
+    after_each_step = [*theirs[1:-1:2], theirs[-1]]
+    assert difference(heun(denoise, x, schedule, 20), after_each_step) < 1e-5
 
 # %% ../nbs/06_proofs.ipynb #528ae158
-def test_DPM_Solver_2M_and_its_SDE_form_agree_with_diffusers():
-    import diffusers
-
-    s, x = linear(), normal(0)()
-    oracle = gaussian_denoiser(s, .1, .5)
-    for kind, eta in (("dpmsolver++", 0.), ("sde-dpmsolver++", 1.)):
-        for steps in (10, 50):
-            a = diffusers.DPMSolverMultistepScheduler(beta_start=1e-4, beta_end=.02, algorithm_type=kind, prediction_type="sample", timestep_spacing="trailing", final_sigmas_type="zero", lower_order_final=False)
-            a.set_timesteps(steps)
-            a.sigmas = torch.cat([(s.sigma / s.alpha)[timesteps(1000, steps)], torch.zeros(1).double()])
-            source, ts = normal(1), timesteps(1000, steps)
-            got = theirs(a, x.float(), lambda x, t: oracle(x.double(), t), ts, **(dict(variance_noise=source) if eta else {}))
-            assert apart(list(dpmpp_2m(oracle, x, s, ts, eta=eta, generator=normal(1))), got) < 1e-5
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("kind, eta", [("dpmsolver++", 0.), ("sde-dpmsolver++", 1.)])
+def test_dpm_solver_2m_and_its_sde_form_agree_with_diffusers(kind, eta, steps):
+    schedule = linear()
+    eps = noise_source(0)()
+    denoise = gaussian_denoiser(schedule, .1, .5)
+    times = timesteps(1000, steps)
+    scheduler = with_our_table(
+        diffusers.DPMSolverMultistepScheduler, steps, "trailing", algorithm_type=kind, prediction_type="sample",
+        final_sigmas_type="zero", lower_order_final=False)
+    scheduler.sigmas = torch.cat([(schedule.sigma / schedule.alpha)[times], torch.zeros(1).double()])
+    def output(x, t): return denoise(x.double(), t)
+    options = dict(variance_noise=noise_source(1)) if eta else {}
+    theirs = trajectory_of(scheduler, eps.float(), output, times, **options)
+    assert difference(dpmpp_2m(denoise, eps, schedule, times, eta=eta, generator=noise_source(1)), theirs) < 1e-5
 
 # %% ../nbs/06_proofs.ipynb #a81eac58
-def test_EDM_s_Euler_and_the_straight_path_agree_with_diffusers():
-    import diffusers
+def test_euler_on_edms_path_agrees_with_diffusers():
+    schedule = edm(18)
+    denoise = gaussian_denoiser(schedule, .1, .5)
+    x = initial_x(schedule, noise_source(0)())
+    scheduler = diffusers.EDMEulerScheduler()
+    scheduler.set_timesteps(18)
+    std = scheduler.config.sigma_data
+    def output(x, t):  # the answer of a preconditioned network: F
+        sigma = schedule.sigma[t].item()
+        return (denoise(x, t) - std**2 / (sigma**2 + std**2) * x) * (sigma**2 + std**2)**.5 / (sigma * std)
+    theirs = trajectory_of(scheduler, x, output, range(17, -1, -1))
+    assert difference(euler(denoise, x, schedule, 18), theirs) < 1e-5
 
-    s = edm(18)
-    oracle, x, a = gaussian_denoiser(s, .1, .5), initial_x(s, normal(0)()), diffusers.EDMEulerScheduler()
-    a.set_timesteps(18)
-    sd = a.config.sigma_data
-    def output(x, t):  # what a preconditioned network would say: F
-        sigma = s.sigma[t].item()
-        return (oracle(x, t) - sd**2 / (sigma**2 + sd**2) * x) * (sigma**2 + sd**2)**.5 / (sigma * sd)
-    assert apart(list(euler(oracle, x, s, 18)), theirs(a, x, output, range(17, -1, -1))) < 1e-5
-
-    s = flow()
-    oracle, x, ts = gaussian_denoiser(s, .1, .5), normal(0)(), timesteps(1000, 40)
-    a = diffusers.FlowMatchEulerDiscreteScheduler()
-    a.set_timesteps(sigmas=s.sigma[ts].tolist())
-    a.sigmas = torch.cat([s.sigma[ts], torch.zeros(1).double()])
-    def output(x, t): return (x - oracle(x, t)) / s.sigma[t]  # eps - x0, since x = (1 - sigma) x0 + sigma eps
-    assert apart(list(euler(oracle, x, s, ts)), theirs(a, x, output, ts)) < 1e-5
+def test_euler_on_the_straight_path_agrees_with_diffusers():
+    schedule = flow()
+    eps = noise_source(0)()
+    denoise = gaussian_denoiser(schedule, .1, .5)
+    times = timesteps(1000, 40)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=schedule.sigma[times].tolist())
+    scheduler.sigmas = torch.cat([schedule.sigma[times], torch.zeros(1).double()])
+    def output(x, t): return (x - denoise(x, t)) / schedule.sigma[t]  # eps - x0, for x = (1 - sigma) x0 + sigma eps
+    theirs = trajectory_of(scheduler, eps, output, times)
+    assert difference(euler(denoise, eps, schedule, times), theirs) < 1e-5
 
 # %% ../nbs/06_proofs.ipynb #66631c30
 def test_PLMS_agrees_with_diffusers_after_the_first_step():
-    import diffusers
-
-    s, x, ts = linear(), normal(0)(), timesteps(1000, 20, "leading")
-    guess = {t: normal(t)() for t in ts}
-    a = diffusers.PNDMScheduler(beta_start=1e-4, beta_end=.02, skip_prk_steps=True, set_alpha_to_one=True, timestep_spacing="leading")
-    a.set_timesteps(20)
-    a.alphas_cumprod = s.abar
-    got = theirs(a, x, lambda x, t: guess[t], [ts[0], ts[1], *ts[1:]])[1:]
-    ours = list(plms(lambda x, t: (x - s.sigma[t] * guess[t]) / s.alpha[t], x, s, ts))
-    shift = (got[0] - ours[0].x) / s.alpha[ts[1]]
+    schedule = linear()
+    eps = noise_source(0)()
+    times = timesteps(1000, 20, "leading")
+    predicted_noise = {t: noise_source(t)() for t in times}
+    scheduler = with_our_table(diffusers.PNDMScheduler, 20, skip_prk_steps=True, set_alpha_to_one=True)
+    def output(x, t): return predicted_noise[t]
+    def denoise(x, t): return (x - schedule.sigma[t] * predicted_noise[t]) / schedule.alpha[t]
+    theirs = trajectory_of(scheduler, eps, output, [times[0], times[1], *times[1:]])[1:]
+    ours = list(plms(denoise, eps, schedule, times))
+    shift = (theirs[0] - ours[0].x) / schedule.alpha[times[1]]
     assert shift.abs().max() > 1e-3
-    for step, y, t in zip(ours[:-1], got, ts[1:]):
-        torch.testing.assert_close(step.x + s.at(t)[0] * shift, y, rtol=0, atol=1e-10)
+    for step, x, t in zip(ours[:-1], theirs, times[1:]):
+        torch.testing.assert_close(step.x + schedule.at(t)[0] * shift, x, rtol=0, atol=1e-10)
 
 # %% ../nbs/06_proofs.ipynb #ad2ef39d
-def fixed_stride(s, std, x, ts):
-    "DDIM that lands T // S below where it stands, wherever it looks next: the bug in our words."
-    for t in ts:
-        (alpha, sigma), (alpha_u, sigma_u) = s.at(t), s.at(t - s.T // len(ts) if t >= s.T // len(ts) else None)
-        x0 = gaussian_denoiser(s, 0, std)(x, t)
-        x = alpha_u * x0 + sigma_u * (x - alpha * x0) / sigma
+def ddim_with_fixed_stride(schedule, std, x, times):
+    "Run DDIM with the bug: each step ends T // S below its time, whatever the next time is."
+    stride = schedule.T // len(times)
+    for t in times:
+        (a, s), (a_next, s_next) = schedule.at(t), schedule.at(t - stride if t >= stride else None)
+        x0 = gaussian_denoiser(schedule, 0, std)(x, t)
+        x = a_next * x0 + s_next * (x - a * x0) / s
     return x
 
 # %% ../nbs/06_proofs.ipynb #cfa2e0f1
-def test_on_linspace_the_closed_form_decides_against_a_fixed_stride():
-    import diffusers
-
-    s, std, unit = linear(), torch.tensor([.5], dtype=torch.float64), torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    for spacing, steps in (("linspace", 10), ("linspace", 30), ("trailing", 30), ("trailing", 70)):
-        ts, a = timesteps(1000, steps, spacing), diffusers.DDIMScheduler(beta_start=1e-4, beta_end=.02, clip_sample=False, prediction_type="sample", timestep_spacing=spacing)
-        a.set_timesteps(steps)
-        a.alphas_cumprod = s.abar
-        right = drawn_std(s, std, ts, 0.).item()
-        assert final_sample(ddim(gaussian_denoiser(s, 0, .5), unit, s, ts)).item() == pytest.approx(right, abs=1e-10)
-        wrong = fixed_stride(s, .5, unit, ts).item()
-        assert abs(wrong - right) > 1e-4
-        got = theirs(a, unit, gaussian_denoiser(s, 0, .5), ts)[-1].item()
-        assert got == pytest.approx(wrong, abs=1e-10) or got == pytest.approx(right, abs=1e-10)  # as it is, or mended
+@pytest.mark.parametrize("spacing, steps", [("linspace", 10), ("linspace", 30), ("trailing", 30), ("trailing", 70)])
+def test_the_closed_form_decides_against_a_fixed_stride(spacing, steps):
+    schedule = linear()
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    denoise = gaussian_denoiser(schedule, 0, .5)
+    times = timesteps(1000, steps, spacing)
+    scheduler = with_our_table(diffusers.DDIMScheduler, steps, spacing, clip_sample=False, prediction_type="sample")
+    right = sample_std(schedule, torch.tensor([.5]).double(), times, 0.).item()
+    wrong = ddim_with_fixed_stride(schedule, .5, one, times).item()
+    theirs = trajectory_of(scheduler, one, denoise, times)[-1].item()
+    assert final_sample(ddim(denoise, one, schedule, times)).item() == pytest.approx(right, abs=1e-10)
+    assert abs(wrong - right) > 1e-4
+    as_it_is = theirs == pytest.approx(wrong, abs=1e-10)
+    mended = theirs == pytest.approx(right, abs=1e-10)
+    assert as_it_is or mended

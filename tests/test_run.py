@@ -372,7 +372,8 @@ def test_what_is_replaceable_goes_and_the_newest_epochs_stay(tmp_path):
     assert list(run.own_checkpoints()) == [run.epoch_checkpoint(4), run.epoch_checkpoint(5)]
 
 # %% ../nbs/33_run.ipynb #319f3d2f
-def _no_flock(*args): raise OSError(errno.ENOLCK, "No locks available")
+def _no_flock(*args):
+    raise OSError(errno.ENOLCK, "No locks available")
 
 KILLED = """
 import fcntl, os, sys
@@ -399,7 +400,8 @@ def _events():
     yield 1
 
 def test_a_run_that_another_process_trains_is_refused(tmp_path):
-    run, events = Run(tmp_path / "df"), _events()
+    run = Run(tmp_path / "df")
+    events = _events()
     with acquire_lock(run.lock_file):  # as another process does
         with pytest.raises(ValueError, match="another process is training in it.*delete .*df.lock"):
             lock_run(run, weakref.ref(events))

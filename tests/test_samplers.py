@@ -12,73 +12,103 @@ from iddm.schedules import SCHEDULES, SPACINGS, cosine, edm, flow, linear, zero_
 import re
 import pytest
 from iddm.samplers import (
-    ADAMS_BASHFORTH, SAMPLERS, Step, add_churn, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, final_sample, heun,
+    SAMPLERS, Step, _ADAMS_BASHFORTH, _add_churn, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, final_sample, heun,
     initial_x, per_sample_generators, randn, timestep_pairs)
 
 # %% ../nbs/03_samplers.ipynb #4312df8c
-def test_a_picture_draws_the_same_noise_in_every_batch():
-    together, alone = randn((3, 1, 4, 4), per_sample_generators(7, 3)), randn((1, 1, 4, 4), per_sample_generators(7, 1, start=2))
-    assert torch.equal(together[2:], alone)
+def test_an_image_gets_the_same_noise_in_every_batch():
+    together = randn((3, 1, 4, 4), per_sample_generators(7, 3))
+    assert torch.equal(together[2:], randn((1, 1, 4, 4), per_sample_generators(7, 1, start=2)))
+    assert not torch.equal(together[2:], randn((1, 1, 4, 4), per_sample_generators(8, 1, start=2)))
     assert not torch.equal(together[0], together[1])
-    assert not torch.equal(alone, randn((1, 1, 4, 4), per_sample_generators(8, 1, start=2)))
-    one = torch.Generator().manual_seed(3)
-    assert torch.equal(randn((2, 5), one), torch.randn(2, 5, generator=torch.Generator().manual_seed(3)))
+
+# %% ../nbs/03_samplers.ipynb #37887998
+def test_one_generator_for_the_batch_is_torch_own_stream():
+    noise = randn((2, 5), torch.Generator().manual_seed(3))
+    assert torch.equal(noise, torch.randn(2, 5, generator=torch.Generator().manual_seed(3)))
+
+def test_a_function_of_the_shape_is_a_source_of_noise():
     assert torch.equal(randn((2, 5), torch.ones), torch.ones(2, 5))
-    with pytest.raises(ValueError, match="1 generators for 4 pictures: give one for each"):
+
+def test_a_generator_for_each_image_is_needed():
+    with pytest.raises(ValueError, match="1 generators for 4 images: give one for each"):
         randn((4, 1), per_sample_generators(0, 1))
 
 # %% ../nbs/03_samplers.ipynb #07513702
-def test_a_walk_starts_at_the_spread_of_its_end_and_hops_to_the_clean_picture():
+def test_steps_lead_from_time_to_time_and_last_to_the_clean_image():
     assert timestep_pairs(cosine(), 2) == [(999, 499), (499, None)]
     assert timestep_pairs(cosine(), (7, 3, 0)) == [(7, 3), (3, 0), (0, None)]
-    assert [initial_x(make(), torch.ones(1)).item() for make in (linear, flow, edm)] == pytest.approx([1, 1, (80**2 + 1)**.5], rel=1e-6)
+    assert timestep_pairs(cosine(), torch.tensor(2)) == timestep_pairs(cosine(), 2)
+    assert timestep_pairs(cosine(), torch.tensor([999, 499])) == timestep_pairs(cosine(), 2)
+
+# %% ../nbs/03_samplers.ipynb #148c60a7
+@pytest.mark.parametrize("make, std", [(linear, 1), (flow, 1), (edm, (80**2 + 1)**.5)])
+def test_sampling_starts_at_the_standard_deviation_of_the_noisy_end(make, std):
+    assert initial_x(make(), torch.ones(1)).item() == pytest.approx(std, rel=1e-6)
+
+def test_sampling_from_times_starts_at_the_standard_deviation_of_the_first():
     assert initial_x(edm(), torch.ones(1), [500, 100]).item() == pytest.approx(math.hypot(*edm().at(500)))
-    for bad in ([], [1000], [5, 5], [3, 4], [3, -1]):
-        with pytest.raises(ValueError, match="give times that fall, from 999 at most to 0"):
-            timestep_pairs(cosine(), bad)
-    for bad in ("50", 5., None, [9.5, 3], ["9"]):
-        with pytest.raises(ValueError, match="give a whole number, or times that fall"):
-            timestep_pairs(cosine(), bad)
-    assert timestep_pairs(cosine(), torch.tensor(2)) == timestep_pairs(cosine(), 2) == timestep_pairs(cosine(), torch.tensor([999, 499]))
+
+@pytest.mark.parametrize("steps", [[], [1000], [5, 5], [3, 4], [3, -1]], ids=str)
+def test_times_that_do_not_fall_are_refused(steps):
+    with pytest.raises(ValueError, match="give times that fall, from 999 at most to 0"):
+        timestep_pairs(cosine(), steps)
+
+@pytest.mark.parametrize("steps", ["50", 5., None, [9.5, 3], ["9"]], ids=repr)
+def test_steps_that_are_no_whole_numbers_are_refused(steps):
+    with pytest.raises(ValueError, match="give a whole number, or times that fall"):
+        timestep_pairs(cosine(), steps)
 
 # %% ../nbs/03_samplers.ipynb #df2b3629
-class Impulses:
-    "A source of noise that gives row `i` one unit at its call number `i`, and all else nothing."
-    def __init__(self): self.i = 0
+class _UnitNoise:
+    "A source of noise that gives row `i` one unit at its call number `i`, and all other rows nothing."
+    def __init__(self):
+        self.i = 0
+
     def __call__(self, shape):
         self.i += 1
         return torch.zeros(shape).index_fill_(0, torch.tensor([self.i]), 1.)
 
 # %% ../nbs/03_samplers.ipynb #fc4306e0
-def spread_of(sampler, schedule, std, steps, first=1., **kw):
+def _exact_std(sampler, schedule, std, steps, first=1., **kw):
     "The standard deviation that a sampler makes of Gaussian data, exactly."
-    x = torch.zeros(2 + (steps if isinstance(steps, int) else len(steps)), 1, 1, 1, dtype=torch.float64)
+    n = steps if isinstance(steps, int) else len(steps)
+    x = torch.zeros(2 + n, 1, 1, 1, dtype=torch.float64)
     x[0] = first
-    return final_sample(sampler(gaussian_denoiser(schedule, 0, std), x, schedule, steps, generator=Impulses(), **kw)).square().sum().sqrt().item()
+    denoise = gaussian_denoiser(schedule, 0, std)
+    return final_sample(sampler(denoise, x, schedule, steps, generator=_UnitNoise(), **kw)).square().sum().sqrt().item()
 
 # %% ../nbs/03_samplers.ipynb #ba54df80
-def test_DDIM_matches_its_recursion_on_Gaussian_data():
-    known = {(0., 10): .3741, (0., 100): .4860, (0., 1000): .4985, (1., 10): .3333, (1., 100): .4683, (1., 1000): .4961}  # on the leading grid
-    s, std = linear(), .5
-    for eta in (0., .2, .5, 1.):
-        for steps in (10, 100, 1000):
-            for spacing in SPACINGS if steps < 1000 else ["leading"]:
-                var, ts = 1., timesteps(s.T, steps, spacing)
-                for t, u in zip(ts, [*ts[1:], None]):
-                    (alpha, sigma), (alpha_u, sigma_u) = s.at(t), s.at(u)
-                    k = alpha * std**2 / (alpha**2 * std**2 + sigma**2)  # x0 = k x
-                    tau2 = eta**2 * (1 - alpha_u**2) / (1 - alpha**2) * (1 - alpha**2 / alpha_u**2)
-                    c = alpha_u * k + max(sigma_u**2 - tau2, 0)**.5 * (1 - alpha * k) / sigma  # x' = c x + tau z
-                    var = c**2 * var + tau2
-                assert spread_of(ddim, s, std, ts, eta=eta) == pytest.approx(var**.5, abs=1e-10)
-                if spacing == "leading" and (eta, steps) in known:
-                    assert round(var**.5, 4) == known[eta, steps]
+def _ddim_recursion(s, std, ts, eta):
+    var = 1.
+    for t, t_next in zip(ts, [*ts[1:], None]):
+        (alpha, sigma), (alpha_next, sigma_next) = s.at(t), s.at(t_next)
+        k = alpha * std**2 / (alpha**2 * std**2 + sigma**2)  # x0 = k x
+        tau2 = eta**2 * (1 - alpha_next**2) / (1 - alpha**2) * (1 - alpha**2 / alpha_next**2)
+        c = alpha_next * k + max(sigma_next**2 - tau2, 0)**.5 * (1 - alpha * k) / sigma  # x' = c x + tau z
+        var = c**2 * var + tau2
+    return var**.5
+
+GRIDS = [(steps, spacing) for steps in (10, 100) for spacing in SPACINGS] + [(1000, "leading")]
+
+@pytest.mark.parametrize("steps, spacing", GRIDS)
+@pytest.mark.parametrize("eta", [0., .2, .5, 1.])
+def test_DDIM_matches_its_recursion_on_Gaussian_data(eta, steps, spacing):
+    ts = timesteps(1000, steps, spacing)
+    expected = _ddim_recursion(linear(), .5, ts, eta)
+    assert _exact_std(ddim, linear(), .5, ts, eta=eta) == pytest.approx(expected, abs=1e-10)
+
+KNOWN = [(0., 10, .3741), (0., 100, .4860), (0., 1000, .4985), (1., 10, .3333), (1., 100, .4683), (1., 1000, .4961)]
+
+@pytest.mark.parametrize("eta, steps, std", KNOWN)
+def test_DDIM_on_leading_strides_makes_the_known_standard_deviation(eta, steps, std):
+    assert round(_exact_std(ddim, linear(), .5, timesteps(1000, steps, "leading"), eta=eta), 4) == std
 
 # %% ../nbs/03_samplers.ipynb #5138175a
-def gaussian_end(alpha: torch.Tensor, sigma: torch.Tensor, ts: list[int], mean: float, std: float) -> torch.Tensor:
+def _gaussian_end(alpha: torch.Tensor, sigma: torch.Tensor, ts: list[int], mean: float, std: float) -> torch.Tensor:
     "Mean and standard deviation that DDIM without fresh noise makes of Gaussian data; tables of (..., T) to (2, ...)."
     a, s = alpha[..., ts], sigma[..., ts]  # (..., n) each
-    a_next, s_next = F.pad(a[..., 1:], (0, 1), value=1.), F.pad(s[..., 1:], (0, 1))  # the last hop ends at 1 and 0
+    a_next, s_next = F.pad(a[..., 1:], (0, 1), value=1.), F.pad(s[..., 1:], (0, 1))  # the last step ends at 1 and 0
     k = a * std**2 / (a**2 * std**2 + s**2)
     P = (a_next * k + s_next / s * (1 - a * k)).prod(-1)
     return torch.stack([mean * (1 - a[..., 0] * P), torch.hypot(a[..., 0], s[..., 0]) * P])
@@ -87,257 +117,331 @@ def gaussian_end(alpha: torch.Tensor, sigma: torch.Tensor, ts: list[int], mean: 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_walk_ends_where_the_closed_form_says(name, spacing, steps):
-    s, eps = SCHEDULES[name](), torch.tensor([[0.], [1.]], dtype=torch.float64)  # x is a line in eps: 0 gives the mean
+def test_samples_have_the_mean_and_standard_deviation_of_the_closed_form(name, spacing, steps):
+    s = SCHEDULES[name]()
+    eps = torch.tensor([[0.], [1.]], dtype=torch.float64)  # x is a line in eps: 0 gives the mean
     ts = timesteps(s.T, steps, spacing)
     at_0, at_1 = final_sample(ddim(gaussian_denoiser(s, .5, .2), initial_x(s, eps, ts), s, ts)).flatten().tolist()
-    assert [at_0, at_1 - at_0] == pytest.approx(gaussian_end(s.alpha, s.sigma, ts, .5, .2).tolist(), abs=1e-9)
+    assert [at_0, at_1 - at_0] == pytest.approx(_gaussian_end(s.alpha, s.sigma, ts, .5, .2).tolist(), abs=1e-9)
+
+@pytest.mark.parametrize("std, start, expected", [(1., 500, 1.), (.2, 999, .2), (.2, 500, .2746)])
+def test_a_start_below_the_noisy_end_is_right_for_data_of_unit_variance_only(std, start, expected):
+    s = cosine()
+    ts = list(range(start, -1, -1))
+    first = initial_x(s, torch.ones(1), ts).item()
+    assert _exact_std(ddim, s, std, ts, first) == pytest.approx(expected, rel=.005)
 
 # %% ../nbs/03_samplers.ipynb #41a420aa
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_every_grid_of_every_number_of_steps_ends_near_the_data(spacing):
-    names, T, mean, std = [name for name in SCHEDULES if name != "sqrt"], 1000, .5, .5
-    schedules = [SCHEDULES[name](T) for name in names]
-    alpha, sigma = torch.stack([s.alpha for s in schedules]), torch.stack([s.sigma for s in schedules])  # (6, T) each
-    grids = [timesteps(T, n, spacing) for n in range(1, T + 1)]
-    means, stds = torch.stack([gaussian_end(alpha, sigma, ts, mean, std) for ts in grids], -1)  # (6, T) each
-    n, correlation = torch.arange(1, T + 1), alpha * std / torch.hypot(alpha * std, sigma)  # (T,), (6, T)
-    lost = correlation[:, -1:].expand(-1, T)  # by any walk: what signal the schedule ends with
+    names = [name for name in SCHEDULES if name != "sqrt"]
+    T, mean, std = 1000, .5, .5
+    alpha = torch.stack([SCHEDULES[name](T).alpha for name in names])  # (6, T)
+    sigma = torch.stack([SCHEDULES[name](T).sigma for name in names])  # (6, T)
+    n = torch.arange(1, T + 1)  # (T,)
+    grids = [timesteps(T, steps, spacing) for steps in n.tolist()]
+    means, stds = torch.stack([_gaussian_end(alpha, sigma, ts, mean, std) for ts in grids], -1)  # (6, T) each
+    lost = 1 - means / mean
+    correlation = alpha * std / torch.hypot(alpha * std, sigma)  # (6, T)
+    allowed = correlation[:, -1:].expand(-1, T)  # on any grid: the signal that the schedule ends with
     if spacing == "leading":
-        lost = lost + torch.stack([.4 / n**.5 if name == "sigmoid" else 1 / n for name in names])
+        allowed = allowed + torch.stack([.4 / n**.5 if name == "sigmoid" else 1 / n for name in names])
     assert ((stds / std - 1).abs() < 4 / n).all()
-    assert ((1 - means / mean).abs() < 1.05 * lost + 1e-6).all()
+    assert (lost.abs() < 1.05 * allowed + 1e-6).all()
+    assert (lost <= correlation[:, [ts[0] for ts in grids]] + 1e-9).all()
 
 # %% ../nbs/03_samplers.ipynb #84c053f8
-def test_Euler_is_DDIM_without_fresh_noise_on_every_path():
-    for make in SCHEDULES.values():
-        s, x = make(), randn((2, 1, 4, 4), per_sample_generators(0, 2)).double()
-        for steps in (1, 7, 50, timesteps(1000, 20, "quadratic")):
-            a, b = (final_sample(sampler(gaussian_denoiser(s, .2, .5), initial_x(s, x), s, steps)) for sampler in (euler, ddim))
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+@pytest.mark.parametrize("steps", [1, 7, 50, timesteps(1000, 20, "quadratic")], ids=["1", "7", "50", "quadratic"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_Euler_is_DDIM_without_fresh_noise_on_every_path(name, steps):
+    s = SCHEDULES[name]()
+    x = initial_x(s, randn((2, 1, 4, 4), per_sample_generators(0, 2)).double())
+    a, b = (final_sample(sampler(gaussian_denoiser(s, .2, .5), x, s, steps)) for sampler in (euler, ddim))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 # %% ../nbs/03_samplers.ipynb #4e55211e
-def test_Heun_takes_two_looks_a_step_and_is_EDM_s_own_algorithm_on_EDM_s_path():
-    s, std, looks = edm(18), .5, []
-    def look(x, t): return looks.append(t) or gaussian_denoiser(s, .1, std)(x, t)
+def test_Heun_evaluates_twice_a_step_but_for_the_last():
+    evaluated = []
+    denoise = gaussian_denoiser(edm(18))
+    list(heun(lambda x, t: evaluated.append(t) or denoise(x, t), torch.ones(1, 1), edm(18), 18))
+    assert len(evaluated) == 35
+
+def test_Heun_is_the_algorithm_of_EDM_on_the_path_of_EDM():
+    s = edm(18)
+    std = .5
     x = initial_x(s, randn((3, 1, 2, 2), per_sample_generators(0, 3)).double())
-    got = list(heun(look, x, s, 18))
-    assert len(looks) == 35
-    for i, (sigma, sigma_next) in enumerate(zip(s.sigma.flip(0).tolist(), [*s.sigma.flip(0)[1:].tolist(), 0.])):  # algorithm 1
-        d = lambda x, sigma: (x - (.1 + std**2 / (std**2 + sigma**2) * (x - .1))) / sigma
-        slope = d(x, sigma)
-        ahead = x + (sigma_next - sigma) * slope
-        x = x + (sigma_next - sigma) * (slope + d(ahead, sigma_next)) / 2 if sigma_next else ahead
-        torch.testing.assert_close(got[i].x, x, rtol=1e-9, atol=1e-9)
+    got = list(heun(gaussian_denoiser(s, .1, std), x, s, 18))
+    def slope(x, sigma):
+        return (x - (.1 + std**2 / (std**2 + sigma**2) * (x - .1))) / sigma
+    levels = [*s.sigma.flip(0).tolist(), 0.]
+    for step, sigma, sigma_next in zip(got, levels, levels[1:]):  # algorithm 1
+        d = slope(x, sigma)
+        ahead = x + (sigma_next - sigma) * d
+        x = x + (sigma_next - sigma) * (d + slope(ahead, sigma_next)) / 2 if sigma_next else ahead
+        torch.testing.assert_close(step.x, x, rtol=1e-9, atol=1e-9)
 
 # %% ../nbs/03_samplers.ipynb #d24a2476
-def test_churn_lifts_the_picture_to_the_level_of_a_noisier_time_and_keeps_its_variance_right():
-    for make in (linear, cosine, flow, edm):
-        s = make()
-        for t in (100, 500, 800):
-            x, up = add_churn(torch.zeros(40_000, 1), s, t, .2, 1., torch.Generator().manual_seed(0))
-            (a, sig), (a_up, s_up) = s.at(t), s.at(up)
-            assert up > t
-            assert s_up / a_up == pytest.approx(1.2 * sig / a, rel=.02)
-            assert x.std().item() == pytest.approx((s_up**2 - (a_up / a * sig)**2)**.5, rel=.02)
-    assert add_churn(x, s, 999, .2, 1., None) == (x, 999)
-    doubled, _ = add_churn(torch.zeros(40_000, 1), s, 500, .2, 2., torch.Generator().manual_seed(0))
-    single, _ = add_churn(torch.zeros(40_000, 1), s, 500, .2, 1., torch.Generator().manual_seed(0))
-    torch.testing.assert_close(doubled, 2 * single)
+@pytest.mark.parametrize("t", [100, 500, 800])
+@pytest.mark.parametrize("make", [linear, cosine, flow, edm])
+def test_churn_raises_an_image_to_a_noisier_time_and_keeps_its_variance_right(make, t):
+    s = make()
+    x, up = _add_churn(torch.zeros(40_000, 1), s, t, .2, 1., torch.Generator().manual_seed(0))
+    (alpha, sigma), (alpha_up, sigma_up) = s.at(t), s.at(up)
+    assert up > t
+    assert sigma_up / alpha_up == pytest.approx(1.2 * sigma / alpha, rel=.02)
+    assert x.std().item() == pytest.approx((sigma_up**2 - (alpha_up / alpha * sigma)**2)**.5, rel=.02)
+
+def test_churn_at_the_noisy_end_changes_nothing():
+    x = torch.zeros(4, 1)
+    assert _add_churn(x, edm(), 999, .2, 1., None) == (x, 999)
+
+def test_s_noise_scales_the_fresh_noise():
+    single, double = (_add_churn(torch.zeros(40_000, 1), edm(), 500, .2, s_noise, torch.Generator().manual_seed(0))[0]
+                      for s_noise in (1., 2.))
+    torch.testing.assert_close(double, 2 * single)
 
 # %% ../nbs/03_samplers.ipynb #7252fd63
-def test_churn_changes_the_walk_not_what_it_ends_on():
-    s, x = edm(), initial_x(edm(), randn((4, 1, 2, 2), per_sample_generators(0, 4)))
-    calm, churn = (final_sample(heun(gaussian_denoiser(s, .3, .5), x, s, 40, s_churn=c, generator=per_sample_generators(1, 4))) for c in (0, 40))
-    none = final_sample(heun(gaussian_denoiser(s, .3, .5), x, s, 40, s_churn=40, s_tmin=2, s_tmax=1, generator=per_sample_generators(1, 4)))
-    assert torch.equal(none, calm)
-    assert (churn - calm).abs().mean() > .3
-    looks, v = [], linear()  # churn at most by a factor of sqrt(2), and only where sigma / alpha is between the bounds
-    list(heun(lambda x, t: looks.append(t) or x, torch.ones(1, 1), v, [900, 700, 500, 300, 100], s_churn=1e9, s_tmin=1., s_tmax=5., generator=per_sample_generators(0, 1)))
-    ratio = lambda t: (v.sigma[t] / v.alpha[t]).item()
-    lifted = [t for t in (900, 700, 500, 300, 100) if t not in looks[::2]]
-    assert lifted == [t for t in (900, 700, 500, 300, 100) if 1 <= ratio(t) <= 5] == [500, 300]
-    assert all(ratio(up) == pytest.approx(2**.5 * ratio(t), rel=.01) for up, t in zip(looks[::2][2:], lifted))
+def _churned(**kw):
+    s = edm()
+    x = initial_x(s, randn((4, 1, 2, 2), per_sample_generators(0, 4)))
+    return final_sample(heun(gaussian_denoiser(s, .3, .5), x, s, 40, generator=per_sample_generators(1, 4), **kw))
+
+def test_churn_changes_the_trajectory():
+    assert (_churned(s_churn=40) - _churned(s_churn=0)).abs().mean() > .3
+
+def test_churn_between_bounds_that_hold_nothing_changes_nothing():
+    assert torch.equal(_churned(s_churn=40, s_tmin=2, s_tmax=1), _churned(s_churn=0))
+
+def test_a_churn_below_0_is_refused():
     with pytest.raises(ValueError, match="s_churn=-1: give 0 for none"):
-        next(heun(gaussian_denoiser(s), x, s, 40, s_churn=-1))
-    for make in (linear, flow, edm):  # more steps, less error: the spread is that of the data, exactly
-        off = [abs(spread_of(heun, make(), .5, n, initial_x(make(), torch.ones(1)).item(), s_churn=10.) - .5) for n in (25, 50, 100, 200)]
-        assert off == sorted(off, reverse=True)
-        assert off[-1] < .005
+        _churned(s_churn=-1)
+
+@pytest.mark.parametrize("make", [linear, flow, edm])
+def test_churn_with_more_steps_ends_nearer_to_the_data(make):
+    first = initial_x(make(), torch.ones(1)).item()
+    errors = [abs(_exact_std(heun, make(), .5, n, first, s_churn=10.) - .5) for n in (25, 50, 100, 200)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < .005
+
+def test_churn_is_a_factor_of_at_most_sqrt_2_and_only_between_its_bounds():
+    s = linear()
+    ts = [900, 700, 500, 300, 100]
+    evaluated = []
+    list(heun(lambda x, t: evaluated.append(t) or x, torch.ones(1, 1), s, ts, s_churn=1e9, s_tmin=1., s_tmax=5.,
+              generator=per_sample_generators(0, 1)))
+    ratio = (s.sigma / s.alpha).tolist()
+    starts = evaluated[::2]  # where each step begins, after churn
+    assert [t for t in ts if t not in starts] == [t for t in ts if 1 <= ratio[t] <= 5] == [500, 300]
+    assert [ratio[t] for t in starts[2:4]] == pytest.approx([2**.5 * ratio[t] for t in (500, 300)], rel=.01)
 
 # %% ../nbs/03_samplers.ipynb #0ed81c7f
 def test_the_ancestral_step_is_that_of_k_diffusion():
-    s, std = edm(), .5
+    s = edm()
+    denoise = gaussian_denoiser(s, .1, .5)
     x = initial_x(s, randn((3, 1, 2, 2), per_sample_generators(0, 3)).double())
-    got, g = list(euler_ancestral(gaussian_denoiser(s, .1, std), x, s, 12, generator=torch.Generator().manual_seed(5))), torch.Generator().manual_seed(5)
-    for step, (t, u) in zip(got, timestep_pairs(s, 12)):
-        (_, here), (_, there) = s.at(t), s.at(u)
+    got = list(euler_ancestral(denoise, x, s, 12, generator=torch.Generator().manual_seed(5)))
+    g = torch.Generator().manual_seed(5)
+    for step, (t, t_next) in zip(got, timestep_pairs(s, 12)):
+        (_, here), (_, there) = s.at(t), s.at(t_next)
         up = min(there, (there**2 * (here**2 - there**2) / here**2)**.5)
         down = (there**2 - up**2)**.5
-        d = (x - gaussian_denoiser(s, .1, std)(x, t)) / here
-        x = x + d * (down - here)
+        x = x + (x - denoise(x, t)) / here * (down - here)
         if there > 0:
             x = x + torch.randn(x.shape, generator=g).double() * up
         torch.testing.assert_close(step.x, x, rtol=1e-9, atol=1e-9)
 
 # %% ../nbs/03_samplers.ipynb #fadee477
-def test_DDPM_with_small_variance_DDIM_with_eta_1_and_Euler_ancestral_are_one():
-    for make in SCHEDULES.values():
-        s, x = make(), randn((2, 1, 4, 4), per_sample_generators(0, 2)).double()
-        for steps in (25, [999, 500, 3]):
-            a, b, c = (final_sample(sampler(gaussian_denoiser(s, .2, .5), initial_x(s, x), s, steps, generator=per_sample_generators(1, 2), **kw))
-                       for sampler, kw in ((ddpm, {}), (ddim, dict(eta=1.)), (euler_ancestral, {})))
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
-            torch.testing.assert_close(c, b, rtol=1e-6, atol=1e-8)
+@pytest.mark.parametrize("sampler", [ddpm, euler_ancestral])
+@pytest.mark.parametrize("steps", [25, [999, 500, 3]], ids=str)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_DDPM_with_small_variance_and_Euler_ancestral_are_DDIM_with_eta_1(name, steps, sampler):
+    s = SCHEDULES[name]()
+    denoise = gaussian_denoiser(s, .2, .5)
+    x = initial_x(s, randn((2, 1, 4, 4), per_sample_generators(0, 2)).double())
+    a = final_sample(sampler(denoise, x, s, steps, generator=per_sample_generators(1, 2)))
+    b = final_sample(ddim(denoise, x, s, steps, eta=1., generator=per_sample_generators(1, 2)))
+    torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 # %% ../nbs/03_samplers.ipynb #cb567d35
-def test_DDPM_reproduces_the_mean_and_spread_of_Gaussian_data():
-    s, x = linear(), randn((20_000, 1, 1, 1), torch.Generator().manual_seed(0))
-    for variance in ("large", "small"):
-        out = final_sample(ddpm(gaussian_denoiser(s, .3, .5), x, s, 1000, variance=variance, generator=torch.Generator().manual_seed(1)))
-        assert out.mean().item() == pytest.approx(.3, abs=.02)
-        assert out.std().item() == pytest.approx(.5, abs=.015)
-        assert spread_of(ddpm, s, .5, 1000, variance=variance) == pytest.approx(.5, abs=.005)
+@pytest.mark.parametrize("variance", ["large", "small"])
+def test_DDPM_reproduces_the_mean_and_standard_deviation_of_Gaussian_data(variance):
+    s = linear()
+    x = randn((20_000, 1, 1, 1), torch.Generator().manual_seed(0))
+    g = torch.Generator().manual_seed(1)
+    samples = final_sample(ddpm(gaussian_denoiser(s, .3, .5), x, s, 1000, variance=variance, generator=g))
+    assert samples.mean().item() == pytest.approx(.3, abs=.02)
+    assert samples.std().item() == pytest.approx(.5, abs=.015)
+    assert _exact_std(ddpm, s, .5, 1000, variance=variance) == pytest.approx(.5, abs=.005)
 
 # %% ../nbs/03_samplers.ipynb #6f35adc5
-def test_the_weights_of_PLMS_extrapolate_polynomials_exactly():
-    for k, weights in enumerate(ADAMS_BASHFORTH):
-        for power in range(k + 1):  # the mean of u**power over the hop from 0 to 1, from its values at 0, -1, -2, ...
-            assert sum(w * float(-j)**power for j, w in enumerate(weights)) == pytest.approx(1 / (power + 1))
+ORDERS = [(k, power) for k in range(4) for power in range(k + 1)]
+
+@pytest.mark.parametrize("k, power", ORDERS)
+def test_the_weights_of_PLMS_extrapolate_polynomials_exactly(k, power):
+    mean = sum(w * float(-j)**power for j, w in enumerate(_ADAMS_BASHFORTH[k]))  # from values at 0, -1, -2, ...
+    assert mean == pytest.approx(1 / (power + 1))  # that of u**power from 0 to 1
 
 # %% ../nbs/03_samplers.ipynb #ba46f3a3
-def test_the_SDE_form_of_DPM_Solver_matches_its_recursion_on_Gaussian_data():
-    std = .5
-    for s in (linear(), flow(), edm()):
-        for steps in (10, 50, 100):
-            first = s.spread[-1].item()  # x: how the picture depends on the start and on each noise
-            x, before, h_before, unit = torch.zeros(steps + 1, dtype=torch.float64), None, math.inf, 0
-            x[0] = first
-            for t, u in timestep_pairs(s, steps):
-                (a, sig), (a_u, sig_u) = s.at(t), s.at(u)
-                x0 = a * std**2 / (a**2 * std**2 + sig**2) * x
-                if u is None:
-                    x = x0; continue
-                h = math.log(a_u / sig_u) - math.log(a / sig) if a else math.inf
-                d1 = (x0 - before) * h / h_before if before is not None else 0 * x
-                x = sig_u / sig * math.exp(-h) * x + a_u * (1 - math.exp(-2 * h)) * (x0 + d1 / 2)  # the paper's, with its noise
-                unit, before, h_before = unit + 1, x0, h
-                x[unit] += sig_u * (1 - math.exp(-2 * h))**.5
-            assert spread_of(dpmpp_2m, s, std, steps, first, eta=1.) == pytest.approx(x.square().sum().sqrt().item(), abs=1e-10)
+def _sde_recursion(s, std, steps):
+    "The standard deviation by the paper's own step: `x` says how the result depends on the start and on each noise."
+    x = torch.zeros(steps + 1, dtype=torch.float64)
+    x[0] = s.marginal_std[-1]
+    before = None
+    h_before = math.inf
+    *pairs, (last, _) = timestep_pairs(s, steps)
+    for unit, (t, t_next) in enumerate(pairs, 1):
+        (alpha, sigma), (alpha_next, sigma_next) = s.at(t), s.at(t_next)
+        x0 = alpha * std**2 / (alpha**2 * std**2 + sigma**2) * x
+        h = math.log(alpha_next / sigma_next) - math.log(alpha / sigma) if alpha else math.inf
+        d1 = (x0 - before) * h / h_before if before is not None else 0 * x
+        x = sigma_next / sigma * math.exp(-h) * x + alpha_next * (1 - math.exp(-2 * h)) * (x0 + d1 / 2)
+        x[unit] += sigma_next * (1 - math.exp(-2 * h))**.5
+        before, h_before = x0, h
+    alpha, sigma = s.at(last)
+    return alpha * std**2 / (alpha**2 * std**2 + sigma**2) * x.square().sum().sqrt().item()
+
+@pytest.mark.parametrize("steps", [10, 50, 100])
+@pytest.mark.parametrize("make", [linear, flow, edm])
+def test_the_SDE_form_of_DPM_Solver_matches_its_recursion_on_Gaussian_data(make, steps):
+    s = make()
+    got = _exact_std(dpmpp_2m, s, .5, steps, s.marginal_std[-1].item(), eta=1.)
+    assert got == pytest.approx(_sde_recursion(s, .5, steps), abs=1e-10)
 
 # %% ../nbs/03_samplers.ipynb #a2e99eba
-def test_the_first_order_part_of_DPM_Solver_is_DDIM():
-    for make in (linear, flow, edm):
-        s, x = make(), randn((2, 1, 4, 4), per_sample_generators(0, 2)).double()
-        for eta in (0., 1.):
-            a, b = (list(sampler(lambda x, t: x * 0 + .3, initial_x(s, x), s, 9, eta=eta, generator=per_sample_generators(1, 2))) for sampler in (dpmpp_2m, ddim))  # a constant guess has nothing to extrapolate
-            for one, other in zip(a, b):
-                torch.testing.assert_close(one.x, other.x)
+@pytest.mark.parametrize("eta", [0., 1.])
+@pytest.mark.parametrize("make", [linear, flow, edm])
+def test_the_first_order_part_of_DPM_Solver_is_DDIM(make, eta):
+    s = make()
+    x = initial_x(s, randn((2, 1, 4, 4), per_sample_generators(0, 2)).double())
+    def constant(x, t):  # has nothing to extrapolate
+        return x * 0 + .3
+    a, b = (list(sampler(constant, x, s, 9, eta=eta, generator=per_sample_generators(1, 2)))
+            for sampler in (dpmpp_2m, ddim))
+    for step, expected in zip(a, b):
+        torch.testing.assert_close(step.x, expected.x)
 
 # %% ../nbs/03_samplers.ipynb #5bc72712
-def test_no_sampler_leaves_noise_in_its_last_step():
+FLAT = torch.tensor([-1., 1.]).view(2, 1, 1, 1)
+STEPS = {"1": 1, "3": 3, "30": 30} | {spacing: timesteps(1000, 10, spacing) for spacing in ("leading", "quadratic")}
+PATHS = {name: make() for name, make in SCHEDULES.items()} | {"rescaled": zero_terminal_snr(linear())}
+
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize("schedule", PATHS.values(), ids=PATHS)
+def test_no_sampler_leaves_noise_in_its_last_step(schedule, sampler, steps):
     x = randn((2, 1, 8, 8), torch.Generator().manual_seed(0))
-    for s in (*(make() for make in SCHEDULES.values()), zero_terminal_snr(linear())):
-        for sampler in SAMPLERS.values():
-            for steps in (1, 3, 30, timesteps(1000, 10, "leading"), timesteps(1000, 10, "quadratic")):
-                for level, byte in ((-1., 0), (1., 255)):
-                    out = final_sample(sampler(lambda x, t: torch.full_like(x, level), initial_x(s, x), s, steps))
-                    assert (to_uint8(out) == byte).all()
+    images = final_sample(sampler(lambda x, t: FLAT.expand_as(x), initial_x(schedule, x), schedule, steps))
+    assert (to_uint8(images[0]) == 0).all()
+    assert (to_uint8(images[1]) == 255).all()
 
 # %% ../nbs/03_samplers.ipynb #1baf70cc
-def test_a_sampler_yields_each_of_its_steps_and_its_guess():
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_sampler_yields_each_of_its_steps_and_its_prediction(sampler):
     s = cosine()
-    for sampler in SAMPLERS.values():
-        got = list(sampler(gaussian_denoiser(s), randn((2, 1, 4, 4)), s, 7))
-        assert [o.i for o in got] == list(range(7))
-        assert [o.t for o in got] == timesteps(1000, 7)
-        assert isinstance(got[0], Step)
-        assert got[-1].x.shape == got[-1].x0.shape == (2, 1, 4, 4)
-        torch.testing.assert_close(got[-1].x, got[-1].x0)
+    got = list(sampler(gaussian_denoiser(s), randn((2, 1, 4, 4)), s, 7))
+    assert [step.i for step in got] == list(range(7))
+    assert [step.t for step in got] == timesteps(1000, 7)
+    assert isinstance(got[0], Step)
+    assert got[-1].x.shape == got[-1].x0.shape == (2, 1, 4, 4)
+    torch.testing.assert_close(got[-1].x, got[-1].x0)
+
+def test_DDPM_visits_every_time_if_it_is_not_asked_for_fewer():
     assert len(list(ddpm(gaussian_denoiser(cosine(40)), randn((1, 1, 2, 2)), cosine(40)))) == 40
 
 # %% ../nbs/03_samplers.ipynb #c65713bb
-def test_the_same_seed_gives_the_same_picture_in_every_batch():
+SEEDED = {**SAMPLERS, "ddim with fresh noise": partial(ddim, eta=.7), "heun with churn": partial(heun, s_churn=3)}
+
+def _images(sampler, start, n):
     s = cosine()
-    for sampler in (*SAMPLERS.values(), partial(ddim, eta=.7), partial(heun, s_churn=3)):
-        def draw(start, n): return final_sample(sampler(empirical_denoiser(s, torch.eye(4)[None, None]), randn((n, 1, 4, 4), g := per_sample_generators(5, n, start)), s, 8, generator=g))
-        torch.testing.assert_close(draw(0, 4)[3:], draw(3, 1))
+    g = per_sample_generators(5, n, start)
+    x = randn((n, 1, 4, 4), g)
+    return final_sample(sampler(empirical_denoiser(s, torch.eye(4)[None, None]), x, s, 8, generator=g))
+
+@pytest.mark.parametrize("sampler", SEEDED.values(), ids=SEEDED)
+def test_the_same_seed_gives_the_same_image_in_every_batch(sampler):
+    torch.testing.assert_close(_images(sampler, 0, 4)[3:], _images(sampler, 3, 1))
 
 # %% ../nbs/03_samplers.ipynb #e62fd2c6
-def test_a_sampler_stops_between_steps_and_refuses_nonsense():
-    s = cosine()
-    for sampler in SAMPLERS.values():
-        walk = sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 10)
-        next(walk)
-        walk.close()
-        assert torch.is_grad_enabled()
-        with pytest.raises(ValueError, match="steps=1001"):
-            final_sample(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 1001))
-        with pytest.raises(ValueError, match="steps=0"):
-            final_sample(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 0))
-    for sampler in (ddim, euler_ancestral, dpmpp_2m):
-        for eta in (-1, 1.5, math.nan):
-            with pytest.raises(ValueError, match=f"eta={eta}: give a share from 0 to 1"):
-                next(sampler(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 5, eta=eta))
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_sampler_stops_between_steps(sampler):
+    trajectory = sampler(gaussian_denoiser(cosine()), randn((1, 1, 2, 2)), cosine(), 10)
+    next(trajectory)
+    trajectory.close()
+    assert torch.is_grad_enabled()
+
+@pytest.mark.parametrize("steps", [0, 1001])
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_sampler_refuses_numbers_of_steps_that_can_not_be(sampler, steps):
+    with pytest.raises(ValueError, match=f"steps={steps}"):
+        final_sample(sampler(gaussian_denoiser(cosine()), randn((1, 1, 2, 2)), cosine(), steps))
+
+@pytest.mark.parametrize("eta", [-1, 1.5, math.nan])
+@pytest.mark.parametrize("sampler", [ddim, euler_ancestral, dpmpp_2m])
+def test_a_share_of_fresh_noise_is_from_0_to_1(sampler, eta):
+    with pytest.raises(ValueError, match=f"eta={eta}: give a share from 0 to 1"):
+        next(sampler(gaussian_denoiser(cosine()), randn((1, 1, 2, 2)), cosine(), 5, eta=eta))
+
+def test_DDPM_refuses_an_unknown_variance():
     with pytest.raises(ValueError, match="variance='huge'"):
-        final_sample(ddpm(gaussian_denoiser(s), randn((1, 1, 2, 2)), s, 5, variance="huge"))
+        final_sample(ddpm(gaussian_denoiser(cosine()), randn((1, 1, 2, 2)), cosine(), 5, variance="huge"))
 
 # %% ../nbs/03_samplers.ipynb #b37c614e
-def test_every_sampler_keeps_to_the_dtype_it_was_given():
-    for make in (linear, flow, edm):
-        s = make()
-        for sampler in SAMPLERS.values():
-            for dtype in (torch.float32, torch.float64):
-                x = initial_x(s, randn((1, 1, 2, 2)).to(dtype))
-                assert final_sample(sampler(gmm_denoiser(s, torch.ones(2, 1, 2, 2)), x, s, 4)).dtype == dtype
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize("make", [linear, flow, edm])
+def test_every_sampler_keeps_to_the_dtype_it_was_given(make, sampler, dtype):
+    s = make()
+    x = initial_x(s, randn((1, 1, 2, 2)).to(dtype))
+    assert final_sample(sampler(gmm_denoiser(s, torch.ones(2, 1, 2, 2)), x, s, 4)).dtype == dtype
 
 # %% ../nbs/03_samplers.ipynb #ff2bc4ea
-s, x = cosine(), torch.zeros(2, 1, 4, 4)
-def same(x, t): return x
-def walked(denoise=same, x=x, s=s, steps=3, sampler=ddim, **kw): return final_sample(sampler(denoise, x, s, steps, **kw))
+S = cosine()
+X = torch.zeros(2, 1, 4, 4)
+
+def _sampled(denoise=lambda x, t: x, x=X, s=S, steps=3, sampler=ddim, **kw):
+    return final_sample(sampler(denoise, x, s, steps, **kw))
+
 WRONG = {
-    "a sampler that has ended": (
+    "a sampler that has already run": (
         lambda: final_sample(iter([])), ValueError, "the sampler makes no step: it has run to its end"),
-    "steps below 0": (lambda: walked(steps=-1), ValueError, "steps=-1: choose from 1 to 1000"),
-    "a time below 0": (lambda: walked(steps=[5, -1]), ValueError, "give times that fall, from 999 at most to 0"),
-    "times that rise": (lambda: walked(steps=[1, 5]), ValueError, "give times that fall"),
-    "times with NaN": (lambda: walked(steps=[5, math.nan]), ValueError, "give a whole number, or times that fall"),
-    "steps as text": (lambda: walked(steps="50"), ValueError, "steps='50': give a whole number"),
-    "a schedule by its name": (lambda: walked(s="cosine"), TypeError, "schedule='cosine': give a Schedule"),
-    "a schedule that was not made": (lambda: walked(s=cosine), TypeError, "give a Schedule, for example cosine()"),
-    "noise as a list": (lambda: walked(x=[0.]), TypeError, "x is list: give a tensor"),
-    "noise as whole numbers": (lambda: walked(x=x.long()), ValueError, "x is torch.int64: give floats"),
-    "a start as a list": (lambda: initial_x(s, [0.]), TypeError, "eps is list"),
-    "a share of fresh noise as text": (lambda: walked(eta="1"), TypeError, "eta='1': give a number"),
-    "churn of NaN": (lambda: walked(sampler=heun, s_churn=math.nan), ValueError, "s_churn=nan"),
-    "churn as text": (lambda: walked(sampler=heun, s_churn="9"), TypeError, "s_churn='9': give a number"),
-    "a seed as a source": (lambda: walked(eta=1., generator=5), TypeError, "generator=5: give a torch.Generator"),
+    "steps below 0": (lambda: _sampled(steps=-1), ValueError, "steps=-1: choose from 1 to 1000"),
+    "a time below 0": (lambda: _sampled(steps=[5, -1]), ValueError, "give times that fall, from 999 at most to 0"),
+    "times that rise": (lambda: _sampled(steps=[1, 5]), ValueError, "give times that fall"),
+    "times with NaN": (lambda: _sampled(steps=[5, math.nan]), ValueError, "give a whole number, or times that fall"),
+    "steps as text": (lambda: _sampled(steps="50"), ValueError, "steps='50': give a whole number"),
+    "a schedule by its name": (lambda: _sampled(s="cosine"), TypeError, "schedule='cosine': give a Schedule"),
+    "a schedule that was not made": (lambda: _sampled(s=cosine), TypeError, "give a Schedule, for example cosine()"),
+    "noise as a list": (lambda: _sampled(x=[0.]), TypeError, "x is list: give a tensor"),
+    "noise as whole numbers": (lambda: _sampled(x=X.long()), ValueError, "x is torch.int64: give floats"),
+    "a start as a list": (lambda: initial_x(S, [0.]), TypeError, "eps is list"),
+    "a share of fresh noise as text": (lambda: _sampled(eta="1"), TypeError, "eta='1': give a number"),
+    "churn of NaN": (lambda: _sampled(sampler=heun, s_churn=math.nan), ValueError, "s_churn=nan"),
+    "churn as text": (lambda: _sampled(sampler=heun, s_churn="9"), TypeError, "s_churn='9': give a number"),
+    "a seed as a source": (lambda: _sampled(eta=1., generator=5), TypeError, "generator=5: give a torch.Generator"),
     "too few generators": (
-        lambda: walked(eta=1., generator=per_sample_generators(0, 1)), ValueError, "1 generators for 2 pictures"),
+        lambda: _sampled(eta=1., generator=per_sample_generators(0, 1)), ValueError, "1 generators for 2 images"),
     "a seed below 0": (lambda: per_sample_generators(-1, 2), ValueError, "seed=-1: give 0 or more"),
     "a seed with a fraction": (lambda: per_sample_generators(.5, 2), TypeError, "seed=0.5: give a whole number"),
     "generators below 0": (lambda: per_sample_generators(0, -2), ValueError, "n=-2: give 0 or more"),
-    "a sampler that is none": (lambda: SAMPLERS["euler_a"], ValueError, "sample='euler_a': choose ddim, ddpm"),
+    "an unknown sampler": (lambda: SAMPLERS["euler_a"], ValueError, "sample='euler_a': choose ddim, ddpm"),
 }
 
 # %% ../nbs/03_samplers.ipynb #aa7874ad
-@pytest.mark.parametrize("use", WRONG)
-def test_a_wrong_use_is_told_in_a_line(use):
-    call, error, words = WRONG[use]
+@pytest.mark.parametrize("call, error, words", WRONG.values(), ids=WRONG)
+def test_a_wrong_use_raises_one_clear_line(call, error, words):
     with pytest.raises(error, match=re.escape(words)):
         call()
 
 # %% ../nbs/03_samplers.ipynb #c4206513
 ANSWERS = {
-    "one image for two": (lambda x, t: x[:1], ValueError, "(1, 1, 4, 4) for pictures of (2, 1, 4, 4)"),
+    "one image for two": (lambda x, t: x[:1], ValueError, "(1, 1, 4, 4) for images of (2, 1, 4, 4)"),
     "a number": (lambda x, t: 0., TypeError, "the model answers float: let it return a tensor"),
     "a tuple": (lambda x, t: (x,), TypeError, "the model answers tuple"),
 }
 
-@pytest.mark.parametrize("answer", ANSWERS)
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_denoiser_that_answers_something_else_is_told(name, answer):
-    denoise, error, words = ANSWERS[answer]
-    walk = SAMPLERS[name](denoise, torch.zeros(2, 1, 4, 4), cosine(), 3)
+@pytest.mark.parametrize("denoise, error, words", ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_denoiser_that_answers_something_else_raises_one_clear_line(sampler, denoise, error, words):
+    trajectory = sampler(denoise, torch.zeros(2, 1, 4, 4), cosine(), 3)
     with pytest.raises(error, match=re.escape(words)):
-        next(walk)
+        next(trajectory)

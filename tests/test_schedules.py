@@ -4,12 +4,14 @@
 import math
 import torch
 import re
+import diffusers
 import pytest
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iddm.schedules import (
     SCHEDULES, SPACINGS, Schedule, add_noise, cosine, edm, extract, flow, from_alpha_bar, from_beta, linear,
-    sigma_to_t, sigmoid, sqrt, sqrt_linear, timesteps, zero_terminal_snr)
+    scaled_linear, sigma_to_t, sigmoid, sqrt, sqrt_linear, timesteps, zero_terminal_snr)
 
 # %% ../nbs/00_schedules.ipynb #caadbdc3
 def test_two_steps_of_noise_add_up_as_the_equation_says():
@@ -17,53 +19,62 @@ def test_two_steps_of_noise_add_up_as_the_equation_says():
     torch.testing.assert_close(s.abar, torch.tensor([.9, .45], dtype=torch.float64), rtol=0, atol=1e-8)
     torch.testing.assert_close(s.beta, torch.tensor([.1, .5], dtype=torch.float64), rtol=0, atol=1e-8)
     torch.testing.assert_close(s.logsnr, s.snr.log())
-    torch.testing.assert_close(s.spread, torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(s.marginal_std, torch.ones(2, dtype=torch.float64))
     assert s.T == 2
     assert s.at(None) == (1., 0.)
     assert s.at(1) == pytest.approx((.45**.5, .55**.5))
 
 # %% ../nbs/00_schedules.ipynb #10e5bb6b
-def test_tables_that_are_no_process_are_refused():
-    one = torch.ones(3)
-    with pytest.raises(ValueError, match="noisier with every step"):
-        Schedule(one, one)
-    with pytest.raises(ValueError, match="T=0: a schedule needs at least 1 step"):
-        Schedule(one[:0], one[:0])
-    with pytest.raises(ValueError, match=r"one alpha and one sigma per step, not \(3,\) and \(2,\)"):
-        Schedule(one, one[:2])
-    for bad in (torch.tensor([0., .5, 1]), torch.tensor([.1, float("nan"), 1]), torch.tensor([.1, .5, float("inf")])):
-        with pytest.raises(ValueError, match="finite scales, sigma above 0"):
-            Schedule(one, bad)
+ONES = [1., 1., 1.]
+NO_PROCESS = {
+    "equally noisy": (ONES, ONES, "noisier with every step"),
+    "no step": ([], [], "T=0: a schedule needs at least 1 step"),
+    "two lengths": (ONES, ONES[:2], r"one alpha and one sigma per step, not \(3,\) and \(2,\)"),
+    "sigma of 0": (ONES, [0., .5, 1.], "finite scales, sigma above 0"),
+    "sigma of NaN": (ONES, [.1, math.nan, 1.], "finite scales, sigma above 0"),
+    "infinite sigma": (ONES, [.1, .5, math.inf], "finite scales, sigma above 0"),
+}
+
+@pytest.mark.parametrize("alpha, sigma, words", NO_PROCESS.values(), ids=NO_PROCESS)
+def test_tables_that_are_no_process_are_refused(alpha, sigma, words):
+    with pytest.raises(ValueError, match=words):
+        Schedule(torch.tensor(alpha), torch.tensor(sigma))
+
+def test_variances_outside_of_0_to_1_are_refused():
     with pytest.raises(ValueError, match=r"T=3: variances per step from -1 to 1, where \(0, 1\) is allowed"):
         from_beta(torch.tensor([-1, .5, 1]))
 
 # %% ../nbs/00_schedules.ipynb #eabb0f9c
 def test_linear_and_its_roots_agree_with_their_papers():
-    s = linear()
-    assert s.abar[0].item() == pytest.approx(1 - 1e-4)
-    assert s.abar[-1].item() == pytest.approx(4.0358e-5, rel=1e-4)
-    assert linear(250).abar[-1].item() == pytest.approx(s.abar[-1].item(), rel=.2)
+    assert linear().abar[0].item() == pytest.approx(1 - 1e-4)
+    assert linear().abar[-1].item() == pytest.approx(4.0358e-5, rel=1e-4)
+    assert linear(250).abar[-1].item() == pytest.approx(4.0358e-5, rel=.2)
     assert sqrt_linear().beta[[0, 999]].tolist() == pytest.approx([1e-4, .02])
-    assert sqrt().beta[[0, 999]].tolist() == pytest.approx([.01, .02**.5])
     assert sqrt_linear().beta[500].item() == pytest.approx((.01 + 500 / 999 * (.02**.5 - .01))**2)
+    assert sqrt().beta[[0, 999]].tolist() == pytest.approx([.01, .02**.5])
     assert sqrt().abar[250] < 4e-6 < .5 < linear().abar[250]
 
 # %% ../nbs/00_schedules.ipynb #8ab66407
-def test_cosine_and_sigmoid_follow_their_curves():
-    T = 1000
-    f = lambda t: math.cos((t / T + .008) / 1.008 * math.pi / 2)**2
-    g = lambda t: 1 / (1 + math.exp(-3)) - 1 / (1 + math.exp(3 - 6 * t / T))
-    for t in (0, 250, 500, 900):
-        assert cosine(T).abar[t].item() == pytest.approx(f(t + 1) / f(0), rel=1e-9)
-        assert sigmoid(T).abar[t].item() == pytest.approx(g(t + 1) / g(0), rel=1e-9)
-    assert 0 < cosine(T).abar[-1] < 1e-4
-    assert 0 < sigmoid(T).abar[-1] < 1e-4
+def _cosine_curve(u):
+    return math.cos((u + .008) / 1.008 * math.pi / 2)**2
+
+def _sigmoid_curve(u):
+    return 1 / (1 + math.exp(-3)) - 1 / (1 + math.exp(3 - 6 * u))
+
+# %% ../nbs/00_schedules.ipynb #5fa8c5ce
+@pytest.mark.parametrize("t", [0, 250, 500, 900])
+@pytest.mark.parametrize("make, f", [(cosine, _cosine_curve), (sigmoid, _sigmoid_curve)], ids=["cosine", "sigmoid"])
+def test_cosine_and_sigmoid_follow_their_curves(make, f, t):
+    assert make(1000).abar[t].item() == pytest.approx(f((t + 1) / 1000) / f(0), rel=1e-9)
+
+@pytest.mark.parametrize("make", [cosine, sigmoid])
+def test_cosine_and_sigmoid_end_just_above_0(make):
+    assert 0 < make(1000).abar[-1] < 1e-4
 
 # %% ../nbs/00_schedules.ipynb #ba21bb3f
 def test_the_straight_path_and_the_Karras_grid_are_what_their_equations_say():
-    s = flow(4)
-    assert s.alpha.tolist() == [.75, .5, .25, 0]
-    assert s.sigma.tolist() == [.25, .5, .75, 1]
+    assert flow(4).alpha.tolist() == [.75, .5, .25, 0]
+    assert flow(4).sigma.tolist() == [.25, .5, .75, 1]
     s = edm(18)
     assert s.at(0) == pytest.approx((1, .002))
     assert s.at(17) == pytest.approx((1, 80))
@@ -72,86 +83,101 @@ def test_the_straight_path_and_the_Karras_grid_are_what_their_equations_say():
     torch.testing.assert_close(edm(18 * 3 - 2).sigma[::3], s.sigma, rtol=1e-12, atol=0)
 
 # %% ../nbs/00_schedules.ipynb #329aa6cf
-def test_no_signal_is_left_and_the_first_step_is_kept():
-    for make in (linear, sqrt_linear, cosine, sigmoid):
-        s, z = make(), zero_terminal_snr(make())
-        assert z.at(999) == (0, 1)
-        assert z.at(0) == pytest.approx(s.at(0))
-        torch.testing.assert_close(zero_terminal_snr(z).alpha, z.alpha)
-    for make in (flow, edm):
-        with pytest.raises(ValueError, match="takes variance preserving"):
-            zero_terminal_snr(make())
+@pytest.mark.parametrize("make", [linear, sqrt_linear, cosine, sigmoid])
+def test_no_signal_is_left_and_the_first_step_is_kept(make):
+    rescaled = zero_terminal_snr(make())
+    assert rescaled.at(999) == (0, 1)
+    assert rescaled.at(0) == pytest.approx(make().at(0))
+    torch.testing.assert_close(zero_terminal_snr(rescaled).alpha, rescaled.alpha)
+
+# %% ../nbs/00_schedules.ipynb #cee19b3c
+@pytest.mark.parametrize("make", [flow, edm])
+def test_only_variance_preserving_schedules_are_rescaled(make):
+    with pytest.raises(ValueError, match="takes variance preserving"):
+        zero_terminal_snr(make())
+
+# %% ../nbs/00_schedules.ipynb #75a2f699
+def test_another_name_is_accepted_and_listed_once():
+    assert SCHEDULES["scaled_linear"] is scaled_linear is SCHEDULES["sqrt_linear"]
+    assert "scaled_linear" not in SCHEDULES
 
 # %% ../nbs/00_schedules.ipynb #b6055002
-def test_every_schedule_only_ever_adds_noise_for_any_number_of_steps():
-    @settings(max_examples=60, deadline=None)
-    @given(st.sampled_from(sorted(SCHEDULES)), st.integers(142, 3000))
-    def check(name, T):
-        s = SCHEDULES[name](T)
-        assert s.T == T
-        assert (s.snr.diff() < 0).all()
-        assert s.snr.isfinite().all()
-        assert s.beta.min() > 0
-        assert (name == "edm" or s.beta.max() <= 1)
-        if name not in ("flow", "edm"):
-            assert s.beta.max() < 1
-            torch.testing.assert_close(s.alpha**2 + s.sigma**2, torch.ones(T, dtype=torch.float64))
-            z = zero_terminal_snr(s)
-            torch.testing.assert_close(z.spread, torch.ones(T, dtype=torch.float64))
-            assert z.snr[-1] == 0
-            assert (z.snr.diff() < 0).all()
-    check()
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(SCHEDULES)), st.integers(142, 3000))
+def test_every_schedule_only_ever_adds_noise_for_any_number_of_steps(name, T):
+    s = SCHEDULES[name](T)
+    assert s.T == T
+    assert (s.snr.diff() < 0).all()
+    assert s.snr.isfinite().all()
+    assert s.beta.min() > 0
+    if name != "edm":
+        assert s.beta.max() <= 1
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["cosine", "linear", "sigmoid", "sqrt", "sqrt_linear"]), st.integers(142, 3000))
+def test_variance_is_preserved_for_any_number_of_steps(name, T):
+    s = SCHEDULES[name](T)
+    assert s.beta.max() < 1
+    torch.testing.assert_close(s.alpha**2 + s.sigma**2, torch.ones(T, dtype=torch.float64))
+    rescaled = zero_terminal_snr(s)
+    torch.testing.assert_close(rescaled.marginal_std, torch.ones(T, dtype=torch.float64))
+    assert rescaled.snr[-1] == 0
+    assert (rescaled.snr.diff() < 0).all()
 
 # %% ../nbs/00_schedules.ipynb #3d9266ae
-def test_impossible_lengths_are_refused():
-    for make, T in ((linear, 20), (sqrt_linear, 20), (sqrt, 141), (cosine, 0), (sigmoid, 0), (flow, 0), (edm, 0)):
-        with pytest.raises(ValueError, match=f"T={T}"):
-            make(T)
-    for make, T in ((linear, 21), (sqrt, 142), (cosine, 1), (sigmoid, 1), (flow, 1), (edm, 1)):
-        assert make(T).T == T
+IMPOSSIBLE = [(linear, 20), (sqrt_linear, 20), (sqrt, 141), (cosine, 0), (sigmoid, 0), (flow, 0), (edm, 0)]
+SHORTEST = [(linear, 21), (sqrt, 142), (cosine, 1), (sigmoid, 1), (flow, 1), (edm, 1)]
+
+@pytest.mark.parametrize("make, T", IMPOSSIBLE)
+def test_impossible_lengths_are_refused(make, T):
+    with pytest.raises(ValueError, match=f"T={T}"):
+        make(T)
+
+@pytest.mark.parametrize("make, T", SHORTEST)
+def test_the_shortest_possible_length_is_made(make, T):
+    assert make(T).T == T
 
 # %% ../nbs/00_schedules.ipynb #c33bb08b
-def test_noise_and_picture_come_in_the_promised_shares():
-    s, x0, eps = cosine(), torch.full((2, 1, 1, 1), 3.), torch.full((2, 1, 1, 1), 5.)
+def test_noise_and_image_come_in_the_promised_shares():
+    s = cosine()
+    x0, eps = torch.full((2, 1, 1, 1), 3.), torch.full((2, 1, 1, 1), 5.)
     x = add_noise(s, x0, torch.tensor([0, 999]), eps)  # (2, 1, 1, 1)
-    want = [s.alpha[t] * 3 + s.sigma[t] * 5 for t in (0, 999)]
-    torch.testing.assert_close(x.flatten().double(), torch.stack(want))
+    expected = [s.alpha[t] * 3 + s.sigma[t] * 5 for t in (0, 999)]
+    torch.testing.assert_close(x.flatten().double(), torch.stack(expected))
     assert extract(s.alpha, torch.tensor([1, 2]), x).shape == (2, 1, 1, 1)
 
 # %% ../nbs/00_schedules.ipynb #f13f4f42
-def test_unit_variance_stays_unit_variance():
-    g = torch.Generator().manual_seed(0)
-    x0, eps = torch.randn(2, 100_000, generator=g)[:, None]  # (1, 100000) each
-    for t in (0, 300, 999):
-        assert add_noise(cosine(), x0, torch.tensor([t]), eps).var().item() == pytest.approx(1, abs=.02)
+@pytest.mark.parametrize("t", [0, 300, 999])
+def test_unit_variance_stays_unit_variance(t):
+    x0, eps = torch.randn(2, 1, 100_000, generator=torch.Generator().manual_seed(0))  # (1, 100000) each
+    assert add_noise(cosine(), x0, torch.tensor([t]), eps).var().item() == pytest.approx(1, abs=.02)
 
 # %% ../nbs/00_schedules.ipynb #9ea2d114
-def test_grids_fall_strictly_for_every_number_of_steps():
-    for spacing in SPACINGS:
-        for T in (1, 2, 7, 100, 127, 1000):
-            for steps in range(1, T + 1):
-                ts = timesteps(T, steps, spacing)
-                assert len(ts) == steps
-                assert all(a > b for a, b in zip(ts, ts[1:]))
-                assert T > ts[0]
-                assert ts[-1] >= 0
-                assert ts[0] == T - 1 if spacing != "leading" or steps == 1 else T - 1 - ts[0] <= T / steps
-                if spacing != "trailing" and steps > 1:
-                    assert ts[-1] == 0
-            assert timesteps(T, T, spacing) == list(range(T - 1, -1, -1))
-
-# %% ../nbs/00_schedules.ipynb #75c03512
-def test_grids_fall_strictly_for_any_T():
-    @settings(max_examples=300, deadline=None)
-    @given(st.sampled_from(sorted(SPACINGS)), st.integers(1, 5000), st.floats(0, 1))
-    def check(spacing, T, share):
-        steps = max(1, round(share * T))
+@pytest.mark.parametrize("T", [1, 2, 7, 100, 127, 1000])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_grids_fall_strictly_for_every_number_of_steps(spacing, T):
+    for steps in range(1, T + 1):
         ts = timesteps(T, steps, spacing)
+        may_start_below = T / steps if spacing == "leading" and steps > 1 else 0
         assert len(ts) == steps
+        assert all(a > b for a, b in zip(ts, ts[1:]))
         assert T > ts[0]
         assert ts[-1] >= 0
-        assert all(a > b for a, b in zip(ts, ts[1:]))
-    check()
+        assert T - 1 - ts[0] <= may_start_below
+        if spacing != "trailing" and steps > 1:
+            assert ts[-1] == 0
+    assert timesteps(T, T, spacing) == list(range(T - 1, -1, -1))
+
+# %% ../nbs/00_schedules.ipynb #75c03512
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(SPACINGS)), st.integers(1, 5000), st.floats(0, 1))
+def test_grids_fall_strictly_for_any_T(spacing, T, share):
+    steps = max(1, round(share * T))
+    ts = timesteps(T, steps, spacing)
+    assert len(ts) == steps
+    assert T > ts[0]
+    assert ts[-1] >= 0
+    assert all(a > b for a, b in zip(ts, ts[1:]))
 
 # %% ../nbs/00_schedules.ipynb #07f1c11f
 def test_each_grid_is_spaced_as_its_name_says():
@@ -162,48 +188,57 @@ def test_each_grid_is_spaced_as_its_name_says():
     assert timesteps(1000, 5, "linspace") == [999, 749, 500, 250, 0]
     assert timesteps(1000, 5, "quadratic") == [999, 562, 250, 62, 0]
 
+# %% ../nbs/00_schedules.ipynb #7c243030
+def test_the_noise_level_of_the_first_equation_is_found_again():
+    s = edm()
+    assert sigma_to_t(s, s.sigma[500].item()) == 500
+
 # %% ../nbs/00_schedules.ipynb #b9b3b164
-def test_a_level_of_noise_is_found_again():
-    for make in SCHEDULES.values():
-        s = make()
-        for t in (0, 10, 500, 998):
-            assert sigma_to_t(s, (s.sigma[t] / s.alpha[t]).item()) == t
-    assert sigma_to_t(edm(), 1e9) == 999
-    assert sigma_to_t(edm(), 1e-9) == 0
-    assert sigma_to_t(cosine(), math.inf) == 999
-    for bad in (0, -1, math.nan):
-        with pytest.raises(ValueError, match="give a noise level above 0"):
-            sigma_to_t(edm(), bad)
+@pytest.mark.parametrize("t", [0, 10, 500, 998])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_level_of_noise_is_found_again(name, t):
+    s = SCHEDULES[name]()
+    assert sigma_to_t(s, (s.sigma[t] / s.alpha[t]).item()) == t
+
+@pytest.mark.parametrize("make, ratio, t", [(edm, 1e9, 999), (edm, 1e-9, 0), (cosine, math.inf, 999)])
+def test_a_level_beyond_the_schedule_is_its_nearest_end(make, ratio, t):
+    assert sigma_to_t(make(), ratio) == t
+
+@pytest.mark.parametrize("ratio", [0, -1, math.nan])
+def test_a_level_of_no_noise_is_refused(ratio):
+    with pytest.raises(ValueError, match="give a noise level above 0"):
+        sigma_to_t(edm(), ratio)
 
 # %% ../nbs/00_schedules.ipynb #5c1ae99f
-def test_schedules_agree_with_diffusers():
-    import diffusers
-    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+@pytest.mark.parametrize("make, name", [(linear, "linear"), (sqrt_linear, "scaled_linear"),
+                                        (cosine, "squaredcos_cap_v2")])
+def test_schedules_agree_with_diffusers(make, name):
+    theirs = diffusers.DDIMScheduler(beta_schedule=name, beta_end=.02, beta_start=1e-4)
+    torch.testing.assert_close(make().abar.float(), theirs.alphas_cumprod, rtol=0, atol=1e-5)
+    torch.testing.assert_close(make().beta.float(), theirs.betas, rtol=1e-5, atol=1e-5)
+    rescaled = rescale_zero_terminal_snr(theirs.betas)
+    torch.testing.assert_close(zero_terminal_snr(make()).beta.float(), rescaled, rtol=0, atol=1e-5)
 
-    for ours, theirs in ((linear(), "linear"), (sqrt_linear(), "scaled_linear"), (cosine(), "squaredcos_cap_v2")):
-        s = diffusers.DDIMScheduler(beta_schedule=theirs, beta_end=.02, beta_start=1e-4)
-        torch.testing.assert_close(ours.abar.float(), s.alphas_cumprod, rtol=0, atol=1e-5)
-        torch.testing.assert_close(ours.beta.float(), s.betas, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(zero_terminal_snr(ours).beta.float(), rescale_zero_terminal_snr(s.betas), rtol=0, atol=1e-5)
-    torch.testing.assert_close(flow().sigma.flip(0).float(), diffusers.FlowMatchEulerDiscreteScheduler().sigmas, rtol=0, atol=1e-6)
-    s = diffusers.EDMEulerScheduler()
-    s.set_timesteps(18)
-    torch.testing.assert_close(edm(18).sigma.flip(0).float(), s.sigmas[:18], rtol=1e-5, atol=0)
+# %% ../nbs/00_schedules.ipynb #8c444a42
+def test_the_straight_path_and_the_Karras_grid_agree_with_diffusers():
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler()
+    torch.testing.assert_close(flow().sigma.flip(0).float(), theirs.sigmas, rtol=0, atol=1e-6)
+    theirs = diffusers.EDMEulerScheduler()
+    theirs.set_timesteps(18)
+    torch.testing.assert_close(edm(18).sigma.flip(0).float(), theirs.sigmas[:18], rtol=1e-5, atol=0)
 
 # %% ../nbs/00_schedules.ipynb #3dc33ce1
-def test_grids_agree_with_diffusers():
-    import diffusers
+GRIDS = [(spacing, n) for spacing in ("trailing", "leading", "linspace") for n in (2, 10, 30, 50, 333, 1000)]
+GRIDS.remove(("leading", 30))  # where their strides of 33 end at 957
 
-    for spacing in ("trailing", "leading", "linspace"):
-        for steps in (2, 10, 50, 333, 1000) if spacing == "leading" else (2, 10, 30, 50, 333, 1000):
-            s = diffusers.DDIMScheduler(timestep_spacing=spacing)
-            s.set_timesteps(steps)
-            assert s.timesteps.tolist()[:steps] == timesteps(1000, steps, spacing)
+@pytest.mark.parametrize("spacing, steps", GRIDS)
+def test_grids_agree_with_diffusers(spacing, steps):
+    theirs = diffusers.DDIMScheduler(timestep_spacing=spacing)
+    theirs.set_timesteps(steps)
+    assert timesteps(1000, steps, spacing) == theirs.timesteps.tolist()[:steps]
 
 # %% ../nbs/00_schedules.ipynb #cf41f298
-s, x, t = cosine(), torch.zeros(2, 1, 4, 4), torch.tensor([1, 2])
-nan = torch.tensor([.1, math.nan])
-WRONG = {
+WRONG_TABLES = {
     "T of 0": (lambda: cosine(0), ValueError, "T=0: give 1 or more"),
     "T below 0": (lambda: linear(-5), ValueError, "T=-5: give 1 or more"),
     "T with a fraction": (lambda: flow(10.5), TypeError, "T=10.5: give a whole number"),
@@ -218,31 +253,39 @@ WRONG = {
     "a table without an axis": (
         lambda: Schedule(torch.tensor(.9), torch.tensor(.1)), ValueError, "one alpha and one sigma per step"),
     "variances as a list": (lambda: from_beta([.1, .2]), TypeError, "beta is list"),
-    "variances with NaN": (lambda: from_beta(nan), ValueError, "variances per step from nan to nan"),
+    "variances with NaN": (lambda: from_beta(NAN), ValueError, "variances per step from nan to nan"),
     "a curve as a list": (lambda: from_alpha_bar([1., .5]), TypeError, "f is list"),
-    "a curve with NaN": (lambda: from_alpha_bar(nan), ValueError, "variances per step from nan to nan"),
+    "a curve with NaN": (lambda: from_alpha_bar(NAN), ValueError, "variances per step from nan to nan"),
     "a schedule by its name": (lambda: zero_terminal_snr("linear"), TypeError, "schedule='linear': give a Schedule"),
     "a name that no schedule has": (lambda: SCHEDULES["cosin"], ValueError, "schedule='cosin': choose linear, cosine"),
-    "a time before the first": (lambda: s.at(-1), ValueError, "t=-1: choose from 0 to 999"),
-    "a time after the last": (lambda: s.at(1000), ValueError, "t=1000: choose from 0 to 999"),
-    "a time with a fraction": (lambda: s.at(1.5), TypeError, "t=1.5: give a whole number"),
-    "many times where one is": (lambda: s.at(t), TypeError, "t=tensor([1, 2]): give a whole number"),
+    "a time before the first": (lambda: S.at(-1), ValueError, "t=-1: choose from 0 to 999"),
+    "a time after the last": (lambda: S.at(1000), ValueError, "t=1000: choose from 0 to 999"),
+    "a time with a fraction": (lambda: S.at(1.5), TypeError, "t=1.5: give a whole number"),
+    "many times instead of one": (lambda: S.at(TS), TypeError, "t=tensor([1, 2]): give a whole number"),
 }
-WRONG |= {
-    "times before the first": (lambda: add_noise(s, x, -t, x), ValueError, "t from -2 to -1: give times from 0 to 999"),
+
+# %% ../nbs/00_schedules.ipynb #c62d3d19
+WRONG_BATCHES = {
+    "times before the first": (
+        lambda: add_noise(S, X, -TS, X), ValueError, "t from -2 to -1: give times from 0 to 999"),
     "times after the last": (
-        lambda: add_noise(s, x, t + 998, x), ValueError, "t from 999 to 1000: give times from 0 to 999"),
-    "times as floats": (lambda: add_noise(s, x, t / 2, x), ValueError, "t is torch.float32 (2,)"),
-    "times as a list": (lambda: add_noise(s, x, [1, 2], x), TypeError, "t is list: give a tensor of whole numbers"),
-    "times for another batch": (lambda: add_noise(s, x, t.repeat(2), x), ValueError, "(4,) for images of (2, 1, 4, 4)"),
-    "times in two axes": (lambda: add_noise(s, x, t[:, None], x), ValueError, "(2, 1) for images of (2, 1, 4, 4)"),
-    "times as a mask": (lambda: add_noise(s, x, t > 1, x), ValueError, "t is torch.bool"),
+        lambda: add_noise(S, X, TS + 998, X), ValueError, "t from 999 to 1000: give times from 0 to 999"),
+    "times as floats": (lambda: add_noise(S, X, TS / 2, X), ValueError, "t is torch.float32 (2,)"),
+    "times as a list": (lambda: add_noise(S, X, [1, 2], X), TypeError, "t is list: give a tensor of whole numbers"),
+    "times for another batch": (
+        lambda: add_noise(S, X, TS.repeat(2), X), ValueError, "(4,) for images of (2, 1, 4, 4)"),
+    "times in two axes": (lambda: add_noise(S, X, TS[:, None], X), ValueError, "(2, 1) for images of (2, 1, 4, 4)"),
+    "times as a mask": (lambda: add_noise(S, X, TS > 1, X), ValueError, "t is torch.bool"),
     "noise of another shape": (
-        lambda: add_noise(s, x, t, x[:1]), ValueError, "x0 is (2, 1, 4, 4) and eps is (1, 1, 4, 4)"),
-    "images as bytes": (lambda: add_noise(s, x.byte(), t, x), ValueError, "x0 is torch.uint8: give floats"),
-    "images as a list": (lambda: add_noise(s, [0.], t, x), TypeError, "x0 is list"),
+        lambda: add_noise(S, X, TS, X[:1]), ValueError, "x0 is (2, 1, 4, 4) and eps is (1, 1, 4, 4)"),
+    "images as bytes": (lambda: add_noise(S, X.byte(), TS, X), ValueError, "x0 is torch.uint8: give floats"),
+    "images as a list": (lambda: add_noise(S, [0.], TS, X), TypeError, "x0 is list"),
     "a schedule that was not made": (
-        lambda: add_noise(cosine, x, t, x), TypeError, "give a Schedule, for example cosine()"),
+        lambda: add_noise(cosine, X, TS, X), TypeError, "give a Schedule, for example cosine()"),
+}
+
+# %% ../nbs/00_schedules.ipynb #c7f4c45f
+WRONG_STEPS = {
     "steps of 0": (lambda: timesteps(10, 0), ValueError, "steps=0: choose from 1 to 10"),
     "steps below 0": (lambda: timesteps(1000, -1), ValueError, "steps=-1: choose from 1 to 1000"),
     "more steps than the schedule has": (
@@ -250,15 +293,18 @@ WRONG |= {
     "steps with a fraction": (lambda: timesteps(10, 2.5), TypeError, "steps=2.5: give a whole number"),
     "steps as text": (lambda: timesteps(10, "5"), TypeError, "steps='5': give a whole number"),
     "a grid of a T of 0": (lambda: timesteps(0, 1), ValueError, "T=0: give 1 or more"),
-    "a spacing that is none": (
+    "a spacing that doesn't exist": (
         lambda: timesteps(10, 5, "karras"), ValueError, "spacing='karras': choose trailing, leading"),
-    "a level as text": (lambda: sigma_to_t(s, "5"), TypeError, "ratio='5': give a number"),
+    "a level as text": (lambda: sigma_to_t(S, "5"), TypeError, "ratio='5': give a number"),
     "a level of a schedule by its name": (lambda: sigma_to_t("edm", 5.), TypeError, "schedule='edm': give a Schedule"),
 }
 
 # %% ../nbs/00_schedules.ipynb #f4ac7625
-@pytest.mark.parametrize("use", WRONG)
-def test_a_wrong_use_is_told_in_a_line(use):
-    call, error, words = WRONG[use]
+S = cosine()
+X, TS, NAN = torch.zeros(2, 1, 4, 4), torch.tensor([1, 2]), torch.tensor([.1, math.nan])
+WRONG = WRONG_TABLES | WRONG_BATCHES | WRONG_STEPS
+
+@pytest.mark.parametrize("call, error, words", WRONG.values(), ids=WRONG)
+def test_a_wrong_use_raises_one_clear_line(call, error, words):
     with pytest.raises(error, match=re.escape(words)):
         call()

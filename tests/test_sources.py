@@ -3,115 +3,22 @@
 # %% ../nbs/22_sources.ipynb #auto
 import gzip
 import hashlib
-import io
 import os
 import zlib
-from functools import partial
 from math import prod
 from pathlib import Path
 import numpy as np
 import torchvision
-from iddm.images import printable
 import errno
-import re
-import socket
 import sys
-from tempfile import TemporaryDirectory
 import pytest
+import torch
 from PIL import Image
-from iddm.cache import load_data
-from iddm.dataset import summary_table
-from iddm.decoding import load_image
 from iddm.sources import (
-    DATASETS, FASHION, NAMED, SUFFIXES, Source, content_key, date_stamp, find, folder_source, from_idx, idx_files,
-    known_set, list_images, read_idx, torchvision_source, wanted)
-
-# %% ../nbs/22_sources.ipynb #b99223fd
-def picture(path, size, color):
-    "Write a picture of one colour with a white square in its middle."
-    im = Image.new("RGB", size, color)
-    im.paste("white", tuple(n // 2 + d for d in (-8, 8) for n in size))
-    im.save(path)
-
-# %% ../nbs/22_sources.ipynb #c89e9c56
-def lying_file(path, kind):
-    "Make something that is named like an image and is none."
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        os.symlink("/dev/zero", path)
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "loop":
-        os.symlink(path, path)
-    elif kind == "socket":
-        socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))
-    elif kind == "huge":
-        os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 3 * 2**30)  # takes no room on the disk
-    elif kind == "bomb":  # a BMP whose header claims 60,000 x 60,000 pixels
-        Image.new("L", (4, 4)).save(path, "BMP")
-        path.write_bytes(path.read_bytes()[:18] + (60_000).to_bytes(4, "little") * 2 + path.read_bytes()[26:])
-    elif kind == "text":
-        path.write_text("no image\n" * 100_000)
-    else:
-        path.write_bytes(b"")
-
-LYING = {"pipe": "not a regular file", "device": "not a regular file", "loop": "symbolic links",
-    "socket": "not a regular file",
-         "huge": "3.0 GB, larger than the 2 GB", "bomb": "more than 179 million pixels", "text": "cannot identify",
-         "empty": "an empty file"}
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
-@pytest.mark.parametrize("kind", [*LYING, "folder"])
-def test_only_regular_files_are_opened(kind, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a socket's path must be short
-    lying_file(tmp_path / "x.png", kind)
-    with pytest.raises((ValueError, OSError), match=LYING.get(kind, "not a regular file")):
-        load_image(tmp_path / "x.png", 4)
-
-def one_image(suffix, **kw):
-    "The bytes of an image file, and what it looks like when it's read."
-    file = io.BytesIO()
-    Image.radial_gradient("L").resize((60, 40)).convert("RGB").save(file, suffix, **kw)
-    return file.getvalue()
+    DATASETS, NAMED, Source, _FASHION, _SUFFIXES, _files_by_class, _hash_files, _idx_files, _idx_source, _read_idx,
+    _stamp_files, _wanted_files, find_source, folder_source, list_images, torchvision_source)
 
 # %% ../nbs/22_sources.ipynb #9b8a51c9
-def test_find_sorts_by_class():
-    with TemporaryDirectory() as d:
-        for name in ("b/2.PNG", "b/1.png", "a/3.jpg", "a/note.txt", "a/._3.jpg", ".git/4.png", "a/.trash/5.png"):
-            (path := Path(d) / name).parent.mkdir(exist_ok=True, parents=True)
-            Image.new("RGB", (7, 9)).save(path, format="JPEG" if name.endswith("jpg") else "PNG")
-        assert {k: [o.name for o in v] for k, v in find(Path(d)).items()} == {"a": ["3.jpg"], "b": ["1.png", "2.PNG"]}
-        assert all(o.suffix.lower() in SUFFIXES for v in find(Path(d)).values() for o in v)
-
-# %% ../nbs/22_sources.ipynb #65fbe226
-def test_links_are_followed_once():
-    with TemporaryDirectory() as d:
-        (Path(d) / "far").mkdir(), Image.new("L", (4, 4)).save(f"{d}/far/1.png"), (Path(d) / "tree/cat").mkdir(parents=True)
-        os.symlink(f"{d}/far", f"{d}/tree/cat/link"), os.symlink(f"{d}/tree", f"{d}/tree/cat/up")
-        assert [o.name for o in list_images(Path(d) / "tree")] == ["1.png"]
-
-# %% ../nbs/22_sources.ipynb #5ed7cbc0
-def test_a_folder_is_listed_by_class_and_what_has_no_class_is_noted():
-    with TemporaryDirectory() as d:
-        for name in ("dog/1.png", "cat/1.png", "cat/2.png", "loose.png", "empty/note.txt"):
-            (path := Path(d) / name).parent.mkdir(exist_ok=True)
-            Image.new("L", (4, 4)).save(path, format="PNG")
-        source = folder_source(d)
-        assert isinstance(source, Source)
-        assert source.classes == ("cat", "dog")
-        assert source.labels.tolist() == [0, 0, 1]
-        assert len(source.notes) == 2
-        assert "empty: a folder without" in source.notes[0]
-        assert "loose.png: beside" in source.notes[1]
-        before = content_key(Path(d), source.items)
-        assert before == source.key() == folder_source(d).key()
-        stamp = source.stamp()
-        Image.new("L", (4, 4), 1).save(source.items[0])
-        assert source.key() != before
-        assert date_stamp(source.items) != stamp
-
-# %% ../nbs/22_sources.ipynb #0330a340
 def tree(root, *files):
     "Make images of one colour each under a folder; of a name that ends in / a folder."
     for i, name in enumerate(files):
@@ -122,25 +29,59 @@ def tree(root, *files):
         else:
             Image.new("L", (4, 4), 9 * i).save(path, "PNG")
 
-@pytest.mark.parametrize("path, why", [
-    ("", "it is empty; give digits, mnist"), ("  ", "it is empty; .* the current folder is [.]"),
-    ("nowhere", "no such folder; give digits"), ("pets ", "'pets' is there; leave out the spaces"),
-    (" pets", "'pets' is there; leave out the spaces"), ("~/pets", "~ was not replaced by the shell; give '.*pets'"),
-    ("pets.zip", "a file, not a folder; unpack it"),
-    ("pets.csv", "a file, not a folder"), ("pets/a/1.png", "a file, not a folder"),
-    ("pets/a/1.png/", "no such folder"), ("pets\0", "no such folder"), ("x" * 5000, "no such folder"),
-    ("caf\udce9", "not UTF-8, so no settings can keep it"), ("none", "no picture in it; files that end in"),
-    ("hidden", "no picture in it"),
-])
-def test_a_path_that_is_no_folder_of_images_is_told(path, why, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    tree(tmp_path, "pets/a/1.png", "none/empty/", "hidden/.git/1.png")
-    for name in ("pets.zip", "pets.csv"):
-        (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ValueError, match=why):
-        load_data(path, 8)
+def test_images_are_listed_by_class(tmp_path):
+    tree(tmp_path, "b/2.PNG", "b/1.png", "a/3.jpg", "a/note.txt", "a/._3.jpg", ".git/4.png", "a/.trash/5.png")
+    found = _files_by_class(tmp_path)
+    assert {k: [o.name for o in v] for k, v in found.items()} == {"a": ["3.jpg"], "b": ["1.png", "2.PNG"]}
+    assert all(o.suffix.lower() in _SUFFIXES for v in found.values() for o in v)
+
+# %% ../nbs/22_sources.ipynb #65fbe226
+def test_links_are_followed_once(tmp_path):
+    tree(tmp_path, "far/1.png", "tree/cat/")
+    os.symlink(tmp_path / "far", tmp_path / "tree/cat/link")
+    os.symlink(tmp_path / "tree", tmp_path / "tree/cat/up")
+    assert [o.name for o in list_images(tmp_path / "tree")] == ["1.png"]
+
+# %% ../nbs/22_sources.ipynb #5ed7cbc0
+def test_a_folder_is_listed_by_class_and_what_has_no_class_is_noted(tmp_path):
+    tree(tmp_path, "dog/1.png", "cat/1.png", "cat/2.png", "loose.png", "empty/note.txt")
+    source = folder_source(tmp_path)
+    assert isinstance(source, Source)
+    assert source.classes == ("cat", "dog")
+    assert source.labels.tolist() == [0, 0, 1]
+    assert len(source.notes) == 2
+    assert "empty: a folder without" in source.notes[0]
+    assert "loose.png: beside" in source.notes[1]
+
+# %% ../nbs/22_sources.ipynb #6a380223
+def test_other_bytes_give_another_fingerprint_and_stamp(tmp_path):
+    tree(tmp_path, "dog/1.png", "cat/1.png")
+    source = folder_source(tmp_path)
+    before, stamp = source.fingerprint(), source.stamp()
+    assert before == _hash_files(tmp_path, source.items)
+    assert before == folder_source(tmp_path).fingerprint()
+    Image.new("L", (4, 4), 1).save(source.items[0])
+    assert source.fingerprint() != before
+    assert _stamp_files(source.items) != stamp
+
+def test_the_fingerprint_of_a_folder_is_what_it_was(tmp_path):
+    tree(tmp_path, "a/1.png", "ü/2.png")
+    raw = {o: (tmp_path / o).read_bytes() for o in ("a/1.png", "ü/2.png")}
+    want = hashlib.sha256(b"".join(f"/{o} {len(x)} ".encode() + x for o, x in raw.items())).hexdigest()
+    assert folder_source(tmp_path).fingerprint() == want
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
+def test_two_folders_never_become_one_class(tmp_path):
+    tree(tmp_path, "caf\udce9/1.png", "caf\\xe9/1.png", "caf\\xe9_/1.png")
+    source = folder_source(tmp_path)
+    assert len(source.classes) == len(set(source.classes)) == 3
+    assert source.labels.tolist() == [0, 1, 2]
+
+def test_missing_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere.*no such folder; give digits, mnist"):
+        folder_source(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no image in it"):
+        folder_source(tmp_path)
 
 # %% ../nbs/22_sources.ipynb #23aee2e8
 @pytest.mark.parametrize("files, give", [
@@ -149,20 +90,22 @@ def test_a_path_that_is_no_folder_of_images_is_told(path, why, tmp_path, monkeyp
     (("Test/cat/1.png", "Train/cat/1.png", "val/cat/x/1.png"),
      "its folders Test, Train, val are parts .* such as '.*Test', whose folders are cat"),
 ])
-def test_class_folders_one_level_too_deep_are_told(files, give, tmp_path):
+def test_class_folders_one_level_too_deep_are_refused(files, give, tmp_path):
     tree(tmp_path, *files)
     with pytest.raises(ValueError, match=give):
         folder_source(tmp_path)
 
 @pytest.mark.parametrize("files, classes, notes", [
     (("images/cat/1.png", "images/dog/1.png"), ("images",),
-    ["images: the only class; if cat, dog are the classes, give this folder instead"]),
-    (("cat/2020/1.png", "dog/2021/1.png"), ("cat", "dog"), []), (("train/1.png", "test/1.png"), ("test", "train"), []),
+     ["images: the only class; if cat, dog are the classes, give this folder instead"]),
+    (("cat/2020/1.png", "dog/2021/1.png"), ("cat", "dog"), []),
+    (("train/1.png", "test/1.png"), ("test", "train"), []),
     (("cat/x/1.png",), ("cat",), []),
-    (("cat/1.png", "dog/"), ("cat",), ["dog: a folder without pictures, so not a class"]),
-    (("cat/1.png",), ("cat",), []), (("1.png", "2.png"), (), []),
+    (("cat/1.png", "dog/"), ("cat",), ["dog: a folder without images, so not a class"]),
+    (("cat/1.png",), ("cat",), []),
+    (("1.png", "2.png"), (), []),
     (("cat/1.png", "loose.png", "notes/"), ("cat",),
-    ["notes: a folder without pictures, so not a class", "loose.png: beside the class folders, so without a class"]),
+     ["notes: a folder without images, so not a class", "loose.png: beside the class folders, so without a class"]),
 ], ids=str)
 def test_what_the_folders_mean(files, classes, notes, tmp_path):
     tree(tmp_path, *files)
@@ -172,9 +115,10 @@ def test_what_the_folders_mean(files, classes, notes, tmp_path):
 
 # %% ../nbs/22_sources.ipynb #d7f40721
 @pytest.mark.parametrize("where", ("", "cat", "cat/inner"))
-def test_a_folder_that_cannot_be_read_is_told(where, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_refused(where, tmp_path, monkeypatch):
     tree(tmp_path, "cat/1.png", "cat/inner/2.png", "dog/1.png")
-    real, closed = os.scandir, str(tmp_path / where)
+    real = os.scandir
+    closed = str(tmp_path / where)
     def scandir(path):
         if str(path) == closed:
             raise PermissionError(errno.EACCES, "Permission denied", closed)
@@ -184,152 +128,36 @@ def test_a_folder_that_cannot_be_read_is_told(where, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="folder '.*': can't be read .Permission denied.; mend its permissions"):
         folder_source(tmp_path)
 
-# %% ../nbs/22_sources.ipynb #103525f4
-ODD = [b"caf\xe9", b"\xff\xfe", b"a\nb", b"\x1b[31mred", b"tab\t"]  # names of folders, as bytes
-
-@pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
-@pytest.mark.parametrize("cached_", (False, True))
-@pytest.mark.parametrize("name", ODD, ids=repr)
-def test_names_that_are_not_text_are_read(name, cached_, tmp_path):
-    odd, root = os.fsdecode(name), tmp_path / "pets"
-    tree(root, f"{odd}/{odd}.png", f"ordinary/{odd}/1.png")
-    (root / odd / f"{odd} broken.png").write_bytes(b"")
-    load = partial(load_data, str(root), 8, cache=tmp_path / "cache" if cached_ else None)
-    for _ in range(2):
-        data = load()
-        assert sorted(data.classes) == sorted((printable(odd), "ordinary"))
-        assert len(data) == 2
-        (skipped,) = data.skipped
-        assert skipped == printable(skipped)
-        assert skipped.endswith("broken.png: an empty file")
-        summary_table(data).encode()
-
-@pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
-def test_two_folders_never_become_one_class(tmp_path):
-    tree(tmp_path, "caf\udce9/1.png", "caf\\xe9/1.png", "caf\\xe9_/1.png")
-    source = folder_source(tmp_path)
-    assert len(source.classes) == len(set(source.classes)) == 3
-    assert source.labels.tolist() == [0, 1, 2]
-
-def test_the_key_of_a_folder_is_what_it_was(tmp_path):
-    tree(tmp_path, "a/1.png", "ü/2.png")
-    raw = {o: (tmp_path / o).read_bytes() for o in ("a/1.png", "ü/2.png")}
-    want = hashlib.sha256(b"".join(f"/{o} {len(x)} ".encode() + x for o, x in raw.items())).hexdigest()
-    assert folder_source(tmp_path).key() == want
-
-# %% ../nbs/22_sources.ipynb #18d28a28
-@pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
-@pytest.mark.parametrize("kind", LYING)
-def test_a_set_with_a_file_that_lies_is_read_without_it(kind, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    tree(tmp_path, "pets/1.png")
-    monkeypatch.chdir(tmp_path / "pets")
-    lying_file(tmp_path / "pets/x.png", kind)
-    data = load_data(str(tmp_path / "pets"), 8, cache=tmp_path / "cache")
-    assert len(data) == 1
-    assert re.search(f"x.png: .*{LYING[kind]}", data.skipped[0])
-
-# %% ../nbs/22_sources.ipynb #ac087368
-def write_idx(path, a):
-    "Write an idx file."
-    raw = bytes([0, 0, 8, a.ndim]) + np.array(a.shape, ">i4").tobytes() + a.astype(np.uint8).tobytes()
-    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
-
-# %% ../nbs/22_sources.ipynb #09510a59
-def test_idx_files_are_read_packed_or_not_and_damaged_ones_are_refused():
-    with TemporaryDirectory() as d:
-        images, labels = np.arange(2 * 4 * 3).reshape(2, 4, 3), np.array([3, 1])
-        write_idx(Path(d) / "train-images-idx3-ubyte.gz", images), write_idx(Path(d) / "train-labels-idx1-ubyte", labels)
-        assert np.array_equal(read_idx(Path(d) / "train-images-idx3-ubyte.gz"), images)
-        assert [o.name[-5:] for o in idx_files(Path(d))] == ["te.gz", "ubyte"]
-        assert not idx_files(Path(d) / "no", "mnist")
-        source = from_idx("mnist", idx_files(Path(d), "mnist"))
-        assert source.labels.tolist() == [3, 1]
-        assert source.classes == ("0", "1", "2", "3")
-        assert from_idx("fashion_mnist", idx_files(Path(d))).classes == FASHION
-        (Path(d) / "cut").write_bytes((Path(d) / "train-labels-idx1-ubyte").read_bytes()[:-1])
-        with pytest.raises(ValueError, match="not an idx file"):
-            read_idx(Path(d) / "cut")
-
 # %% ../nbs/22_sources.ipynb #c408ecb5
-def test_sets_of_torchvision_are_taken_with_their_labels_and_names():
-    class Known(list):  # stands in for a class of torchvision, which would download
-        targets, classes = [1, 0], ["0 - zero", "a/b"]
-        def __init__(self, root, download, train): super().__init__([(Image.new("L", (4, 4), 9), 1), (Image.new("L", (4, 4), 8), 0)])
-    def offline(root, download, train): raise OSError("no network")
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(torchvision.datasets, "MNIST", Known)
-        source = torchvision_source("mnist")
-        assert len(source.items) == 2
-        assert source.labels.tolist() == [1, 0]
-        assert source.classes == ("zero", "a or b")
-        assert source.key() == "mnist"
-        m.setattr(torchvision.datasets, "MNIST", offline)
-        with pytest.raises(ValueError, match="'mnist': not in data_root 'datasets', and not to be downloaded .no network"):
-            torchvision_source("mnist")
+class Known(list):  # stands in for a class of torchvision, which would download
+    targets = [1, 0]
+    classes = ["0 - zero", "a/b"]
+    def __init__(self, root, download, train):
+        super().__init__([(Image.new("L", (4, 4), 9), 1), (Image.new("L", (4, 4), 8), 0)])
+
+def test_sets_of_torchvision_are_taken_with_their_labels_and_names(monkeypatch):
+    monkeypatch.setattr(torchvision.datasets, "MNIST", Known)
+    source = torchvision_source("mnist")
+    assert len(source.items) == 2
+    assert source.labels.tolist() == [1, 0]
+    assert source.classes == ("zero", "a or b")
+    assert source.fingerprint() == "mnist"
     assert set(DATASETS) == {"digits", *NAMED}
 
-# %% ../nbs/22_sources.ipynb #3055bd93
-def idx(*shape, kind=8, body=None):
-    "The bytes of an `idx` file that claims this shape."
-    lengths = b"".join(o.to_bytes(4, "big") for o in shape)
-    return bytes([0, 0, kind, len(shape)]) + lengths + (bytes(prod(shape)) if body is None else body)
+def test_a_set_that_cannot_be_had_is_named(monkeypatch):
+    def offline(root, download, train): raise OSError("no network")
+    monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
+    with pytest.raises(ValueError, match="'mnist': not in data_root 'datasets', and not to be downloaded .no network"):
+        torchvision_source("mnist")
 
-@pytest.mark.parametrize("packed", (False, True))
-@pytest.mark.parametrize("raw, why", [
-    (b"", "does not begin"), (b"\0\0\x08", "does not begin"), (b"no idx file at all", "does not begin"),
-    (b"\0\0\x08\x01\0", "1 axes"),
-    (idx(2, 2, 2, kind=13), "type 0x0d, and only bytes"), (idx(2, kind=9), "type 0x09"), (idx(2, 2), "2 axes"),
-    (idx(), "0 axes"),
-    (bytes([0, 0, 8, 255]) + b"\1" * 2000, "255 axes"), (idx(3, 2, 2)[:-1], "not for those that follow|more than"),
-    (idx(3) + b"x", "not for those"),
-    (idx(2**32 - 1, body=b"x"), "asks for 4,294,967,295 bytes"),
-    (idx(2**31, 2**31, 2**31, body=b""), "asks for 9,903,520,314,283,042,199,192,993,792 bytes"),
-], ids=lambda o: f"{o[:6]}" if isinstance(o, bytes) else o)
-def test_an_idx_file_that_lies_is_refused(raw, why, packed, tmp_path):
-    path = tmp_path / f"x{'.gz' if packed else ''}"
-    path.write_bytes(gzip.compress(raw) if packed else raw)
-    with pytest.raises(ValueError, match=f"(?s)x.*not an idx file of bytes, or cut off .*({why})"):
-        read_idx(path)
-
-@pytest.mark.parametrize("cut", (0, 5, 15, 30, -1))
-def test_a_packed_file_that_was_cut_off_is_refused(cut, tmp_path):
-    (tmp_path / "x.gz").write_bytes(gzip.compress(idx(9, 28, 28, body=bytes(range(256)) * 27 + bytes(144)))[:cut])
-    with pytest.raises(ValueError, match="not an idx file of bytes, or cut off"):
-        read_idx(tmp_path / "x.gz")
-
-# %% ../nbs/22_sources.ipynb #b12e5dee
-def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    blocks = [packer.compress(idx(100, body=b""))]
-    blocks += [packer.compress(bytes(2**24)) for _ in range(20)]  # 320 MB
-    blocks += [packer.flush()]
-    (tmp_path / "x.gz").write_bytes(b"".join(blocks))
-    asked, read = [], gzip.GzipFile.read
-    monkeypatch.setattr(gzip.GzipFile, "read", lambda self, n=-1: asked.append(n) or read(self, n))
-    with pytest.raises(ValueError, match="asks for 100 bytes, not for those"):
-        read_idx(tmp_path / "x.gz")
-    assert asked == [4, 4, 101]
-
-def write_set(folder, images, labels):
-    write_idx(folder / "train-images-idx3-ubyte", images)
-    write_idx(folder / "train-labels-idx1-ubyte.gz", np.array(labels))
-
-@pytest.mark.parametrize("images, labels, why", [
-    ((3, 4, 4), [0, 1], "has 3 images, .* has 2 labels"), ((2, 4, 4), [0, 1, 1], "has 2 images, .* has 3 labels"),
-    ((2, 4, 4), [0, 10], "a label is 10, but mnist has 10 classes"),
-    ((0, 4, 4), [], "not images and their labels"), ((2, 0, 4), [0, 1], "not images and their labels"),
-    ((2,), [0, 1], "not images and their labels"),
-], ids=str)
-def test_images_and_labels_belong_together(images, labels, why, tmp_path):
-    write_set(tmp_path, np.zeros(images), labels)
-    with pytest.raises(ValueError, match=why):
-        load_data("mnist", 8, data_root=tmp_path)
-
-def test_a_class_that_no_image_has_is_noted(tmp_path):
-    write_set(tmp_path, np.zeros((2, 4, 4)), [0, 2])
-    data = load_data("mnist", 8, data_root=tmp_path)
-    assert (data.classes, data.skipped) == (("0", "1", "2"), ("class 1: no image has it",))
+@pytest.mark.parametrize("labels", (dict(targets=[1, 0]), dict(targets=torch.tensor([1, 0])), dict(_labels=[1, 0])))
+def test_labels_are_found_under_any_of_their_names(labels, monkeypatch):
+    class Other(list):
+        def __init__(self, root, download, train):
+            super().__init__([0, 0])
+            vars(self).update(labels)
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Other)
+    assert torchvision_source("cifar10").labels.tolist() == [1, 0]
 
 # %% ../nbs/22_sources.ipynb #6ee1ce3c
 LINES = ["Error downloading x.gz:\nTried one, got:\nTried two, got:\n<no network>\n", "<no network>"]
@@ -354,17 +182,124 @@ def test_offline_is_one_line_that_says_which_files_to_put_where(name, files, tex
 def test_of_half_a_set_the_missing_file_is_named(tmp_path):
     (tmp_path / "MNIST/raw").mkdir(parents=True)
     (tmp_path / "MNIST/raw/train-labels-idx1-ubyte").write_bytes(b"")
-    assert wanted("mnist", tmp_path).startswith("put train-images-idx3-ubyte.gz into ")
-    assert wanted("mnist", tmp_path).endswith("beside train-labels-idx1-ubyte.gz")
+    assert _wanted_files("mnist", tmp_path).startswith("put train-images-idx3-ubyte.gz into ")
+    assert _wanted_files("mnist", tmp_path).endswith("beside train-labels-idx1-ubyte.gz")
 
+# %% ../nbs/22_sources.ipynb #ac087368
+def idx(*shape, kind=8, body=None):
+    "Make the bytes of an `idx` file that claims this shape."
+    lengths = b"".join(o.to_bytes(4, "big") for o in shape)
+    return bytes([0, 0, kind, len(shape)]) + lengths + (bytes(prod(shape)) if body is None else body)
+
+def write_set(folder, images, labels):
+    "Write an MNIST: images unpacked, labels packed."
+    images, labels = np.asarray(images, np.uint8), np.asarray(labels, np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train-images-idx3-ubyte").write_bytes(idx(*images.shape, body=images.tobytes()))
+    packed = gzip.compress(idx(*labels.shape, body=labels.tobytes()))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(packed)
+
+# %% ../nbs/22_sources.ipynb #09510a59
+def test_idx_files_are_read_packed_or_not(tmp_path):
+    images = np.arange(2 * 4 * 3).reshape(2, 4, 3)
+    write_set(tmp_path, images, [3, 1])
+    assert np.array_equal(_read_idx(tmp_path / "train-images-idx3-ubyte"), images)
+    assert np.array_equal(_read_idx(tmp_path / "train-labels-idx1-ubyte.gz"), [3, 1])
+    assert [o.name[-5:] for o in _idx_files(tmp_path)] == ["ubyte", "te.gz"]
+    assert not _idx_files(tmp_path / "no", "mnist")
+
+def test_idx_files_give_labels_and_the_names_of_classes(tmp_path):
+    write_set(tmp_path, np.zeros((2, 4, 3)), [3, 1])
+    source = _idx_source("mnist", _idx_files(tmp_path, "mnist"))
+    assert source.labels.tolist() == [3, 1]
+    assert source.classes == ("0", "1", "2", "3")
+    assert _idx_source("fashion_mnist", _idx_files(tmp_path)).classes == _FASHION
+
+def test_an_idx_file_that_was_cut_off_is_refused(tmp_path):
+    (tmp_path / "cut").write_bytes(idx(2, 4, 3)[:-1])
+    with pytest.raises(ValueError, match="not an idx file"):
+        _read_idx(tmp_path / "cut")
+
+# %% ../nbs/22_sources.ipynb #3055bd93
+@pytest.mark.parametrize("packed", (False, True))
+@pytest.mark.parametrize("raw, why", [
+    (b"", "does not begin"), (b"\0\0\x08", "does not begin"), (b"no idx file at all", "does not begin"),
+    (b"\0\0\x08\x01\0", "1 axes"), (idx(2, 2, 2, kind=13), "type 0x0d, and only bytes"),
+    (idx(2, kind=9), "type 0x09"), (idx(2, 2), "2 axes"), (idx(), "0 axes"),
+    (bytes([0, 0, 8, 255]) + b"\1" * 2000, "255 axes"), (idx(3, 2, 2)[:-1], "not for those that follow|more than"),
+    (idx(3) + b"x", "not for those"), (idx(2**32 - 1, body=b"x"), "asks for 4,294,967,295 bytes"),
+    (idx(2**31, 2**31, 2**31, body=b""), "asks for 9,903,520,314,283,042,199,192,993,792 bytes"),
+], ids=lambda o: f"{o[:6]}" if isinstance(o, bytes) else o)
+def test_an_idx_file_that_lies_is_refused(raw, why, packed, tmp_path):
+    path = tmp_path / ("x.gz" if packed else "x")
+    path.write_bytes(gzip.compress(raw) if packed else raw)
+    with pytest.raises(ValueError, match=f"(?s)x.*not an idx file of bytes, or cut off .*({why})"):
+        _read_idx(path)
+
+@pytest.mark.parametrize("cut", (0, 5, 15, 30, -1))
+def test_a_packed_file_that_was_cut_off_is_refused(cut, tmp_path):
+    raw = idx(9, 28, 28, body=bytes(range(256)) * 27 + bytes(144))
+    (tmp_path / "x.gz").write_bytes(gzip.compress(raw)[:cut])
+    with pytest.raises(ValueError, match="not an idx file of bytes, or cut off"):
+        _read_idx(tmp_path / "x.gz")
+
+# %% ../nbs/22_sources.ipynb #b12e5dee
+def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    blocks = [packer.compress(idx(100, body=b""))]
+    blocks += [packer.compress(bytes(2**24)) for _ in range(20)]  # 320 MB
+    blocks += [packer.flush()]
+    (tmp_path / "x.gz").write_bytes(b"".join(blocks))
+    asked = []
+    read = gzip.GzipFile.read
+    def counted(self, n=-1):
+        asked.append(n)
+        return read(self, n)
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    with pytest.raises(ValueError, match="asks for 100 bytes, not for those"):
+        _read_idx(tmp_path / "x.gz")
+    assert asked == [4, 4, 101]
+
+@pytest.mark.parametrize("images, labels, why", [
+    ((3, 4, 4), [0, 1], "has 3 images, .* has 2 labels"), ((2, 4, 4), [0, 1, 1], "has 2 images, .* has 3 labels"),
+    ((2, 4, 4), [0, 10], "a label is 10, but mnist has 10 classes"),
+    ((0, 4, 4), [], "not images and their labels"), ((2, 0, 4), [0, 1], "not images and their labels"),
+    ((2,), [0, 1], "not images and their labels"),
+], ids=str)
+def test_images_and_labels_belong_together(images, labels, why, tmp_path):
+    write_set(tmp_path, np.zeros(images), labels)
+    with pytest.raises(ValueError, match=why):
+        find_source("mnist", tmp_path)
+
+# %% ../nbs/22_sources.ipynb #89e0011d
 class Downloaded(list):  # stands in for a class of torchvision
-    targets, classes = [1, 0, 1], ["0", "1"]
+    targets = [1, 0, 1]
+    classes = ["0", "1"]
 
-def test_a_set_that_was_just_downloaded_has_the_key_that_it_will_have_the_next_time(tmp_path, monkeypatch):
+def test_a_set_that_was_just_downloaded_has_the_fingerprint_of_the_next_time(tmp_path, monkeypatch):
     def download(root, download, train):
-        (raw := Path(root) / "MNIST/raw").mkdir(parents=True)
-        write_set(raw, np.full((3, 28, 28), 50), [1, 0, 1])
+        write_set(Path(root) / "MNIST/raw", np.full((3, 28, 28), 50), [1, 0, 1])
         return Downloaded([0, 1, 2])
     monkeypatch.setattr(torchvision.datasets, "MNIST", download)
-    first, second = known_set("mnist", tmp_path), known_set("mnist", tmp_path)
-    assert first.key() == second.key()
+    first, second = find_source("mnist", tmp_path), find_source("mnist", tmp_path)
+    assert first.fingerprint() == second.fingerprint()
+
+# %% ../nbs/22_sources.ipynb #0330a340
+@pytest.mark.parametrize("path, why", [
+    ("", "it is empty; give digits, mnist"), ("  ", "it is empty; .* the current folder is [.]"),
+    ("nowhere", "no such folder; give digits"), ("pets ", "'pets' is there; leave out the spaces"),
+    (" pets", "'pets' is there; leave out the spaces"), ("~/pets", "~ was not replaced by the shell; give '.*pets'"),
+    ("pets.zip", "a file, not a folder; unpack it"), ("pets.csv", "a file, not a folder"),
+    ("pets/a/1.png", "a file, not a folder"), ("pets/a/1.png/", "no such folder"), ("pets\0", "no such folder"),
+    ("x" * 5000, "no such folder"), ("caf\udce9", "not UTF-8, so no settings can keep it"),
+    ("none", "no image in it; files that end in"), ("hidden", "no image in it"),
+])
+def test_a_path_that_is_no_folder_of_images_is_refused(path, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    tree(tmp_path, "pets/a/1.png", "none/empty/", "hidden/.git/1.png")
+    for name in ("pets.zip", "pets.csv"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=why):
+        find_source(path)

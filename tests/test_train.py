@@ -4,7 +4,6 @@
 import errno
 import os
 import signal
-import sys
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -14,43 +13,17 @@ from iddm.trainer import Trainer
 import json
 from contextlib import redirect_stdout
 from io import StringIO
-from tempfile import TemporaryDirectory
 import pytest
 from torch.distributed import TCPStore
 from iddm.config import plain_config
 from iddm.parallel import HERE, note
 from iddm.train import (
-    _newest_grid, _stop_signals, alone, closing_message, done, error_message, fail, going_on, handle_signals, lost,
-    main, parse_command_line, resume_command, run_summary, stopped, train)
-
-# %% ../nbs/39_train.ipynb #281922c1
-def test_a_run_that_this_job_began_goes_on_when_its_processes_are_started_anew():
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    with pytest.MonkeyPatch.context() as m:
-        for k, v in dict(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port)).items():
-            m.setenv(k, v)
-        config = TrainConfig(overwrite=True)
-        note("run/results/df", "done 24"), note("run/results/b", "begun")
-        assert going_on(config) is config
-        assert not done(config)
-        m.setitem(HERE, "meeting", "after a restart")
-        assert going_on(config) == TrainConfig(resume=True)
-        assert going_on(other := replace(config, run_name="c")) is other
-        assert done(config)
-        assert not done(replace(config, epochs=25))
-        assert not done(replace(config, run_name="b"))
-    assert going_on(config) is config
-    assert not done(config)
-
-# %% ../nbs/39_train.ipynb #a38b3a23
-def test_a_lost_neighbour_is_told_in_a_line():
-    assert "lost another process" in lost(RuntimeError("[pair.cc] Connection closed by peer [::1]:1"))
-    assert lost(ValueError("Broken pipe")) == "" == lost(RuntimeError("shape"))
-    with pytest.raises(SystemExit, match="2"):
-        fail("no reason")
+    _after_restart, _describe_left_out, _end_process, _error_message, _exit_stopped, _fail, _is_done, _make_trainer,
+    _stop_signals, closing_message, handle_signals, main, parse_command_line, resume_command, run_summary, train)
 
 # %% ../nbs/39_train.ipynb #0c05c8f8
-TINY = "--image_size 8 --widths 32 --attention [] --batch_size 600 --save_interval 1 --sample_steps 2 --precision fp32 --device cpu"
+TINY = ("--image_size 8 --widths 32 --attention [] --batch_size 600 --save_interval 1 --sample_steps 2 "
+        "--precision fp32 --device cpu")
 
 def run(line):
     "What `iddm-train` prints, what it complains of, and its exit status."
@@ -61,81 +34,98 @@ def run(line):
             status = e.code
     return out.getvalue(), err.getvalue(), status or 0
 
-# %% ../nbs/39_train.ipynb #9a232f85
-def test_training_prints_where_the_grid_lies_and_what_to_type_next():
-    with TemporaryDirectory() as d:
-        out, err, status = run(f"{TINY} --epochs 1 --result_path {d}")
-        assert status == 0
-        assert f"{d}/df/vis/epoch_001_ema.png" in out
-        assert out.endswith(f"iddm-generate --weight_path {d}/df\n")
-        assert "1797 pictures of 8x8, grey, 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (of digits)" in out
-        assert (Path(d) / "df/vis/epoch_001_ema.png").is_file()
-        assert "img" in err  # the bar
+def tiny(folder, more=""):
+    "A trainer of such a run."
+    return Trainer(parse_args(TrainConfig, "iddm-train", f"{TINY} --result_path {folder} {more}".split()))
 
-# %% ../nbs/39_train.ipynb #54e445ec
-def test_a_run_in_the_way_is_refused_and_resumed_by_its_name():
-    with TemporaryDirectory() as d:
-        run(f"{TINY} --epochs 1 --result_path {d}")
-        out, err, status = run(f"{TINY} --epochs 1 --result_path {d}")
-        assert status == 2
-        assert err.count("\n") == 1
-        assert "already holds a run" in err
-        out, err, status = run(f"--epochs 2 --result_path {d} --resume True")  # the rest is known
-        assert status == 0
-        assert "going on from step 2 of 4" in out
-        assert (Path(d) / "df/vis/epoch_002.png").is_file()
+# %% ../nbs/39_train.ipynb #9a232f85
+def test_training_prints_where_the_grid_lies_and_what_to_type_next(tmp_path):
+    out, err, status = run(f"{TINY} --epochs 1 --result_path {tmp_path}")
+    assert status == 0
+    assert f"{tmp_path}/df/vis/epoch_001_ema.png" in out
+    assert out.endswith(f"iddm-generate --weight_path {tmp_path}/df\n")
+    assert "1797 images of 8x8, grey, 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 (of digits)" in out
+    assert (tmp_path / "df/vis/epoch_001_ema.png").is_file()
+    assert "img" in err  # the bar
+
+def test_a_run_in_the_way_is_refused_and_resumed_by_its_name(tmp_path):
+    run(f"{TINY} --epochs 1 --result_path {tmp_path}")
+    out, err, status = run(f"{TINY} --epochs 1 --result_path {tmp_path}")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "already holds a run" in err
+    out, err, status = run(f"--epochs 2 --result_path {tmp_path} --resume True")  # the rest is known
+    assert status == 0
+    assert "resuming at step 2 of 4" in out
+    assert (tmp_path / "df/vis/epoch_002.png").is_file()
 
 # %% ../nbs/39_train.ipynb #fe6c6b6d
-def test_what_cannot_be_ends_with_one_line_and_status_2_and_nothing_written():
-    with TemporaryDirectory() as d:
-        for bad, say in (("--epoks 3", "unknown flag --epoks: did you mean --epochs?"), ("--epochs many", "--epochs many: give a whole number"), ("--noise_schedule pink", "choose from linear, cosine"),
-                         (f"--dataset_path {d}/no", "no such folder"), ("--image_size 10 --widths 32,64,64", "image_size 10: 3 stages and patch 1 need a multiple of 4, for example 8 or 12"),
-                         ("--device quantum", "--device quantum"), ("--resume True", "--resume True: "), ("--run_name ../x", "--run_name")):
-            out, err, status = run(f"{TINY} --result_path {d} {bad}")
-            assert status == 2 and err.count("\n") == 1 and say in err and not out, (bad, err)
-        assert not list(Path(d).iterdir())
+@pytest.mark.parametrize("bad, say", [
+    ("--epoks 3", "unknown flag --epoks: did you mean --epochs?"),
+    ("--epochs many", "--epochs many: give a whole number"),
+    ("--noise_schedule pink", "choose from linear, cosine"),
+    ("--dataset_path no/where", "no such folder"),
+    ("--image_size 10 --widths 32,64,64",
+     "image_size 10: 3 stages and patch 1 need a multiple of 4, for example 8 or 12"),
+    ("--device quantum", "--device quantum"),
+    ("--resume True", "--resume True: "),
+    ("--run_name ../x", "--run_name"),
+])
+def test_what_cannot_be_ends_with_one_line_and_status_2_and_nothing_written(tmp_path, bad, say):
+    out, err, status = run(f"{TINY} --result_path {tmp_path} {bad}")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert say in err
+    assert not out
+    assert not list(tmp_path.iterdir())
 
 # %% ../nbs/39_train.ipynb #e89c56aa
-def test_settings_of_a_run_come_back_and_flags_win():
-    with TemporaryDirectory() as d:
-        run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
-        config = parse_command_line(f"--resume True --run_name a --result_path {d} --epochs 5".split())
-        assert (config.seed, config.widths, config.epochs, config.resume, config.run_name) == (3, (32,), 5, True, "a")
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    "A folder that holds a run with the name a, of seed 3."
+    folder = tmp_path_factory.mktemp("results")
+    run(f"{TINY} --epochs 1 --seed 3 --result_path {folder} --run_name a")
+    return folder
 
-# %% ../nbs/39_train.ipynb #914615c7
-def test_settings_of_another_run_come_along_and_its_name_does_not():
-    with TemporaryDirectory() as d:
-        run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
-        config = parse_command_line(f"--resume True --load_model_dir a --run_name b --result_path {d}".split())
-        assert (config.seed, config.run_name, config.load_model_dir) == (3, "b", "a")
-        assert parse_command_line(["--run_name", "a"]).seed == 0
+def test_settings_of_a_run_come_back_and_flags_win(results):
+    config = parse_command_line(f"--resume True --run_name a --result_path {results} --epochs 5".split())
+    found = (config.seed, config.widths, config.epochs, config.resume, config.run_name)
+    assert found == (3, (32,), 5, True, "a")
+
+def test_settings_of_another_run_come_along_and_its_name_does_not(results):
+    config = parse_command_line(f"--resume True --load_model_dir a --run_name b --result_path {results}".split())
+    assert (config.seed, config.run_name, config.load_model_dir) == (3, "b", "a")
+    assert parse_command_line(["--run_name", "a"]).seed == 0
+
+def test_a_setting_that_makes_it_another_run_is_refused(results):
+    out, err, status = run(f"--resume True --run_name a --result_path {results} --epochs 5 --seed 4")
+    assert status == 2
+    assert "--seed 4: the run in" in err
+    assert "was started with 3" in err
 
 # %% ../nbs/39_train.ipynb #10853f29
-def test_a_run_goes_on_in_as_many_processes_as_it_had_unless_it_is_told_otherwise():
-    with TemporaryDirectory() as d, pytest.MonkeyPatch.context() as m:
-        shared = TrainConfig(result_path=d, batch_size=48, distributed=True, world_size=3, main_gpu=2, shard=True)
-        (Path(d) / "df").mkdir(), (Path(d) / "df/config.yaml").write_text(json.dumps(plain_config(shared)))
-        def how(line):
-            c = parse_command_line(f"--resume True --result_path {d} {line}".split())
-            return c.distributed, c.world_size, c.main_gpu, c.shard
-        assert how("") == (True, 3, 2, True)
-        assert how("--distributed False") == (False, 2, 0, False)
-        assert alone({}, []) != {}
-        m.setenv("RANK", "0"), m.setenv("WORLD_SIZE", "4")
-        assert how("--main_gpu 3") == (False, 2, 3, True)
-        assert how("--distributed True --world_size 3") == (True, 3, 0, True)
-    with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit):
-        parse_command_line(["--world_size", "2"])
-    assert "--world_size 2: needs --distributed True" in err.getvalue()
+@pytest.mark.parametrize("line, launched, found", [
+    ("", False, (True, 3, 2, True)),
+    ("--distributed False", False, (False, 2, 0, False)),
+    ("--main_gpu 3", True, (False, 2, 3, True)),
+    ("--distributed True --world_size 3", True, (True, 3, 0, True)),
+])
+def test_a_run_is_resumed_in_as_many_processes_as_it_had_unless_flags_say_otherwise(
+        tmp_path, monkeypatch, line, launched, found):
+    if launched:
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "4")
+    shared = TrainConfig(
+        result_path=str(tmp_path), batch_size=48, distributed=True, world_size=3, main_gpu=2, shard=True)
+    (tmp_path / "df").mkdir()
+    (tmp_path / "df/config.yaml").write_text(json.dumps(plain_config(shared)))
+    c = parse_command_line(f"--resume True --result_path {tmp_path} {line}".split())
+    assert (c.distributed, c.world_size, c.main_gpu, c.shard) == found
 
-# %% ../nbs/39_train.ipynb #0f962b4c
-def test_a_setting_that_makes_it_another_run_is_refused():
-    with TemporaryDirectory() as d:
-        run(f"{TINY} --epochs 1 --seed 3 --result_path {d} --run_name a")
-        out, err, status = run(f"--resume True --run_name a --result_path {d} --epochs 5 --seed 4")
-        assert status == 2
-        assert "--seed 4: the run in" in err
-        assert "was started with 3" in err
+def test_a_number_of_processes_needs_processes(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_command_line(["--world_size", "2"])
+    assert "--world_size 2: needs --distributed True" in capsys.readouterr().err
 
 # %% ../nbs/39_train.ipynb #e16e6f47
 @pytest.mark.parametrize("flag", ["run_name", "dataset_path", "load_model_dir", "data_root"])
@@ -166,11 +156,11 @@ def test_settings_of_a_run_that_are_damaged_are_named(tmp_path, text, say):
     assert err.count("\n") == 1
 
 # %% ../nbs/39_train.ipynb #cd8fd724
-@pytest.mark.parametrize("number", _stop_signals()[1:], ids=lambda o: signal.Signals(o).name)
-def test_a_signal_finishes_the_step_and_saves_and_a_second_one_stops_at_once(number, tmp_path):
-    trainer = Trainer(parse_args(TrainConfig, "", f"{TINY} --epochs 9 --result_path {tmp_path}".split()))
+@pytest.mark.parametrize("number", _stop_signals()[1:], ids=lambda o: o.name)
+def test_a_signal_finishes_the_step_and_saves_and_a_second_one_stops_at_once(number, tmp_path, capsys):
+    trainer = tiny(tmp_path, "--epochs 9")
     before = signal.getsignal(number)
-    with redirect_stderr(StringIO()) as err, handle_signals(trainer) as came:
+    with handle_signals(trainer) as came:
         for e in trainer.fit():
             if e.step == 3:
                 os.kill(os.getpid(), number)
@@ -179,7 +169,7 @@ def test_a_signal_finishes_the_step_and_saves_and_a_second_one_stops_at_once(num
         assert e.kind == "checkpoint"
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert err.getvalue().count("finishing this step") == 1
+    assert capsys.readouterr().err.count("finishing this step") == 1
     assert signal.getsignal(number) == before
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
@@ -192,81 +182,119 @@ def test_a_hangup_that_was_ignored_from_outside_stays_ignored():
     assert signal.SIGHUP in _stop_signals()
 
 # %% ../nbs/39_train.ipynb #90e1b33a
-def test_a_run_that_was_stopped_names_its_checkpoint_and_its_command():
-    with TemporaryDirectory() as d:
-        trainer = Trainer(parse_args(TrainConfig, "", f"{TINY} --epochs 2 --result_path {d}".split()))
-        for _ in trainer.fit():
-            pass
-        with redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end:
-            stopped(trainer, signal.SIGTERM)
-        assert end.value.code == 143
-        assert f"Saved: {d}/df/checkpoints/epoch_002; go on with\n    iddm-train --resume True --result_path {d}\n" in err.getvalue()
+def test_a_run_that_was_stopped_names_its_checkpoint_and_its_command(tmp_path, capsys):
+    trainer = tiny(tmp_path, "--epochs 2")
+    for _ in trainer.fit():
+        pass
+    with pytest.raises(SystemExit, match="143"):
+        _exit_stopped(trainer, signal.SIGTERM)
+    command = f"iddm-train --resume True --result_path {tmp_path}"
+    assert f"Saved: {tmp_path}/df/checkpoints/epoch_002; resume with\n    {command}\n" in capsys.readouterr().err
 
-# %% ../nbs/39_train.ipynb #79c7a2d6
-def test_a_run_that_is_stopped_at_once_says_what_is_saved():
-    class Broken(Trainer):
+@pytest.mark.parametrize("until, say", [
+    ("step", "No checkpoint yet; start again with"),
+    ("checkpoint", "epoch_001; resume with"),
+])
+def test_a_run_that_is_stopped_at_once_says_what_is_saved(tmp_path, monkeypatch, capsys, until, say):
+    class Interrupted(Trainer):
         def fit(self):
             for e in super().fit():
                 yield e
-                if e.kind == self.until:
+                if e.kind == until:
                     raise KeyboardInterrupt
-    with TemporaryDirectory() as d, pytest.MonkeyPatch.context() as m:
-        m.setattr(sys.modules[train.__module__], "Trainer", Broken)
-        for until, say in (("step", "No checkpoint yet; begin again with"), ("checkpoint", "epoch_001; go on with")):
-            Broken.until = until
-            with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as err, pytest.raises(SystemExit) as end:
-                train(parse_args(TrainConfig, "", f"{TINY} --result_path {d} --run_name {until}".split()))
-            assert say in err.getvalue()
-            assert f"iddm-train --resume True --run_name {until}" in err.getvalue()
-            assert end.value.code == 130
+    monkeypatch.setitem(_make_trainer.__globals__, "Trainer", Interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        train(parse_args(TrainConfig, "", f"{TINY} --result_path {tmp_path}".split()))
+    err = capsys.readouterr().err
+    assert say in err
+    assert f"iddm-train --resume True --result_path {tmp_path}" in err
 
 # %% ../nbs/39_train.ipynb #16d5ddef
-def test_errors_on_the_way_end_with_one_line():
+@pytest.mark.parametrize("error", [OSError("not to be written"), FloatingPointError("100 steps")])
+def test_errors_on_the_way_end_with_one_line(tmp_path, monkeypatch, error):
     class Failing(Trainer):
         def fit(self):
-            raise self.error
+            raise error
             yield
-    with TemporaryDirectory() as d, pytest.MonkeyPatch.context() as m:
-        m.setattr(sys.modules[train.__module__], "Trainer", Failing)
-        for error, say in ((OSError("not to be written"), "not to be written"), (FloatingPointError("100 steps"), "100 steps")):
-            Failing.error = error
-            out, err, status = run(f"{TINY} --result_path {d}")
-            assert status == 2
-            assert say in err
+    monkeypatch.setitem(_make_trainer.__globals__, "Trainer", Failing)
+    out, err, status = run(f"{TINY} --result_path {tmp_path}")
+    assert status == 2
+    assert f"iddm-train: {error}\n" in err
 
-# %% ../nbs/39_train.ipynb #fd1b5ade
-def test_a_full_disk_and_other_trouble_are_told_in_a_line():
-    with pytest.MonkeyPatch.context() as m:
-        m.setitem(error_message.__globals__, "full_disk", lambda folder: f"full: {folder}")
-        assert error_message(OSError(errno.ENOSPC, "x"), Path("a")) == "full: a"
-        assert error_message(ValueError("b"), Path("a")) == "b"
+def test_a_full_disk_and_other_trouble_are_one_line(monkeypatch):
+    monkeypatch.setitem(_error_message.__globals__, "full_disk", lambda folder: f"full: {folder}")
+    assert _error_message(OSError(errno.ENOSPC, "x"), Path("a")) == "full: a"
+    assert _error_message(ValueError("b"), Path("a")) == "b"
+
+# %% ../nbs/39_train.ipynb #a38b3a23
+@pytest.mark.parametrize("error, is_lost", [
+    (RuntimeError("[pair.cc] Connection closed by peer [::1]:1"), True),
+    (ValueError("Broken pipe"), False),
+    (RuntimeError("shape"), False),
+])
+def test_a_lost_neighbor_is_one_line(monkeypatch, capsys, error, is_lost):
+    monkeypatch.setenv("RANK", "1")
+    ends = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    _end_process(error)
+    err = capsys.readouterr().err
+    assert ends == [1]
+    assert (err.startswith("iddm-train: lost another process") and err.count("\n") == 1) == is_lost
+    assert (f"process 1 failed: {type(error).__name__}: {error}" in err) != is_lost
+
+def test_one_process_says_why_it_fails(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        _fail("no reason")
+    assert capsys.readouterr().err == "iddm-train: no reason\n"
 
 # %% ../nbs/39_train.ipynb #1fdec72d
-def test_a_run_is_described():
-    with TemporaryDirectory() as d:
-        trainer = Trainer(parse_args(TrainConfig, "iddm-train", f"{TINY} --result_path {d} --conditional False --vis True".split()))
-        assert "without classes" in run_summary(trainer)
-        assert "cpu in float32" in run_summary(trainer)
-        assert "class  " in run_summary(trainer)
-        assert closing_message(trainer).startswith("draw more")
-        assert resume_command(trainer) == f"iddm-train --resume True --result_path {d}"
+def test_a_run_is_described(tmp_path):
+    trainer = tiny(tmp_path, "--conditional False --vis True")
+    assert "without classes" in run_summary(trainer)
+    assert "cpu in float32" in run_summary(trainer)
+    assert "class  " in run_summary(trainer)
+    assert closing_message(trainer).startswith("sample more")
+    assert resume_command(trainer) == f"iddm-train --resume True --result_path {tmp_path}"
+
+@pytest.mark.parametrize("n, lines", [(0, 0), (1, 2), (5, 6), (7, 7)])
+def test_the_first_files_that_are_left_out_are_named(n, lines):
+    found = _describe_left_out(tuple(f"{i}.png: empty" for i in range(n)))
+    assert len(found) == lines
+    assert ("    and 2 more, in train.log" in found) == (n == 7)
 
 # %% ../nbs/39_train.ipynb #d09f4422
-def test_skipped_steps_are_told_at_the_end():
-    with TemporaryDirectory() as d:
-        trainer = Trainer(parse_args(TrainConfig, "iddm-train", f"{TINY} --result_path {d}".split()))
-        trainer.skipped = 3
-        assert closing_message(trainer).startswith("3 of 48 steps were skipped")
+def test_skipped_steps_are_named_at_the_end(tmp_path):
+    trainer = tiny(tmp_path)
+    trainer.state.skipped = 3
+    assert closing_message(trainer).startswith("3 of 48 steps were skipped")
 
-# %% ../nbs/39_train.ipynb #31d7fd8d
-def test_the_newest_grid_is_the_one_of_the_last_epoch_whatever_the_dates_say():
-    with TemporaryDirectory() as d:
-        trainer = Trainer(parse_args(TrainConfig, "", f"{TINY} --result_path {d}".split()))
-        (trainer.run / "vis").mkdir(parents=True)
-        for epoch, date in ((9, 3), (10, 1), (13, 2)):  # 13: of a training that was set aside
-            path = trainer.run / f"vis/epoch_{epoch:03}_ema.png"
-            path.touch()
-            os.utime(path, (date, date))
-        assert _newest_grid(trainer) is None
-        trainer.step = 12 * trainer.per_epoch
-        assert _newest_grid(trainer).name == "epoch_010_ema.png"
+# %% ../nbs/39_train.ipynb #281922c1
+@pytest.fixture
+def job(monkeypatch):
+    "A job whose launcher remembers that it finished one run and began another."
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    note("run/results/df", "done 24")
+    note("run/results/b", "begun")
+    return store
+
+def test_before_a_restart_a_command_means_what_it_says(job):
+    config = TrainConfig(overwrite=True)
+    assert _after_restart(config) is config
+    assert not _is_done(config)
+
+def test_a_run_that_this_job_began_is_resumed_when_its_processes_are_started_anew(job, monkeypatch):
+    config, other = TrainConfig(overwrite=True), TrainConfig(overwrite=True, run_name="c")
+    monkeypatch.setitem(HERE, "meeting", "after a restart")
+    assert _after_restart(config) == TrainConfig(resume=True)
+    assert _after_restart(other) is other
+    assert _is_done(config)
+    assert not _is_done(replace(config, epochs=25))
+    assert not _is_done(replace(config, run_name="b"))
+
+def test_without_a_launcher_nothing_is_noted():
+    config = TrainConfig(overwrite=True)
+    assert _after_restart(config) is config
+    assert not _is_done(config)

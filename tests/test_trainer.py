@@ -90,7 +90,8 @@ LABELS = torch.arange(8) % 2
 TWO = ("a", "b")
 
 @pytest.mark.parametrize("data, say", [
-    ("x", "data str: give an ImageDataset"), ([1], "data list: give an ImageDataset"), (GREY, "data Tensor: give an ImageDataset"),
+    ("x", "data str: give an ImageDataset"), ([1], "data list: give an ImageDataset"),
+    (GREY, "data Tensor: give an ImageDataset"),
     (ImageDataset(GREY.float(), LABELS, TWO), "data.images .8, 1, 8, 8. of torch.float32: give a tensor"),
     (ImageDataset(GREY[0], LABELS), "data.images .1, 8, 8."),
     (ImageDataset(GREY.expand(8, 2, 8, 8), LABELS), "data.images .8, 2, 8, 8."),
@@ -390,7 +391,7 @@ TWO_CLASSES = random_data(2, 1, 8)
     (TWO_CLASSES, ImageDataset(TWO_CLASSES.images[:7], TWO_CLASSES.labels[:7], TWO_CLASSES.classes),
      "8 images, now there are 7"),
     (TWO_CLASSES, replace(TWO_CLASSES, classes=("a", "c")), r"\['a', 'b'\] classes, now there are \['a', 'c'\]"),
-    (replace(TWO_CLASSES, key="a"), replace(TWO_CLASSES, key="b"), "started with other images")],
+    (replace(TWO_CLASSES, fingerprint="a"), replace(TWO_CLASSES, fingerprint="b"), "started with other images")],
     ids=["fewer", "other classes", "other bytes"])
 def test_another_data_set_is_not_resumed(tmp_path, before, now, say):
     run_to_the_end(Trainer(tiny(tmp_path, batch_size=4, epochs=1), before))
@@ -404,6 +405,13 @@ def test_a_checkpoint_of_another_run_is_not_loaded(tmp_path):
     saved = read_checkpoint(trainer.source, list(other.net.parameters()))
     with pytest.raises(ValueError, match="started with"):
         load_networks(other, saved, other.net, other.ema)
+
+# %% ../nbs/36_trainer.ipynb #646379e5
+def test_a_run_that_noted_the_name_of_a_downloaded_set_is_resumed(tmp_path):
+    config = tiny(tmp_path, batch_size=4, epochs=1, dataset_path="mnist")
+    run_to_the_end(Trainer(config, replace(TWO_CLASSES, fingerprint="mnist")))
+    resumed = Trainer(replace(config, epochs=2, resume=True), replace(TWO_CLASSES, fingerprint="0" * 64))
+    assert resumed.step == 2
 
 # %% ../nbs/36_trainer.ipynb #192e2d95
 def test_a_run_begins_from_another_run_and_ends_in_the_same_bits(tmp_path):

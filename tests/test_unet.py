@@ -4,33 +4,40 @@
 import torch
 import torch.nn.functional as F
 from iddm.modules import ResBlock
+import inspect
+import diffusers
 import pytest
+from iddm.config import TrainConfig
 from iddm.unet import (
     DEFAULT_WIDTHS, DownBlock, MidBlock, UNet, UpBlock, _row, check_shape, count_params_and_flops, default_attention,
-    default_groups, default_widths, diffusers_config, unet_forward)
+    default_groups, default_widths, diffusers_config)
 
 # %% ../nbs/11_unet.ipynb #3a81a248
-def test_a_stage_down_halves_the_size_and_remembers_each_result():
+def test_a_stage_down_halves_the_size_and_returns_each_result():
     stage = DownBlock(32, 64, 2, attend=True, halve=True, head_dim=32, emb=16, groups=32)
-    x, out = stage(torch.randn(2, 32, 8, 8), torch.randn(2, 16))
-    assert [tuple(o.shape[1:]) for o in out] == [(64, 8, 8), (64, 8, 8), (64, 4, 4)]
-    assert x is out[-1]
+    x, skips = stage(torch.randn(2, 32, 8, 8), torch.randn(2, 16))
+    assert [tuple(skip.shape[1:]) for skip in skips] == [(64, 8, 8), (64, 8, 8), (64, 4, 4)]
+    assert x is skips[-1]
 
 # %% ../nbs/11_unet.ipynb #a21d960d
-def test_a_stage_up_uses_its_bridges_from_the_last_to_the_first():
+def test_a_stage_up_uses_the_results_of_the_way_down_from_the_last_to_the_first():
     stage = UpBlock(64, 32, [64, 32], attend=False, double=True, head_dim=32, emb=16, groups=32)
-    pile = [torch.randn(2, c, 4, 4) for c in (7, 32, 64)]
-    assert stage(torch.randn(2, 64, 4, 4), pile, torch.randn(2, 16)).shape == (2, 32, 8, 8)
-    assert len(pile) == 1
+    skips = [torch.randn(2, c, 4, 4) for c in (7, 32, 64)]
+    assert stage(torch.randn(2, 64, 4, 4), skips, torch.randn(2, 16)).shape == (2, 32, 8, 8)
+    assert len(skips) == 1
     assert MidBlock(32, 32, emb=16, groups=32)(torch.randn(2, 32, 4, 4), torch.randn(2, 16)).shape == (2, 32, 4, 4)
 
 # %% ../nbs/11_unet.ipynb #ba7c8f43
-def test_sizes_that_cannot_be_halved_are_refused_by_name():
-    check_shape(16, (32, 64, 64), 2)
-    for args, say in (((20, (32, 64, 64), 2), "image_size 20: .* multiple of 8, for example 16 or 24"), ((16, (32, 48), 1), "widths 48"),
-                      ((4, (32, 32, 32), 2), "for example 8 or 16"), ((16, (32,), 3), "patch 3"), ((16, (), 1), "widths is empty")):
-        with pytest.raises(ValueError, match=say):
-            check_shape(*args)
+@pytest.mark.parametrize("image_size, widths, patch, words", [
+    (20, (32, 64, 64), 2, "image_size 20: .* multiple of 8, for example 16 or 24"),
+    (16, (32, 48), 1, "widths 48"),
+    (4, (32, 32, 32), 2, "for example 8 or 16"),
+    (16, (32,), 3, "patch 3"),
+    (16, (), 1, "widths is empty"),
+])
+def test_sizes_that_cannot_be_halved_are_refused_by_name(image_size, widths, patch, words):
+    with pytest.raises(ValueError, match=words):
+        check_shape(image_size, widths, patch)
 
 # %% ../nbs/11_unet.ipynb #034e6131
 @pytest.mark.parametrize("widths, groups", [
@@ -43,13 +50,13 @@ def test_the_narrowest_stage_has_at_least_four_channels_in_a_group(widths, group
 # %% ../nbs/11_unet.ipynb #70686060
 @pytest.mark.parametrize("widths, groups", [((32, 64), 12), ((32, 64), 0), ((32, 64), 64), ((96, 128), 24)])
 def test_groups_that_do_not_divide_each_width_are_refused(widths, groups):
-    say = f"groups {groups}: must divide each of the widths .*; choose (8|16), or leave it out"
-    with pytest.raises(ValueError, match=say):
+    words = f"groups {groups}: must divide each of the widths .*; choose (8|16), or leave it out"
+    with pytest.raises(ValueError, match=words):
         check_shape(64, widths, 1, groups)
 
 # %% ../nbs/11_unet.ipynb #c92b860a
 def sizes(patch=1):
-    "Image sizes that have a default network."
+    "List the image sizes up to 512 that have a default network."
     return [size for size in range(1, 513) if _row(size, patch)[1]]
 
 @pytest.mark.parametrize("size", [8, 16, 20, 28, 32, 40, 48, 56, 64, 96, 112, 128, 160, 192, 224, 256, 512])
@@ -75,9 +82,11 @@ def test_default_maps_are_of_three_sizes_and_the_smallest_has_4_to_15_pixels_and
 def test_a_size_without_a_default_network_is_refused_and_the_nearest_that_have_one_are_named(patch):
     good = sizes(patch)
     for size in set(range(1, 257)) - set(good):
-        near = [o for o in good if o < size][-1:] + [o for o in good if o > size][:1]
-        say = f"image_size {size}: no default network for it; choose {' or '.join(map(str, near))}, or give the widths"
-        with pytest.raises(ValueError, match=say):
+        below = [other for other in good if other < size][-1:]
+        above = [other for other in good if other > size][:1]
+        choice = " or ".join(map(str, below + above))
+        words = f"image_size {size}: no default network for it; choose {choice}, or give the widths"
+        with pytest.raises(ValueError, match=words):
             default_widths(size, patch)
 
 @pytest.mark.parametrize("size, widths, attention", [
@@ -90,32 +99,52 @@ def test_defaults_of_usual_sizes(size, widths, attention):
 def test_attention_follows_the_map_of_patches():
     assert default_widths(64, 2) == (64, 128, 256)
     assert default_attention(64, (32,), 4) == (16,)
+
+def test_a_size_of_0_is_refused():
     with pytest.raises(ValueError, match="image_size 0, patch 1: give a positive size"):
         default_widths(0)
 
+# %% ../nbs/11_unet.ipynb #ad43b656
+@pytest.mark.parametrize("size, patch", [(8, 1), (16, 1), (32, 2), (64, 4)])
+def test_a_network_without_widths_has_those_of_the_table(size, patch):
+    widths = default_widths(size, patch)
+    with torch.device("meta"):
+        ours = UNet(size, patch=patch).state_dict()
+        same = UNet(size, 1, widths, default_attention(size, widths, patch), 1, patch=patch).state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in same.items()}
+
+def test_a_network_has_as_many_layers_by_default_as_iddm_train_gives_it():
+    assert inspect.signature(UNet).parameters["layers"].default == TrainConfig().layers
+
 # %% ../nbs/11_unet.ipynb #22665d71
-def test_a_fresh_network_answers_zero_for_every_shape_that_fits():
-    for kw, shape in ((dict(), (2, 1, 16, 16)), (dict(patch=2, in_channels=3, image_size=32), (2, 3, 32, 32)), (dict(widths=(32,), attention=()), (2, 1, 16, 16))):
-        out = UNet(**kw)(torch.randn(shape), torch.tensor([0, 999]))
-        assert out.shape == shape
-        assert not out.any()
+@pytest.mark.parametrize("options, shape", [
+    (dict(), (2, 1, 16, 16)),
+    (dict(patch=2, in_channels=3, image_size=32), (2, 3, 32, 32)),
+    (dict(widths=(32,), attention=()), (2, 1, 16, 16)),
+    (dict(widths=(32, 64, 64), attention=(4,), layers=2), (2, 1, 16, 16)),
+], ids=["defaults", "patches", "one stage", "two layers"])
+def test_a_fresh_network_answers_zero(options, shape):
+    out = UNet(**options)(torch.randn(shape), torch.tensor([0, 999]))
+    assert out.shape == shape
+    assert not out.any()
 
 # %% ../nbs/11_unet.ipynb #fadd29fb
-def test_time_and_label_and_each_pixel_reach_the_answer():
+@pytest.mark.parametrize("patch", [1, 2])
+def test_time_and_label_and_each_pixel_reach_the_answer(patch):
     torch.manual_seed(0)
-    for patch in (1, 2):
-        net = UNet(n_classes=3, patch=patch)
-        for p in net.parameters():
-            if p.ndim > 1:
-                torch.nn.init.normal_(p, std=.05)  # also where it starts at zero
-        x, t, y = torch.randn(1, 1, 16, 16), torch.tensor([5]), torch.tensor([1])
-        out = net(x, t, y)
-        for other in (net(x, t + 400, y), net(x, t, y + 2), unet_forward(net, x.roll(1, 2), t, y)):
-            assert (out - other).abs().max() > 1e-3
+    net = UNet(16, 1, (32, 64, 64), (4,), 2, n_classes=3, patch=patch)
+    for p in net.parameters():
+        if p.ndim > 1:
+            torch.nn.init.normal_(p, std=.05)  # also where it starts at zero
+    x, t, y = torch.randn(1, 1, 16, 16), torch.tensor([5]), torch.tensor([1])
+    out = net(x, t, y)
+    assert (out - net(x, t + 400, y)).abs().max() > 1e-3
+    assert (out - net(x, t, y + 2)).abs().max() > 1e-3
+    assert (out - net(x.roll(1, 2), t, y)).abs().max() > 1e-3
 
 # %% ../nbs/11_unet.ipynb #2f967b85
 def as_if_trained(net):
-    "Random numbers where a layer starts at zero."
+    "Fill layers that start at zero with random numbers."
     for p in net.parameters():
         if p.ndim > 1 and not p.any():
             torch.nn.init.normal_(p, std=.05)
@@ -124,9 +153,8 @@ def as_if_trained(net):
 @pytest.mark.parametrize("size", [size for size in sizes() if 2 <= size <= 128])
 def test_time_and_label_change_the_answer_of_every_default_network(size):
     torch.manual_seed(0)
-    widths = default_widths(size)
-    net = as_if_trained(UNet(size, 1, widths, default_attention(size, widths), layers=1, n_classes=10))
-    side = 2**len(widths)  # at most `size`, so that this is quick: the smallest map has 2 pixels
+    net = as_if_trained(UNet(size, n_classes=10))
+    side = 2**len(default_widths(size))  # at most `size`, so that this is quick: the smallest map has 2 pixels
     x, t, y = torch.randn(2, 1, side, side), torch.full((2,), 500), torch.full((2,), 0)
     answer = net(x, t, y)
     assert (net(x, t - 490, y) - answer).norm() > .01 * answer.norm()
@@ -134,54 +162,62 @@ def test_time_and_label_change_the_answer_of_every_default_network(size):
 
 # %% ../nbs/11_unet.ipynb #952451da
 @pytest.mark.parametrize("widths", [*DEFAULT_WIDTHS.values()][:8])
-def test_every_residual_block_of_a_default_network_hears_its_embedding(widths):
+def test_every_residual_block_of_a_default_network_uses_its_embedding(widths):
     torch.manual_seed(0)
-    net, emb = as_if_trained(UNet(2**len(widths), 1, widths, (), layers=1)), torch.randn(2, 4 * widths[0])
+    net = as_if_trained(UNet(2**len(widths), 1, widths, (), layers=1))
+    first, second = torch.randn(2, 1, 4 * widths[0])
     blocks = [part for part in net.modules() if isinstance(part, ResBlock)]
     assert len(blocks) == 3 * len(widths) + 2
     for block in blocks:
         x = torch.randn(1, block.conv1.in_channels, 4, 4)
-        a, b = (block(x, e[None]) - block.conv_shortcut(x) for e in emb)
-        assert (a - b).norm() > .05 * a.norm()
+        shortcut = block.conv_shortcut(x)
+        a, b = block(x, first) - shortcut, block(x, second) - shortcut
+        assert (a - b).norm() > .05 * a.norm(), block
 
-@pytest.mark.parametrize("groups, hears", [(32, False), (16, True), (None, True)])
-def test_a_network_with_one_channel_in_a_group_hears_nothing(groups, hears):
+@pytest.mark.parametrize("groups, uses", [(32, False), (16, True), (None, True)])
+def test_a_network_with_one_channel_in_a_group_ignores_time_and_label(groups, uses):
     torch.manual_seed(0)
-    net = as_if_trained(UNet(8, 1, (32, 32), (), n_classes=3, groups=groups))
+    net = as_if_trained(UNet(8, 1, (32, 32), (), layers=2, n_classes=3, groups=groups))
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([10, 900])
-    a, b = net(x, t, torch.tensor([0, 1])), net(x, t.flip(0), torch.tensor([2, 2]))
-    assert ((a - b).norm() > 1e-3 * a.norm()) == hears
+    a = net(x, t, torch.tensor([0, 1]))
+    b = net(x, t.flip(0), torch.tensor([2, 2]))
+    assert ((a - b).norm() > 1e-3 * a.norm()) == uses
 
 # %% ../nbs/11_unet.ipynb #55de7379
 def test_patches_can_be_cut_and_put_together_again():
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(F.pixel_shuffle(F.pixel_unshuffle(x, 2), 2), x)
-    full, cut = (sum(p.numel() for p in UNet(patch=p).parameters()) for p in (1, 2))
+
+def test_patches_change_only_the_first_and_the_last_convolution():
+    full, cut = (sum(p.numel() for p in UNet(16, 1, (32, 64, 64), (4,), patch=p).parameters()) for p in (1, 2))
     assert cut - full == 3 * 9 * 32 + 3 * (9 * 32 + 1)  # conv_in reads 3 channels more, conv_out writes 3 more
 
 # %% ../nbs/11_unet.ipynb #a3ff3dfc
-def test_outputs_agree_with_a_UNet2DModel_of_the_same_shape():
-    import diffusers
-
-    for kw in (dict(image_size=16, in_channels=1, widths=(32, 64, 64), attention=(4,), layers=2, n_classes=10),
-               dict(image_size=32, in_channels=3, widths=(32, 64, 96, 64), attention=(16, 4), layers=1, n_classes=None, head_dim=16),
-               dict(image_size=16, in_channels=1, widths=(32, 64), attention=(), layers=1, n_classes=3, groups=32),
-               dict(image_size=16, in_channels=3, widths=(64, 32), attention=(16, 8), layers=3, n_classes=2, act="gelu", groups=16)):
-        torch.manual_seed(0)
-        theirs = diffusers.UNet2DModel(**diffusers_config(**kw)).eval()
-        ours = UNet(**kw).eval()
-        ours.load_state_dict(theirs.state_dict())  # strict: every name and shape
-        n, size = kw["n_classes"], kw["image_size"]
-        x, t, y = torch.randn(4, kw["in_channels"], size, size), torch.tensor([0, 10, 500, 999]), torch.tensor([0, 1, 2, 0]) if n else None
-        with torch.no_grad():
-            torch.testing.assert_close(ours(x, t, y), theirs(x, t, y).sample, rtol=0, atol=1e-4)
+@pytest.mark.parametrize("options", [
+    dict(image_size=16, in_channels=1, widths=(32, 64, 64), attention=(4,), layers=2, n_classes=10),
+    dict(image_size=32, in_channels=3, widths=(32, 64, 96, 64), attention=(16, 4), layers=1, n_classes=None,
+         head_dim=16),
+    dict(image_size=16, in_channels=1, widths=(32, 64), attention=(), layers=1, n_classes=3, groups=32),
+    dict(image_size=16, in_channels=3, widths=(64, 32), attention=(16, 8), layers=3, n_classes=2, act="gelu",
+         groups=16),
+], ids=["grey with labels", "colour without labels", "as many groups as channels", "other activation"])
+def test_outputs_agree_with_a_UNet2DModel_of_the_same_shape(options):
+    torch.manual_seed(0)
+    theirs = diffusers.UNet2DModel(**diffusers_config(**options)).eval()
+    ours = UNet(**options).eval()
+    ours.load_state_dict(theirs.state_dict())  # strict: every name and shape
+    size = options["image_size"]
+    x, t = torch.randn(4, options["in_channels"], size, size), torch.tensor([0, 10, 500, 999])
+    y = torch.tensor([0, 1, 2, 0]) if options["n_classes"] else None
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, t, y), theirs(x, t, y).sample, rtol=0, atol=1e-4)
 
 # %% ../nbs/11_unet.ipynb #5c0d2812
-def default_unet(size: int, patch: int = 1) -> UNet:
-    "The network of `iddm-train`'s defaults, without numbers in it."
-    widths = default_widths(size, patch)
+def default_cost(size: int, patch: int = 1) -> tuple[int, int]:
+    "Count the parameters and operations of the default network with ten classes."
     with torch.device("meta"):
-        return UNet(size, 1, widths, default_attention(size, widths, patch), layers=1, n_classes=10, patch=patch)
+        net = UNet(size, n_classes=10, patch=patch)
+    return count_params_and_flops(net, size, "meta")
 
 # %% ../nbs/11_unet.ipynb #6ecebebd
 def test_the_cost_of_a_known_layer_is_counted():
@@ -192,16 +228,18 @@ def test_the_cost_of_a_known_layer_is_counted():
     assert 8 * one < flops < 16 * one
 
 # %% ../nbs/11_unet.ipynb #61e1c1d8
-def work(size):
-    "Operations of the default network for one image."
-    return count_params_and_flops(default_unet(size), size, "meta")[1]
+def operations(size, patch=1):
+    return default_cost(size, patch)[1]
 
 def test_the_cost_of_the_default_networks_grows_with_the_image_and_without_a_leap():
-    each = [work(size) / size**2 for size in sizes() if 2 <= size <= 256]  # operations a pixel
+    each = [operations(size) / size**2 for size in sizes() if 2 <= size <= 256]  # operations a pixel
     growth = [b / a for a, b in zip(each, each[1:])]
     assert min(growth) > .9
     assert max(growth) < 2.5
     assert max(each) < 13 * min(each)
 
 def test_the_default_network_for_16_pixels_costs_what_it_did():
-    assert work(16) == pytest.approx(78.4e6, rel=.01)
+    assert operations(16) == pytest.approx(78.4e6, rel=.01)
+
+def test_patches_save_three_quarters_of_the_operations_at_64_pixels():
+    assert operations(64, 2) == pytest.approx(operations(64) / 4, rel=.1)

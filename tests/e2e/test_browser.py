@@ -19,22 +19,33 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytest.importorskip("playwright", reason="playwright isn't installed")
+BROWSERS = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+CHROMIUM = os.environ.get("CHROMIUM") or next(BROWSERS, None)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
 pytest.importorskip("voila", reason="voila isn't installed")
 if CHROMIUM is None:
-    pytest.skip("no Chromium on this machine: apt-get install chromium, or set CHROMIUM to its path", allow_module_level=True)
+    advice = "apt-get install chromium, or set CHROMIUM to its path"
+    pytest.skip(f"no Chromium on this machine: {advice}", allow_module_level=True)
 
-from playwright.sync_api import TimeoutError, expect, sync_playwright
-
+expect = playwright.expect
 expect.set_options(timeout=20_000)
 
-BIN, PAGES = Path(sys.executable).parent, Path(__file__).parents[2] / "nbs"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]  # nothing leaves the machine
-BAD = ["Click to show javascript error", "Error displaying widget", "Error creating widget", "model not found", "Traceback (most recent call last)", "Failed to load model class", "rate exceeded"]
-OFFLINE = re.compile("ERR_NAME_NOT_RESOLVED|ERR_INTERNET_DISCONNECTED|ERR_BLOCKED"  # Voilà asks the web for the icons of its buttons
-                     + "|getter for the shared module" * bool(find_spec("notebook")))  # where Notebook 7 is installed, Voilà loads its part for JupyterLab, too
+BIN = Path(sys.executable).parent
+PAGES = Path(__file__).parents[2] / "nbs"
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]  # nothing leaves the machine
+BAD = [
+    "Click to show javascript error", "Error displaying widget", "Error creating widget", "model not found",
+    "Traceback (most recent call last)", "Failed to load model class", "rate exceeded"]
+HARMLESS = ["ERR_NAME_NOT_RESOLVED|ERR_INTERNET_DISCONNECTED|ERR_BLOCKED"]  # Voilà asks the web for icons of buttons
+if find_spec("notebook"):
+    HARMLESS.append("getter for the shared module")  # Voilà loads Notebook 7's part for JupyterLab, too
+OFFLINE = re.compile("|".join(HARMLESS))
+ERRORS = [
+    ".jupyter-widgets-error-widget", "[data-mime-type='application/vnd.jupyter.stderr']",
+    "[data-mime-type='application/vnd.jupyter.error']"]
 
 
 def free_port():
@@ -43,23 +54,46 @@ def free_port():
         return s.getsockname()[1]
 
 
+FOLDERS = (
+    "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
+    "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR", "MPLCONFIGDIR")
+
+
 def private(tmp):
     "An environment without settings, kernels and workspaces of the user's."
     env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    for k in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
+    for k in FOLDERS:
         (tmp / k.lower()).mkdir()
         env[k] = str(tmp / k.lower())
     news = Path(env["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
     news.write_text(json.dumps(dict(fetchNews="false", checkForUpdates=False, doNotDisturbMode=True)))
-    return env | dict(PATH=f"{BIN}:{env['PATH']}", OMP_NUM_THREADS="1", PYDEVD_DISABLE_FILE_VALIDATION="1", IDDM_QUICK="1")
+    quick = dict(OMP_NUM_THREADS="1", PYDEVD_DISABLE_FILE_VALIDATION="1", IDDM_QUICK="1")
+    return env | quick | dict(PATH=f"{BIN}:{env['PATH']}")
 
 
 def command(kind, root, page, port, token):
     if kind == "lab":
-        return ["jupyter-lab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}",
-                "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"]
-    return ["voila", str(root / page), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", f"--token={token}", "--Voila.port_retries=0", f"--Voila.root_dir={root}", "--VoilaConfiguration.show_tracebacks=True", "--VoilaExecutor.timeout=300"]
+        return [
+            "jupyter-lab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
+            "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}",
+            "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"]
+    return [
+        "voila", str(root / page), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", f"--token={token}",
+        "--Voila.port_retries=0", f"--Voila.root_dir={root}", "--VoilaConfiguration.show_tracebacks=True",
+        "--VoilaExecutor.timeout=300"]
+
+
+def address(kind, page, port, token):
+    path = f"lab/tree/{page}" if kind == "lab" else ""
+    return f"http://127.0.0.1:{port}/{path}?token={token}"
+
+
+def sign_of_life(kind, port, token):
+    "An address that the server answers once it is ready."
+    path = f"api/status?token={token}" if kind == "lab" else "voila/static/voila.js"
+    return f"http://127.0.0.1:{port}/{path}"
 
 
 def answers(url):
@@ -79,48 +113,65 @@ def write_page(path, *cells):
     path.write_text(json.dumps(dict(cells=made, metadata=kernel, nbformat=4, nbformat_minor=5)), encoding="utf-8")
 
 
-@contextlib.contextmanager
-def server(kind, page, tmp, cells=()):
-    "Serve a copy of the pages, and a page of these cells; gives the address of one."
-    root, port, token = tmp / "work", free_port(), secrets.token_hex(16)
+def copy_pages(root):
+    "Copy the pages as a reader gets them, without their stored outputs, so that what is seen is new."
     shutil.copytree(PAGES, root / "nbs")
-    if cells:
-        write_page(root / page, *cells)
-    for o in (root / "nbs").rglob("*.ipynb"):  # as a reader gets them, but without the stored outputs, so that what is seen is new
-        nb = json.loads(o.read_text(encoding="utf-8"))
+    for path in (root / "nbs").rglob("*.ipynb"):
+        nb = json.loads(path.read_text(encoding="utf-8"))
         for cell in nb["cells"]:
             if cell["cell_type"] == "code":
                 cell["outputs"] = []
-        o.write_text(json.dumps(nb), encoding="utf-8")
+        path.write_text(json.dumps(nb), encoding="utf-8")
+
+
+def end(p):
+    "End a server and its kernels."
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(p.pid, signal.SIGTERM)  # JupyterLab ends its kernels
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        p.wait(15)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(p.pid, signal.SIGKILL)
+    p.wait(5)
+
+
+@contextlib.contextmanager
+def server(kind, page, tmp, cells=()):
+    "Serve a copy of the pages, and a page of these cells; gives the address of one."
+    root = tmp / "work"
+    port = free_port()
+    token = secrets.token_hex(16)
+    copy_pages(root)
+    if cells:
+        write_page(root / page, *cells)
     args = command(kind, root, page, port, token)
+    deadline = time.monotonic() + 90
     with open(tmp / "server.log", "wb") as log:
-        p = subprocess.Popen([BIN / args[0], *args[1:]], env=private(tmp), cwd=root, stdout=log, stderr=log, start_new_session=True)
+        output = dict(stdout=log, stderr=log)
+        p = subprocess.Popen(
+            [BIN / args[0], *args[1:]], env=private(tmp), cwd=root, start_new_session=True, **output)
         try:
-            deadline = time.monotonic() + 90
-            while not answers(f"http://127.0.0.1:{port}/" + (f"api/status?token={token}" if kind == "lab" else "voila/static/voila.js")):
-                assert p.poll() is None and time.monotonic() < deadline, (tmp / "server.log").read_text()[-3000:]
+            while not answers(sign_of_life(kind, port, token)):
+                is_waiting = p.poll() is None and time.monotonic() < deadline
+                assert is_waiting, (tmp / "server.log").read_text()[-3000:]
                 time.sleep(.1)
-            yield f"http://127.0.0.1:{port}/" + (f"lab/tree/{page}" if kind == "lab" else "") + f"?token={token}"
+            yield address(kind, page, port, token)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(p.pid, signal.SIGTERM)  # JupyterLab ends its kernels
-            try:
-                p.wait(15)
-            except subprocess.TimeoutExpired:
-                pass
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(p.pid, signal.SIGKILL)
-            p.wait(5)
+            end(p)
 
 
-READY = """() => { const s = window.jupyterapp?.shell?.currentWidget?.sessionContext, k = s?.session?.kernel;
-    return !!(s && s.isReady && k && k.status === 'idle' && k.connectionStatus === 'connected') }"""
+READY = """() => {
+    const s = window.jupyterapp?.shell?.currentWidget?.sessionContext, k = s?.session?.kernel;
+    return !!(s && s.isReady && k && k.status === 'idle' && k.connectionStatus === 'connected');
+}"""
 
 
 class Notebook:
     "A page in the browser; the same in JupyterLab and in Voilà."
     def __init__(self, browser, url, kind):
-        self.kind, self.errors, self.page = kind, [], browser.new_page()
+        self.kind = kind
+        self.errors = []
+        self.page = browser.new_page()
         self.page.on("pageerror", lambda e: self.errors.append(f"{e}"))
         self.page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
         self.page.goto(url, wait_until="domcontentloaded", timeout=300_000)
@@ -133,32 +184,37 @@ class Notebook:
         self.start = time.monotonic()
         self.drawn(300_000)
         self.first_widget = time.monotonic() - self.start
-        self.page.locator(".jp-OutputArea-output", has_text="all cells ran").first.wait_for(timeout=300_000)
+        self.last_output().wait_for(timeout=300_000)
+
+    def last_output(self):
+        return self.page.locator(".jp-OutputArea-output", has_text="all cells ran").first
 
     def drawn(self, timeout):
-        "Wait for widgets. Voilà rarely serves a page without any; there, and only there, one more load is allowed, and told."
-        widgets, ran = self.page.locator(".jupyter-widgets").first, self.page.locator(".jp-OutputArea-output", has_text="all cells ran").first
+        "Wait for widgets. Voilà rarely serves a page without any: there, and only there, one more load is allowed."
+        widgets = self.page.locator(".jupyter-widgets").first
         if self.kind == "voila":
-            ran.wait_for(timeout=timeout)
+            self.last_output().wait_for(timeout=timeout)
             try:
-                return widgets.wait_for(timeout=20_000)
-            except TimeoutError:
+                widgets.wait_for(timeout=20_000)
+            except playwright.TimeoutError:
                 print("Voilà drew no widgets: one more load")
-            self.page.reload(wait_until="domcontentloaded", timeout=timeout)
+                self.page.reload(wait_until="domcontentloaded", timeout=timeout)
         widgets.wait_for(timeout=timeout)
 
-    def hook(self, name): return self.page.locator(f".iddm-{name}").first
+    def hook(self, name):
+        return self.page.locator(f".iddm-{name}").first
 
     def changes(self, name, do):
-        "Wait until doing something changed a picture."
+        "Wait until doing something changed an image."
         old = self.hook(name).get_attribute("src")
         do()
         expect(self.hook(name)).not_to_have_attribute("src", old, timeout=20_000)
 
     def check_clean(self):
         text = self.page.locator("body").inner_text()
-        assert not [o for o in BAD if o in text] and not [o for o in self.errors if not OFFLINE.search(o)], self.errors
-        assert self.page.locator(".jupyter-widgets-error-widget, [data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']").count() == 0
+        assert not [bad for bad in BAD if bad in text]
+        assert not [error for error in self.errors if not OFFLINE.search(error)]
+        assert self.page.locator(", ".join(ERRORS)).count() == 0
 
     def shoot(self, name):
         if "E2E_SHOTS" not in os.environ:
@@ -172,8 +228,10 @@ class Notebook:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    with sync_playwright() as pw:
-        context = pw.chromium.launch_persistent_context(str(tmp_path_factory.mktemp("profile")), executable_path=CHROMIUM, headless=True, args=FLAGS, viewport=dict(width=1280, height=800))
+    with playwright.sync_playwright() as pw:
+        profile = tmp_path_factory.mktemp("profile")
+        look = dict(headless=True, viewport=dict(width=1280, height=800))
+        context = pw.chromium.launch_persistent_context(f"{profile}", executable_path=CHROMIUM, args=FLAGS, **look)
         context.set_default_timeout(30_000)
         yield context
         context.close()
@@ -197,9 +255,21 @@ def opened(browser, tmp_path, request):
     return opened
 
 
-LATENCY = """async key => { const im = document.querySelector('.iddm-noised-linear'), h = document.querySelector('.iddm-t .noUi-handle'), old = im.src, start = performance.now();
-    const seen = new Promise(r => { const m = new MutationObserver(() => { if (im.src !== old) { m.disconnect(); im.decode().then(() => r(performance.now() - start)) } }); m.observe(im, {attributes: true}) });
-    h.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true})); return await seen }"""
+LATENCY = """async key => {
+    const image = document.querySelector('.iddm-noised-linear');
+    const handle = document.querySelector('.iddm-t .noUi-handle');
+    const old = image.src, start = performance.now();
+    const seen = new Promise(resolve => {
+        const observer = new MutationObserver(() => {
+            if (image.src === old) return;
+            observer.disconnect();
+            image.decode().then(() => resolve(performance.now() - start));
+        });
+        observer.observe(image, {attributes: true});
+    });
+    handle.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
+    return await seen;
+}"""
 
 
 def choose(nb, path):
@@ -238,12 +308,15 @@ def drop(nb, folder):
     expect(nb.hook("error")).to_have_text("")
 
 
+KEYS = [("Home", "0"), ("End", "999"), ("Home", "0"), ("ArrowRight", "1"), ("PageUp", "6")]
+
+
 @pytest.mark.parametrize("kind", ["lab", "voila"])
-def test_the_slider_drowns_the_picture(opened, kind, tmp_path):
+def test_the_slider_drowns_the_image(opened, kind, tmp_path):
     with opened(kind, "tutorials/02_noising_demo") as nb:
         info, handle = nb.hook("info").locator("span"), nb.hook("t").locator(".noUi-handle")
         handle.focus()
-        for key, want in (("Home", "0"), ("End", "999"), ("Home", "0"), ("ArrowRight", "1"), ("PageUp", "6")):
+        for key, want in KEYS:
             nb.changes("noised-linear", lambda key=key: handle.press(key))
             expect(info).to_have_attribute("data-t", want)
         nb.changes("noised-cosine", nb.hook("again").click)
@@ -252,7 +325,8 @@ def test_the_slider_drowns_the_picture(opened, kind, tmp_path):
         for key in ["ArrowRight"] * 20:
             ms.append(nb.page.evaluate(LATENCY, key))
             time.sleep(.05)
-        print(f"{kind}: key to picture {statistics.median(ms):.0f} ms in the median of {len(ms)}, {max(ms):.0f} ms at the most")
+        median = statistics.median(ms)
+        print(f"{kind}: key to image {median:.0f} ms in the median of {len(ms)}, {max(ms):.0f} ms at the most")
         readout = nb.hook("t").locator(".widget-readout")
         readout.fill("320")
         readout.press("Enter")
@@ -277,6 +351,7 @@ def test_generate_and_stop(opened, kind):
         go.click()
         expect(status).to_contain_text(re.compile(r"step \d+ of 900"), timeout=20_000)
         expect(go).to_be_disabled()
+        nb.shoot("generating")
         start = time.monotonic()
         nb.hook("generate-stop").click()
         expect(status).to_contain_text("stopped", timeout=5_000)
@@ -308,11 +383,58 @@ def test_training_starts_shows_its_loss_and_stops(opened, kind):
         expect(points).to_have_attribute("data-points", re.compile(r"^\d{1,}$"), timeout=60_000)
         nb.hook("start-stop").click()
         expect(nb.hook("start-status")).to_contain_text("stopped", timeout=60_000)
+        watch = nb.hook("watch-status")
+        watch.scroll_into_view_if_needed()
+        expect(watch).to_contain_text("done · epoch 2 of 2")
+        expect(nb.hook("written")).to_contain_text("trained to its end")
+        expect(nb.page.locator(".iddm-samples").nth(1)).to_contain_text("samples after epoch 2")
+        slider = nb.page.locator(".iddm-epoch .noUi-handle").nth(1)
+        slider.focus()
+        slider.press("Home")
+        expect(nb.page.locator(".iddm-samples").nth(1)).to_contain_text("samples after epoch 1")
+        nb.shoot("watched")
         nb.check_clean()
 
 
-def test_a_recorded_walk_is_scrubbed_and_played(opened):
-    with opened("lab", "40_widgets") as nb:
+WATCH = ("""
+import threading, tempfile
+from iddm import TrainConfig, Trainer, record
+from iddm.widgets import watch_panel
+folder = tempfile.mkdtemp()
+small = dict(image_size=8, widths=(32,), attention=(), batch_size=100, sample_interval=1, sample_steps=2)
+trainer = Trainer(TrainConfig(epochs=500, result_path=folder, run_name="elsewhere", **small))
+events = record(trainer.fit(), trainer)
+next(events)
+
+def train():
+    for event in events:
+        if event.epoch == 8:
+            return
+
+thread = threading.Thread(target=train, daemon=True)
+thread.start()
+""",
+         "watch_panel(folder + '/elsewhere')",
+         "print('all cells ran')")
+
+
+@pytest.mark.parametrize("kind", ["lab", "voila"])
+def test_a_run_is_watched_while_it_is_written(opened, kind):
+    with opened(kind, "watch", *WATCH) as nb:
+        points = nb.hook("loss").locator("span[data-points]")
+        expect(points).to_have_attribute("data-points", re.compile(r"^\d{2,}$"), timeout=60_000)
+        expect(nb.hook("samples")).to_contain_text(re.compile("samples after epoch [1-8]"), timeout=60_000)
+        expect(nb.hook("written")).to_contain_text("being written: the last line came")
+        far = re.compile(r"epoch [5-9] of 500 · step \d+ of 8500")
+        expect(nb.hook("watch-status")).to_contain_text(far, timeout=60_000)
+        nb.shoot("watching")
+        nb.hook("watch-stop").click()
+        expect(nb.hook("watch-status")).to_contain_text("stopped at epoch")
+        nb.check_clean()
+
+
+def test_a_recorded_trajectory_is_scrubbed_and_played(opened):
+    with opened("lab", "54_trajectory") as nb:
         at = nb.hook("at-ddim").locator("span")
         at.scroll_into_view_if_needed()
         handle = nb.hook("step").locator(".noUi-handle")

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from iddm.checkpoints import load_checkpoint
+from iddm.run import load_checkpoint
 
-# A shell that holds both machines. It prints `up`, then runs each line that it's given: the number of a machine, and a command.
+# A shell that holds both machines. It prints `up`, then runs each line that it's given: the number of a machine, and
+# a command.
 MACHINES = """
 ip link set lo up
 unshare --net sleep 600 & other=$!
@@ -24,40 +25,57 @@ while read -r n line; do
     if [ $n = 0 ]; then bash -c "$line" & else nsenter -t $other -n bash -c "$line" & fi
 done
 """
-TINY = "--image_size 8 --widths 64 --attention [] --batch_size 16 --epochs 6 --sample_interval 3 --sample_steps 2 --num_vis 3 --save_interval 1 --precision fp32 --device cpu --exact_shards 2 --dataset_path pictures"
+TINY = ("--image_size 8 --widths 64 --attention [] --batch_size 16 --epochs 6 --sample_interval 3 --sample_steps 2 "
+        "--num_vis 3 --save_interval 1 --precision fp32 --device cpu --exact_shards 2 --dataset_path images")
+TORCHRUN = ("-m torch.distributed.run --nnodes 2 --nproc-per-node 1 "
+            "--rdzv-backend c10d --rdzv-endpoint 10.77.0.1:29400 --rdzv-id {name} "
+            "--rdzv-conf join_timeout=40,read_timeout=40,is_host={is_host} --local-addr 10.77.0.{address}")
 
 
 def holders():
-    "How to start that shell: as root, or as root of a user namespace."
-    return [["unshare", "--net"]] * (os.geteuid() == 0) + [["unshare", "--user", "--map-root-user", "--net"]]
+    "Return how to start that shell: as root, or as root of a user namespace."
+    as_user = ["unshare", "--user", "--map-root-user", "--net"]
+    return [["unshare", "--net"], as_user] if os.geteuid() == 0 else [as_user]
+
+
+def python_path():
+    return os.pathsep.join(filter(None, sys.path))
 
 
 class Machines:
     def __init__(self, where):
-        self.where, self.why = where, "network namespaces are not allowed here"
+        self.where = where
         for n in (0, 1):
             (where / f"host{n}").mkdir()
+        why = "network namespaces are not allowed here"
         for start in holders():
-            self.shell = subprocess.Popen([*start, "bash", "-c", MACHINES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+            self.shell = subprocess.Popen(
+                [*start, "bash", "-c", MACHINES], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, text=True, start_new_session=True)
             if self.shell.stdout.readline() == "up\n":
                 return
-            self.why += f": {self.shell.stderr.read().strip()[-200:]}"
-        pytest.skip(self.why)
+            why += f": {self.shell.stderr.read().strip()[-200:]}"
+        pytest.skip(why)
 
     def start(self, n, command, name):
         "Run a command on a machine, in its own folder; its output goes to a file there."
         out = self.where / f"host{n}" / f"{name}.txt"
-        setting = f"cd {out.parent}; export PYTHONPATH={os.pathsep.join(filter(None, sys.path))} OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=cable{n}"
-        self.shell.stdin.write(f"{n} {setting}; {command} > {out} 2>&1; echo \"status $?\" >> {out}\n")
+        setting = f"PYTHONPATH={python_path()} OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=cable{n}"
+        line = f"cd {out.parent}; export {setting}; {command} > {out} 2>&1; echo \"status $?\" >> {out}"
+        self.shell.stdin.write(f"{n} {line}\n")
         self.shell.stdin.flush()
         return out
 
     def train(self, name, *flags, nodes=(0, 1)):
-        outs = [self.start(n, f"{sys.executable} -m torch.distributed.run --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 10.77.0.1:29400 --rdzv-id {name} "
-                              f"--rdzv-conf join_timeout=40,read_timeout=40,is_host={1 - n} --local-addr 10.77.0.{n + 1} -m iddm.train {TINY} {' '.join(flags)}", name) for n in nodes]
+        "Train on these machines together, and return what each has printed."
+        outs = []
+        for n in nodes:
+            torchrun = TORCHRUN.format(name=name, is_host=1 - n, address=n + 1)
+            outs.append(self.start(n, f"{sys.executable} {torchrun} -m iddm.train {TINY} {' '.join(flags)}", name))
         deadline = time.monotonic() + 150
         while not all(o.is_file() and "status " in o.read_text() for o in outs):
-            assert time.monotonic() < deadline, [o.read_text() for o in outs]; time.sleep(.1)
+            assert time.monotonic() < deadline, [o.read_text() for o in outs]
+            time.sleep(.1)
         return [o.read_text() for o in outs]
 
     def end(self):
@@ -75,47 +93,55 @@ def machines(tmp_path):
     m.end()
 
 
-def pictures(where, n=32):
-    "A folder of one's own, of grey pictures."
+def make_images(host, n=32):
+    "Make a folder of grey images on a machine."
     for name in ("a", "b"):
-        (where / "pictures" / name).mkdir(parents=True)
+        (host / "images" / name).mkdir(parents=True)
     for i in range(n):
-        Image.new("L", (8, 8), 7 * i).save(where / "pictures" / "ab"[i % 2] / f"{i}.png")
+        Image.new("L", (8, 8), 7 * i).save(host / "images" / "ab"[i % 2] / f"{i}.png")
+
+
+def test_a_folder_that_is_missing_or_differs_on_one_machine_is_named(machines, tmp_path):
+    hosts = [tmp_path / f"host{n}" for n in (0, 1)]
+    make_images(hosts[0])
+    outs = machines.train("missing")
+    both = "".join(outs)
+    assert all("status 1" in o for o in outs), both
+    assert both.count("iddm-train: process 1 on") == 1, both
+    assert "images" in both
+    make_images(hosts[1], 31)
+    both = "".join(machines.train("differs"))
+    assert both.count("iddm-train: process 1 on") == 1, both
+    assert "31, process 0 on" in both
 
 
 def test_two_machines_train_as_one(machines, tmp_path):
     hosts = [tmp_path / f"host{n}" for n in (0, 1)]
-    pictures(hosts[0])
+    for host in hosts:
+        make_images(host)
     start = time.monotonic()
-    assert all("status 1" in told for told in machines.train("missing"))
-    print(f"a folder that is missing on one machine: {time.monotonic() - start:.0f} s")
-    both = "".join((o / "missing.txt").read_text() for o in hosts)
-    assert both.count("iddm-train: process 1 on") == 1 and "pictures" in both and time.monotonic() - start < 60, both
-    pictures(hosts[1], 31)
-    both = "".join(machines.train("differs"))
-    assert both.count("iddm-train: process 1 on") == 1 and "has pictures 31, process 0 on" in both, both
-    shutil.rmtree(hosts[1] / "pictures")
-    pictures(hosts[1])
-    start = time.monotonic()
-    told = machines.train("both")
+    outs = machines.train("both")
     print(f"12 steps on two machines: {time.monotonic() - start:.0f} s")
-    assert all("status 0" in o for o in told) and "in 2 processes" in told[0], told
+    assert all("status 0" in o for o in outs), outs
+    assert "in 2 processes" in outs[0]
     assert (hosts[0] / "results/df/vis/epoch_006_ema.png").is_file()
     assert not (hosts[1] / "results/df").exists()
-    told = machines.train("more", "--resume", "True", "--epochs", "8")  # the checkpoint is on the first machine alone
-    assert all("status 0" in o for o in told) and "going on from step 12 of 16" in told[0], told
-    env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    for flags in ([], ["--resume", "True", "--epochs", "8"]):
-        subprocess.run([sys.executable, "-m", "iddm.train", *TINY.split(), "--run_name", "one", *flags], cwd=hosts[0], env=env, check=True, capture_output=True)
+    more = ["--resume", "True", "--epochs", "8"]  # the checkpoint is on the first machine alone
+    outs = machines.train("more", *more)
+    assert all("status 0" in o for o in outs), outs
+    assert "resuming at step 12 of 16" in outs[0]
+    env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=python_path())
+    command = [sys.executable, "-m", "iddm.train", *TINY.split(), "--run_name", "one"]
+    subprocess.run(command, cwd=hosts[0], env=env, check=True, capture_output=True)
+    subprocess.run([*command, *more], cwd=hosts[0], env=env, check=True, capture_output=True)
     one, two = (load_checkpoint(hosts[0] / "results" / o, ema=False)[0] for o in ("one", "df"))
     assert all(torch.equal(one[k], two[k]) for k in one)  # with exact shards, to the last bit
 
 
-def test_a_machine_that_never_comes_is_told(machines, tmp_path):
-    pictures(tmp_path / "host0")
+def test_a_machine_that_never_comes_is_an_error(machines, tmp_path):
+    make_images(tmp_path / "host0")
     start = time.monotonic()
-    told, = machines.train("alone", nodes=(0,))
+    out, = machines.train("alone", nodes=(0,))
     print(f"a machine that never comes: {time.monotonic() - start:.0f} s")
-    assert "RendezvousTimeoutError" in told
-    assert "status 1" in told
-    assert time.monotonic() - start < 60
+    assert "RendezvousTimeoutError" in out
+    assert "status 1" in out

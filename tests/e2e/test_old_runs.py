@@ -41,7 +41,8 @@ def make_run(root: Path, name: str) -> Path:
     folder.mkdir(parents=True)
     meta = (OLD / name / "state.json").read_text()
     step = torch.tensor(float(json.loads(meta)["step"]))
-    for file, kind in ("model", "net"), ("ema_model", "ema"):
+    kinds = dict(model="net", ema_model="ema")
+    for file, kind in kinds.items():
         weights = {k: tensor(kind, k, shape) for k, shape in shapes.items()}
         save_file(weights, folder / f"{file}.safetensors", metadata=dict(iddm=meta))
     moments = {}  # in the order of the network's parameters
@@ -94,10 +95,31 @@ def test_an_old_run_resumes_from_the_command_line_with_the_same_losses(tmp_path,
     assert losses(Trainer(config)) == near(name, "losses")
 
 
+@pytest.mark.parametrize("flag", ["--ema_decay", "--ema_halflife"])
+def test_an_old_run_resumes_with_another_half_life_by_either_flag(tmp_path, flag):
+    run = make_run(tmp_path, "widths_32")
+    argv = ["--resume", "True", "--run_name", run.name, "--result_path", str(tmp_path), flag, "1000"]
+    config = parse_command_line(argv)
+    assert config.ema_halflife == 1000
+    assert losses(Trainer(config)) == near(run.name, "losses")  # they are of the raw weights
+    assert "ema_halflife: 1000.0" in (run / "config.yaml").read_text()
+    assert load_run_config(run).ema_halflife == 1000
+
+
+@pytest.mark.parametrize("name", ["ema_decay", "ema_halflife"])
+def test_the_half_life_of_an_old_run_is_read_and_changed_by_either_name(tmp_path, name):
+    run = make_run(tmp_path, "widths_32")
+    assert "ema_decay: 50000.0" in (run / "config.yaml").read_text()
+    assert load_run_config(run).ema_halflife == 50_000
+    assert load(run, device="cpu").config.ema_halflife == 50_000
+    assert load_run_config(run, **{name: 1000}).ema_halflife == 1000
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_a_new_run_that_begins_from_an_old_one_has_its_losses_and_loads(tmp_path, name):
     make_run(tmp_path, name)
-    config = parse_command_line(["--resume", "True", "--load_model_dir", name, "--run_name", "new", "--result_path", str(tmp_path)])
+    argv = ["--resume", "True", "--load_model_dir", name, "--run_name", "new", "--result_path", str(tmp_path)]
+    config = parse_command_line(argv)
     assert losses(Trainer(config)) == near(name, "losses")
     assert sample(load(tmp_path / "new", device="cpu"), num_images=1, steps=1, device="cpu").isfinite().all()
 

@@ -112,7 +112,7 @@ def test_a_folder_of_pictures_trains_and_broken_files_are_named(tmp_path):
         path.write_bytes(b"")
     done = shell(tmp_path, "iddm-train", *TINY, "--dataset_path", "pets", "--run_name", "new")
     assert done.returncode == 2
-    assert "'pets/cat': none of its 5 pictures can be read; first: pets/cat/0.jpg: an empty file" in done.stderr
+    assert "'pets/cat': none of its 5 images can be read; first: pets/cat/0.jpg: an empty file" in done.stderr
     assert not (tmp_path / "results/new").exists()
 
 
@@ -139,7 +139,7 @@ def test_a_signal_finishes_the_step_and_saves_and_the_run_goes_on(tmp_path, numb
     saved = yaml.safe_load((tmp_path / "results/a/checkpoints" / (tmp_path / "results/a/checkpoints/last").read_text() / "state.json").read_text())
     assert saved["step"] == len([o for o in log.read_text().splitlines() if '"step", ' in o])
     again = shell(tmp_path, "iddm-train", "--resume", "True", "--run_name", "a", "--epochs", saved["epoch"] + 1)
-    assert again.returncode == 0 and f"going on from step {saved['step']}" in again.stdout, again.stderr
+    assert again.returncode == 0 and f"resuming at step {saved['step']}" in again.stdout, again.stderr
 
 
 # the command lines of the older project's README, with our command in place of `python train.py` and `python generate.py`
@@ -165,11 +165,11 @@ def test_each_command_of_the_older_readme_works(tmp_path, kind):
     first = shell(tmp_path, "iddm-train", *line.split(), *LESS, "--epochs", 10, "--save_model_interval", "True", "--sample_interval", 10)
     assert first.returncode == 0 and ("10 classes" if kind == "conditional" else "without classes") in first.stdout and "grey" in first.stdout, first.stderr
     second = shell(tmp_path, "iddm-train", *(OLD["resume"] + line).split(), "--epochs", 12)
-    assert second.returncode == 0 and "going on from step 10 of 12" in second.stdout, second.stderr
+    assert second.returncode == 0 and "resuming at step 10 of 12" in second.stdout, second.stderr
     assert {o.name for o in (tmp_path / "out/df/checkpoints").iterdir()} == {"last"} | {f"epoch_{i:03}" for i in range(1, 13)}
     many = line.replace("out", "out2") + OLD["distributed"]
     third = shell(tmp_path, "iddm-train", *many.split(), *LESS, "--epochs", 2, "--sample_interval", 2)
-    assert third.returncode == 0 and "in 2 processes" in third.stdout and third.stdout.count("draw more") == 1, third.stderr
+    assert third.returncode == 0 and "in 2 processes" in third.stdout and third.stdout.count("sample more") == 1, third.stderr
     drawn = shell(tmp_path, "iddm-generate", *OLD["draw_" + kind].replace("WEIGHTS", "out/df").split(), "--steps", 2, "--device", "cpu")
     assert drawn.returncode == 0 and len(list((tmp_path / "out/df/generated/df").glob("0*.png"))) == 8, drawn.stderr
 

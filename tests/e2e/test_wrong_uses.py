@@ -207,6 +207,10 @@ TYPED = [
     train("--start_model_interval", "3", say="needs --save_model_interval True"),
     train("--num_vis", "0", say="--num_vis 0"),
     train("--ema_decay", "0.999", say="half-life"),
+    train("--ema_halflife", "0.999", say="half-life"),
+    train("--ema_decay", "-1", say="--ema_halflife -1.0: give a number of at least 0 .ema_decay is another name"),
+    train("--ema_decay", "many", say="--ema_decay many: give a number"),
+    train("--ema_dekay", "1", say="did you mean --ema_halflife"),
     train("--fp16", "True", "--precision", "fp32", say="choose one"),
     train("--prediction", "eps", "--noise_schedule", "edm", "--prediction", "magic", say="--prediction magic"),
     train("--device", "quantum", say="--device quantum"),
@@ -323,7 +327,8 @@ CONFIGS = [
     dict(run_name=None), dict(run_name="a\0b"), dict(resume="yes"), dict(resume=1), dict(hflip="no"), dict(seed=-1), dict(seed=2**80),
     dict(seed=1.5), dict(num_workers=-1), dict(dropout=1), dict(dropout="none"), dict(label_drop=2), dict(label_drop=math.nan),
     dict(noise_schedule="pink"), dict(noise_schedule=len), dict(prediction="x1"), dict(loss="l3"), dict(loss_weight=2.),
-    dict(act="tanhh"), dict(grad_clip=-1.), dict(ema_decay=.999), dict(save_minutes="ten"), dict(conditional="maybe"),
+    dict(act="tanhh"), dict(grad_clip=-1.), dict(ema_decay=.999), dict(ema_decay=-1), dict(ema_halflife=.5),
+    dict(save_minutes="ten"), dict(conditional="maybe"),
 ]
 GENERATES = [
     dict(num_images=0), dict(num_images=2.5), dict(num_images="8"), dict(steps=0), dict(steps=5.5), dict(steps="all"),
@@ -347,6 +352,12 @@ def test_what_is_wrong_with_sampling_is_told_from_python(place, monkeypatch, wro
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}") as error:
         sample(load("results/df", device="cpu"), **wrong)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("config", ["x", None, 3, dict(epochs=3), TrainConfig], ids=str)
+def test_a_trainer_takes_settings_and_nothing_else(config):
+    with pytest.raises(ValueError, match=r"Trainer\(.*give settings, Trainer\(TrainConfig"):
+        Trainer(config)
 
 
 DOORS = [
