@@ -62,7 +62,8 @@ def test_the_flags_of_a_command_exist(line):
 
 
 LINKS = sorted(set(re.findall(r"\]\(([^)#:\s]+)\)", README)))
-PAGES = sorted(o.relative_to(ROOT).as_posix() for o in (ROOT / "nbs").rglob("[0-9]*.ipynb"))
+FILES = [o for o in (ROOT / "nbs").rglob("*.ipynb") if not o.parent.name.startswith(".") and o.stem != "index"]
+PAGES = sorted(o.relative_to(ROOT).as_posix() for o in FILES)
 
 
 @pytest.mark.parametrize("link", LINKS)
