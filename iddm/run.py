@@ -471,9 +471,8 @@ def lock_run(
 def _close_abandoned(run: Run, training: _Training) -> None:
     "Close the events of a training that nothing takes further. Raises `ValueError` if another thread does."
     events = training.events()
-    has_ended = events is None or events.gi_frame is None
-    if has_ended:
-        return  # its lock went with it
+    if events is None or events.gi_frame is None:
+        return  # it has ended, and its lock went with it
     if training.thread is not threading.current_thread() and training.thread.is_alive():
         raise ValueError(f"{run}: another thread of this process is training in it; stop that first")
     events.close()
