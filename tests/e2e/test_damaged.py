@@ -28,13 +28,13 @@ HUGE = b"x" * 10**7
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     "A run of two epochs."
-    config = TrainConfig(image_size=8, widths=(32,), attention=(), batch_size=600, epochs=2, sample_interval=0,
-        device="cpu",
-                         precision="fp32", save_model_interval=True, result_path=str(tmp_path_factory.mktemp("whole")))
+    config = TrainConfig(
+        image_size=8, widths=(32,), attention=(), batch_size=600, epochs=2, sample_interval=0, device="cpu",
+        precision="fp32", save_model_interval=True, result_path=str(tmp_path_factory.mktemp("whole")))
     trainer = Trainer(config)
     for _ in record(trainer.fit(), trainer):
         pass
-    return trainer.run
+    return trainer.run.folder
 
 
 @pytest.fixture
