@@ -242,7 +242,8 @@ def test_numbers_of_an_optimizer_come_from_the_settings_whatever_its_file_says(r
     optim["optim"]["param_groups"][0].update(group)
     torch.save(optim, run / LAST / "optim.pt")
     trainer = Trainer(load_run_config(run, epochs=3))
-    c, kept = trainer.config, trainer.optim.param_groups[0]
+    c = trainer.config
+    kept = trainer.state.optimizer.param_groups[0]
     fresh = torch.optim.AdamW(trainer.net.parameters(), lr=c.lr, weight_decay=c.weight_decay, fused=True)
     assert kept | dict(params=0) == fresh.param_groups[0] | dict(params=0)
     next(trainer.fit())
@@ -251,9 +252,11 @@ def test_numbers_of_an_optimizer_come_from_the_settings_whatever_its_file_says(r
 def test_what_people_keep_in_a_run_survives_resuming_and_is_named_before_overwriting(run):
     saved = run / "checkpoints"
     file = saved / "epoch_002/state.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | dict(replaceable=True)))
+    ours = file.read_text()
+    file.write_text(json.dumps(json.loads(ours) | dict(replaceable=True)))  # so say the copies
     for name in ("best", "step_00000012_backup", "epoch_002_copy", "epoch_003", "epoch_x", ".epoch_002_copy.old"):
         shutil.copytree(saved / "epoch_002", saved / name)
+    file.write_text(ours)
     (saved / "epoch_004").symlink_to(saved / "epoch_001", target_is_directory=True)
     (saved / "step_00000099").symlink_to("/nowhere")
     (saved / "notes.txt").write_text("which is best")

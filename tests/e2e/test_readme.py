@@ -74,3 +74,13 @@ def test_a_link_leads_to_a_file(link):
 @pytest.mark.parametrize("page", PAGES)
 def test_each_page_is_in_the_table(page):
     assert page in LINKS
+
+
+def test_names_of_an_earlier_readme_still_work():
+    from iddm.oracles import mixture
+    from iddm.samplers import heun, last
+    from iddm.schedules import flow
+    schedule = flow()
+    denoise = mixture(schedule, torch.tensor([[-1.], [1.]]), .1)
+    x = last(heun(denoise, torch.randn(100, 1, generator=torch.Generator().manual_seed(0)), schedule, 20))
+    assert (x.abs() - 1).abs().mean() < .2
