@@ -17,7 +17,7 @@ import yaml
 
 from .flags import check_ranges, convert_fields, from_mapping, option, plain_values, read_settings, takes_aliases
 from .predictions import check_prediction
-from .schedules import SCHEDULES
+from .schedules import ALIASES, SCHEDULES
 from .sources import DATASETS
 from .unet import check_shape, default_attention, default_groups, default_widths
 
@@ -52,7 +52,7 @@ class _Folder:
 @dataclass(frozen=True)
 class _Network:
     noise_schedule: Literal["linear", "cosine", "sqrt_linear", "sqrt", "sigmoid", "flow", "edm"] = option(
-        "cosine", "how noise grows with time", synonyms=dict(scaled_linear="sqrt_linear"))
+        "cosine", "how noise grows with time", synonyms=ALIASES)
     prediction: Literal["eps", "x0", "v", "flow"] = option("v", "what the network predicts")
     widths: tuple[int, ...] | None = option(None, "channels in each stage of the network; default: by image_size")
     attention: tuple[int, ...] | None = option(

@@ -117,7 +117,10 @@ def min_snr_weight(
     snr: Tensor,  # (B,)
     gamma: float = 5.,  # the weight of the image's error stops growing here
 ) -> Tensor:  # (B,) factor on the output's loss
-    "Weigh errors of the image by `min(snr, gamma)`, whatever is predicted (Hang et al. 2023, arXiv 2303.09556)."
+    """Weigh errors of the image by `min(snr, gamma)`, whatever is predicted (Hang et al. 2023, arXiv 2303.09556).
+
+    Raise `ValueError` for an unknown prediction, and for a gamma that isn't above 0.
+    """
     if not number("gamma", gamma) > 0:
         raise ValueError(f"gamma={gamma}: give a number above 0")
     snr = snr.clamp(min=1e-20)  # eps: the limit, instead of 0 / 0

@@ -142,7 +142,10 @@ def ddim(
     eta: float = 0.,  # 0: no fresh noise, 1: as DDPM
     generator: NoiseSource = None,
 ) -> Iterator[Step]:
-    "Sample by denoising diffusion implicit models (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16)."
+    """Sample by denoising diffusion implicit models (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16).
+
+    Raise the errors of `timestep_pairs`, `ancestral_split` and `predicted`.
+    """
     for i, (t, t_next) in enumerate(timestep_pairs(schedule, steps)):
         (alpha, sigma), (alpha_next, sigma_next) = schedule.at(t), schedule.at(t_next)
         tau, kept = ancestral_split((alpha, sigma), (alpha_next, sigma_next), eta)
@@ -162,7 +165,10 @@ def euler(
     *,
     generator: NoiseSource = None,  # not used: nothing is random but the start
 ) -> Iterator[Step]:
-    "Sample by Euler's method on the probability-flow ODE (Karras et al. 2022, arXiv 2206.00364, eq. 4)."
+    """Sample by Euler's method on the probability-flow ODE (Karras et al. 2022, arXiv 2206.00364, eq. 4).
+
+    Raise the errors of `timestep_pairs` and `predicted`.
+    """
     for i, (t, t_next) in enumerate(timestep_pairs(schedule, steps)):
         (alpha, sigma), (alpha_next, sigma_next) = schedule.at(t), schedule.at(t_next)
         x0 = predicted(denoise, x, t)
@@ -204,7 +210,7 @@ def heun(
 ) -> Iterator[Step]:
     """Sample by Heun's method on the probability-flow ODE, with churn (Karras et al. 2022, algorithms 1 and 2).
 
-    Raise `ValueError` for a churn below 0. Source: arXiv 2206.00364.
+    Raise `ValueError` for a churn below 0, and the errors of `timestep_pairs` and `predicted` (arXiv 2206.00364).
     """
     if not number("s_churn", s_churn) >= 0:
         raise ValueError(f"s_churn={s_churn}: give 0 for none, or more")
@@ -237,7 +243,10 @@ def euler_ancestral(
     eta: float = 1.,  # 0: no fresh noise, as Euler
     generator: NoiseSource = None,
 ) -> Iterator[Step]:
-    "Sample by Euler to below the next level and fresh noise up to it (Crowson 2022, `sample_euler_ancestral`)."
+    """Sample by Euler to below the next level and fresh noise up to it (k-diffusion's `sample_euler_ancestral`).
+
+    Raise the errors of `timestep_pairs`, `ancestral_split` and `predicted`. Source: Crowson 2022, k-diffusion.
+    """
     for i, (t, t_next) in enumerate(timestep_pairs(schedule, steps)):
         (alpha, sigma), (alpha_next, sigma_next) = schedule.at(t), schedule.at(t_next)
         tau, sigma_down = ancestral_split((alpha, sigma), (alpha_next, sigma_next), eta)
@@ -258,7 +267,10 @@ def ddpm(
     variance: str = "small",  # or "large"
     generator: NoiseSource = None,
 ) -> Iterator[Step]:
-    "Sample by denoising diffusion probabilistic models (Ho et al. 2020, arXiv 2006.11239, eq. 7 and algorithm 2)."
+    """Sample by denoising diffusion probabilistic models (Ho et al. 2020, arXiv 2006.11239, eq. 7, algorithm 2).
+
+    Raise `ValueError` for an unknown variance, and the errors of `timestep_pairs` and `predicted`.
+    """
     if variance not in ("large", "small"):
         raise ValueError(f"variance={variance!r}: choose 'large' or 'small'")
     for i, (t, t_next) in enumerate(timestep_pairs(schedule, schedule.T if steps is None else steps)):
@@ -285,7 +297,10 @@ def plms(
     *,
     generator: NoiseSource = None,  # not used: nothing is random but the start
 ) -> Iterator[Step]:
-    "Sample by pseudo linear multistep (Liu et al. 2022, arXiv 2202.09778, eq. 11 and 12)."
+    """Sample by pseudo linear multistep (Liu et al. 2022, arXiv 2202.09778, eq. 11 and 12).
+
+    Raise the errors of `timestep_pairs` and `predicted`.
+    """
     past: list[Tensor] = []  # predictions of the noise, the latest first
     for i, (t, t_next) in enumerate(timestep_pairs(schedule, steps)):
         (alpha, sigma), (alpha_next, sigma_next) = schedule.at(t), schedule.at(t_next)
@@ -310,7 +325,10 @@ def dpmpp_2m(
     eta: float = 0.,  # 0: the ODE, no fresh noise; 1: the SDE
     generator: NoiseSource = None,
 ) -> Iterator[Step]:
-    "Sample by DPM-Solver++ 2M, or its SDE form (Lu et al. 2022, arXiv 2211.01095, algorithm 2)."
+    """Sample by DPM-Solver++ 2M, or its SDE form (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
+
+    Raise the errors of `timestep_pairs`, `ancestral_split` and `predicted`.
+    """
     x0_before: Tensor | None = None
     h_before = math.inf  # length of the step before, in log(alpha / sigma)
     for i, (t, t_next) in enumerate(timestep_pairs(schedule, steps)):

@@ -189,7 +189,7 @@ def test_each_grid_is_spaced_as_its_name_says():
     assert timesteps(1000, 5, "quadratic") == [999, 562, 250, 62, 0]
 
 # %% ../nbs/00_schedules.ipynb #7c243030
-def test_the_noise_level_of_the_first_equation_is_found_again():
+def test_an_entry_is_found_by_its_noise_level():
     s = edm()
     assert sigma_to_t(s, s.sigma[500].item()) == 500
 
