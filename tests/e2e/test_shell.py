@@ -127,6 +127,7 @@ def start(cwd, *args):
     def own():
         os.setsid()  # a group of its own, to be signalled as a whole
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also when the tests run under nohup
     command = [BIN / "iddm-train", *args]
     return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
                             preexec_fn=own)  # noqa: PLW1509 (pytest has no threads here, and a handler needs it)
@@ -143,7 +144,10 @@ def test_a_signal_finishes_the_step_and_saves_and_the_run_is_resumed(tmp_path, n
             break
         time.sleep(.1)
     os.killpg(process.pid, number)  # as a terminal or a queue does: the workers hear it too
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 128 + number, err
     assert "Traceback" not in err, err
     assert err.strip().splitlines()[-1].strip() == "iddm-train --resume True --run_name a", err
