@@ -1,11 +1,20 @@
-"A run that is killed at any moment and goes on ends in the same bits. On Windows there is no SIGKILL."
+"A run that is killed at any moment and is resumed ends in the same bits. On Windows there is no SIGKILL."
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from iddm.checkpoints import load_optim, read_weights
+from iddm.config import TrainConfig
+from iddm.run import Run, load_run_config
+from iddm.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL, which Windows lacks")
 
 DRIVER = r'''
@@ -36,7 +45,8 @@ def run(name, resume, deadly=None):
                 count += 1
                 return f(*args, **kw)
             return g
-        for place, operation in ((os, "fsync"), (Path, "rename"), (Path, "replace"), (shutil, "rmtree")):
+        operations = [(os, "fsync"), (Path, "rename"), (Path, "replace"), (shutil, "rmtree")]
+        for place, operation in operations:
             setattr(place, operation, fatal(getattr(place, operation)))
     config = TrainConfig(
         image_size=8, widths=(32,), attention=(), dropout=.1, batch_size=256, epochs=6, sample_interval=0,
@@ -104,13 +114,82 @@ print(f"{kills} kills, {half} of them in the middle of a save; {whole:.1f} s unb
 '''
 
 
+def driven(program, *args):
+    "Run a program in a process of its own, with one thread: after a fork there are no others."
+    env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    command = [sys.executable, program, *map(str, args)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
+
+
 @pytest.mark.parametrize("mode, kills", [("random", 10), ("each operation", 48)])
 def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, mode, kills):
     (tmp_path / "driver.py").write_text(DRIVER)
-    here = str(Path(__file__).parents[2])
-    env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=here)  # one thread: after a fork there are no others
-    command = [sys.executable, tmp_path / "driver.py", str(tmp_path), mode]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
+    done = driven(tmp_path / "driver.py", tmp_path, mode)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith(f"{kills} kills")
     print(done.stdout)
+
+
+# ---- a checkpoint of the same name is replaced by two renames
+
+REPLACER = r"""
+import os, shutil, signal, sys
+from pathlib import Path
+from iddm.run import load_run_config
+from iddm.trainer import Trainer, save_events
+
+folder, deadly = sys.argv[1:]
+
+def fatal(operation):
+    "Kill this process before an operation on a file or folder of the deadly name."
+    def wrapped(path, *args, **kw):
+        if Path(path).name == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return operation(path, *args, **kw)
+    return wrapped
+
+trainer = Trainer(load_run_config(folder))
+Path.rename = fatal(Path.rename)
+shutil.rmtree = fatal(shutil.rmtree)
+for _ in save_events(trainer):  # at the step of the checkpoint that it resumes from, so under the same name
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    "The run `whole` of two epochs, and `cut`, which is what lay there after the first."
+    folder = tmp_path_factory.mktemp("runs")
+    config = TrainConfig(
+        image_size=8, widths=(32,), attention=(), dropout=.1, batch_size=600, epochs=2, save_interval=1,
+        sample_interval=0, precision="fp32", device="cpu", result_path=str(folder), run_name="whole")
+    trainer = Trainer(config)
+    for event in trainer.fit():
+        if event.kind == "checkpoint" and event.epoch == 1:
+            shutil.copytree(trainer.run.folder, folder / "cut")
+    return folder
+
+
+@pytest.mark.parametrize("deadly, left", [
+    pytest.param("epoch_001", ["epoch_001", ".epoch_001.new"], id="before the first rename"),
+    pytest.param(".epoch_001.new", [".epoch_001.swap", ".epoch_001.new"], id="between the renames"),
+    pytest.param(".epoch_001.swap", ["epoch_001", ".epoch_001.swap"], id="after the second rename"),
+])
+def test_a_checkpoint_that_a_kill_caught_while_it_was_replaced_is_resumed_from(runs, tmp_path, deadly, left):
+    cut = Run(shutil.copytree(runs / "cut", tmp_path / "cut"))
+    (tmp_path / "replacer.py").write_text(REPLACER)
+    done = driven(tmp_path / "replacer.py", cut, deadly)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert {path.name for path in cut.checkpoints.iterdir()} == {"last", *left}
+
+    steps = [event.step for event in Trainer(load_run_config(cut.folder)).fit() if event.kind == "step"]
+    assert steps == [3, 4]
+    assert {path.name for path in cut.checkpoints.iterdir()} == {"last", "epoch_002"}
+    assert_same_bits(Run(runs / "whole").epoch_checkpoint(2), cut.epoch_checkpoint(2))
+
+
+def assert_same_bits(a, b):
+    "Assert that two checkpoints hold the same weights, raw and EMA, and the same moments."
+    for name in ("model.safetensors", "ema_model.safetensors"):
+        torch.testing.assert_close(read_weights(a / name)[0], read_weights(b / name)[0], rtol=0, atol=0)
+    torch.testing.assert_close(load_optim(a)["optim"]["state"], load_optim(b)["optim"]["state"], rtol=0, atol=0)

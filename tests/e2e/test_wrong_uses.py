@@ -81,8 +81,7 @@ def tables(here: Path) -> None:
 def settings(here: Path) -> None:
     files = dict(
         number="3", text="just text", list="- 1\n- 2\n", unknown="epoks: 3\n", wrong="epochs: many\n",
-        nested="epochs:\n  a: 1\n",
-        tab="a:\tb: c\n", null="epochs: null\n", choice="optim: sgd\n", bomb=bomb())
+        nested="epochs:\n  a: 1\n", tab="a:\tb: c\n", null="epochs: null\n", choice="optim: sgd\n", bomb=bomb())
     for name, text in files.items():
         (here / f"{name}.yaml").write_text(text)
     (here / "binary.yaml").write_bytes(bytes(range(256)))
@@ -173,8 +172,8 @@ TYPED = [
     train("--dataset_path", "missing", say="no such folder"),
     train("--dataset_path", "a.zip", say="a.zip"),
     train("--dataset_path", "photo.png", say="photo.png"),
-    train("--dataset_path", "empty", say="no image|no picture"),
-    train("--dataset_path", "texts", say="no image|no picture"),
+    train("--dataset_path", "empty", say="no image"),
+    train("--dataset_path", "texts", say="no image"),
     train("--dataset_path", "broken", say="can be read"),
     train("--dataset_path", "nested", say="nested"),
     train("--dataset_path", "idx_short", say="idx"),
@@ -327,17 +326,13 @@ def flat(n=8, classes=("a", "b"), labels=None, images=None):
 CONFIGS = [
     dict(epochs=2.5), dict(epochs="3"), dict(epochs=True), dict(epochs=None), dict(epochs=math.nan), dict(epochs=[1]),
     dict(lr="fast"), dict(lr=math.nan), dict(lr=math.inf), dict(lr=-1), dict(lr=True), dict(batch_size=0),
-    dict(batch_size="64"),
-    dict(sample="foo"), dict(sample=3), dict(precision="fp8"), dict(precision=None), dict(device=3), dict(device=None),
-    dict(optim="sgd"), dict(optim=torch.optim.Adam), dict(widths=32), dict(widths="32"), dict(widths=(32.5,)),
-    dict(widths=()),
-    dict(widths=("a",)), dict(attention=4), dict(channels=2), dict(channels="rgb"), dict(channels=True),
-    dict(image_size=8.5),
-    dict(image_size="16"), dict(image_size=10**9), dict(dataset_path=None), dict(dataset_path=7), dict(run_name=7),
-    dict(run_name=None), dict(run_name="a\0b"), dict(resume="yes"), dict(resume=1), dict(hflip="no"),
-    dict(seed=-1), dict(seed=2**80),
-    dict(seed=1.5), dict(num_workers=-1), dict(dropout=1), dict(dropout="none"), dict(label_drop=2),
-    dict(label_drop=math.nan),
+    dict(batch_size="64"), dict(sample="foo"), dict(sample=3), dict(precision="fp8"), dict(precision=None),
+    dict(device=3), dict(device=None), dict(optim="sgd"), dict(optim=torch.optim.Adam), dict(widths=32),
+    dict(widths="32"), dict(widths=(32.5,)), dict(widths=()), dict(widths=("a",)), dict(attention=4), dict(channels=2),
+    dict(channels="rgb"), dict(channels=True), dict(image_size=8.5), dict(image_size="16"), dict(image_size=10**9),
+    dict(dataset_path=None), dict(dataset_path=7), dict(run_name=7), dict(run_name=None), dict(run_name="a\0b"),
+    dict(resume="yes"), dict(resume=1), dict(hflip="no"), dict(seed=-1), dict(seed=2**80), dict(seed=1.5),
+    dict(num_workers=-1), dict(dropout=1), dict(dropout="none"), dict(label_drop=2), dict(label_drop=math.nan),
     dict(noise_schedule="pink"), dict(noise_schedule=len), dict(prediction="x1"), dict(loss="l3"), dict(loss_weight=2.),
     dict(act="tanhh"), dict(grad_clip=-1.), dict(ema_decay=.999), dict(ema_decay=-1), dict(ema_halflife=.5),
     dict(save_minutes="ten"), dict(conditional="maybe"),
@@ -346,10 +341,9 @@ GENERATES = [
     dict(num_images=0), dict(num_images=2.5), dict(num_images="8"), dict(steps=0), dict(steps=5.5), dict(steps="all"),
     dict(sample="foo"), dict(cfg_scale="high"), dict(cfg_scale=math.nan), dict(eta=2), dict(eta="some"), dict(seed=-1),
     dict(seed="x"), dict(spacing="odd"), dict(batch_size=0), dict(batch_size=1.5), dict(strength=.5),
-    dict(mask="mask.png"),
-    dict(class_name=2.5), dict(class_name=None), dict(class_name=True), dict(class_name=["a"]),
-    dict(class_name=10), dict(class_name=-2),
-    dict(save_steps="mp4"), dict(ema="no"), dict(init_image=7), dict(generate_name="a/b"), dict(device=7),
+    dict(mask="mask.png"), dict(class_name=2.5), dict(class_name=None), dict(class_name=True), dict(class_name=["a"]),
+    dict(class_name=10), dict(class_name=-2), dict(save_steps="mp4"), dict(ema="no"), dict(init_image=7),
+    dict(generate_name="a/b"), dict(device=7),
 ]
 
 
@@ -412,7 +406,7 @@ def fit(data):
 @pytest.mark.parametrize("call, say, error", DOORS)
 def test_the_python_doors_say_in_a_line_what_is_wrong(place, monkeypatch, call, say, error):
     monkeypatch.chdir(place)
-    with pytest.raises(error, match=say) as told:
+    with pytest.raises(error, match=say) as raised:
         call()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     assert not os.path.exists("results/python")
