@@ -32,6 +32,7 @@ from .dataset import ImageDataset, load_digits
 from .decoding import Chunk, decode_chunks
 from .images import printable, safe_name
 from .sources import Source, check_file, find_source
+from contextlib import suppress
 
 # %% ../nbs/24_cache.ipynb #d4da7e4d
 def _write_images(file: Path, chunks: Iterable[Chunk]) -> list[Chunk]:
@@ -262,13 +263,17 @@ def _remove(path: Path) -> None:
 # %% ../nbs/24_cache.ipynb #7245d916
 def _put_in_place(new: Path, entry: _Entry) -> None:
     "Give a folder its name. What lies there stays if it can be used."
-    if _find(entry) is None:
-        _remove(entry.folder)
-    try:
-        new.rename(entry.folder)
-    except OSError:
-        if _find(entry) is None:
-            raise
+    for is_last_try in (False, False, True):  # without locks, another process may put its own there at any moment
+        try:
+            new.rename(entry.folder)
+            return
+        except OSError:
+            if _find(entry) is not None:
+                return
+            if is_last_try:
+                raise
+        with suppress(OSError):
+            _remove(entry.folder)
 
 # %% ../nbs/24_cache.ipynb #f98e6420
 @contextmanager

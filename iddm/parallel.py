@@ -300,6 +300,11 @@ def check_world(
         gpus = "1 GPU" if n == 1 else f"{n} GPUs"
         raise ValueError(f"--world_size {world_size}: this machine has {gpus}; choose {n} or fewer, or --device cpu")
 
+# %% ../nbs/35_parallel.ipynb #5e249466
+# Gloo's own threads free the tensors of the last exchange, and need Python's lock for it. A process that ends before
+# they had the lock is aborted ("terminate called without an active exception"); while it sleeps they can have it.
+_LAST_TENSORS = .1  # seconds
+
 # %% ../nbs/35_parallel.ipynb #854cc243
 @contextmanager
 def process_group(
@@ -326,6 +331,8 @@ def process_group(
         raise ValueError(_not_met(e, come)) from None
     yield
     dist.destroy_process_group()  # not after an error: the others would fail before it's reported
+    if not has_gpu:
+        time.sleep(_LAST_TENSORS)
 
 # %% ../nbs/35_parallel.ipynb #9d797327
 def _announce_wait(come: float) -> None:

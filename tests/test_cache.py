@@ -279,7 +279,8 @@ def test_without_locks_nobody_waits(error, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError), _one_at_a_time(tmp_path / ".lock"):
         raise ZeroDivisionError
 
-def test_without_locks_two_at_the_same_time_make_one_cache(tmp_path, monkeypatch):
+@pytest.mark.parametrize("attempt", range(5))
+def test_without_locks_two_at_the_same_time_make_one_cache(attempt, tmp_path, monkeypatch):
     def fail(*a, **kw): raise NotImplementedError
     monkeypatch.setattr(FileLock, "acquire", fail)
     for i in range(30):
