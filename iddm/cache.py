@@ -16,7 +16,7 @@ import uuid
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -32,7 +32,6 @@ from .dataset import ImageDataset, load_digits
 from .decoding import Chunk, decode_chunks
 from .images import printable, safe_name
 from .sources import Source, check_file, find_source
-from contextlib import suppress
 
 # %% ../nbs/24_cache.ipynb #d4da7e4d
 def _write_images(file: Path, chunks: Iterable[Chunk]) -> list[Chunk]:
