@@ -6,7 +6,7 @@
 __all__ = ['INCEPTION_FILE', 'holdout_mask', 'Features', 'random_features', 'classifier_features', 'inception_features',
            'make_features']
 
-# %% ../nbs/26_features.ipynb #0e8eee19
+# %% ../nbs/26_features.ipynb #39ac7e2a
 import hashlib
 import math
 import os
@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from .dataset import ImageDataset
 from .images import to_float
 
-# %% ../nbs/26_features.ipynb #0031c8fd
+# %% ../nbs/26_features.ipynb #62d21b2b
 def holdout_mask(images: Tensor, share: float) -> Tensor:
     "TEMP."
     hashes = [int.from_bytes(hashlib.blake2b(x.numpy().tobytes(), digest_size=8).digest(), 'big') for x in images]
     return torch.tensor([o / 2**64 < share for o in hashes])
 
-# %% ../nbs/26_features.ipynb #916caf70
+# %% ../nbs/26_features.ipynb #2f2eff07
 def _hash_weights(net: nn.Module, name: str) -> str:
     "Hash name, shapes and bytes of all weights: the same features have the same hash."
     digest = hashlib.sha256(name.encode())
@@ -40,7 +40,7 @@ def _hash_weights(net: nn.Module, name: str) -> str:
         digest.update(f"{key}{tuple(value.shape)}".encode() + value.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()[:12]
 
-# %% ../nbs/26_features.ipynb #ee4eff4c
+# %% ../nbs/26_features.ipynb #c55a7599
 @dataclass(frozen=True, eq=False)
 class Features:
     "A network that turns images into features."
@@ -65,7 +65,7 @@ class Features:
         accuracy = "" if math.isnan(self.accuracy) else f", accuracy {self.accuracy:.1%} on held-out images"
         return f"{self.name} {self.hash}{accuracy}"
 
-# %% ../nbs/26_features.ipynb #785b2a82
+# %% ../nbs/26_features.ipynb #63836243
 def _check_bytes(images: Tensor) -> None:
     "Raise `ValueError` unless there are images of bytes."
     is_images = isinstance(images, Tensor) and images.ndim == 4 and images.dtype == torch.uint8 and len(images) > 0
@@ -73,7 +73,7 @@ def _check_bytes(images: Tensor) -> None:
         kind = f"{tuple(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images {kind}: give at least one image, (N, C, H, W) of torch.uint8")
 
-# %% ../nbs/26_features.ipynb #6e4ca263
+# %% ../nbs/26_features.ipynb #64ce2662
 class _RandomConvolutions(nn.Module):
     "Three layers of fixed random filters; features are mean and standard deviation of each response."
     def __init__(self, channels: int, seed: int, width: int = 16):
@@ -96,7 +96,7 @@ class _RandomConvolutions(nn.Module):
                 x = F.avg_pool2d(x, 2)
         return torch.cat(found, 1)
 
-# %% ../nbs/26_features.ipynb #6190a9e0
+# %% ../nbs/26_features.ipynb #03537428
 def random_features(
     channels: int,  # 1 grey, 3 colour
     seed: int = 0,
@@ -106,14 +106,14 @@ def random_features(
     net = _RandomConvolutions(channels, seed).eval()
     return Features("random", net.to(device), _hash_weights(net, "random"))
 
-# %% ../nbs/26_features.ipynb #889cfa36
+# %% ../nbs/26_features.ipynb #546c4b3c
 def _stage(fan_in: int, width: int, stride: int) -> nn.Sequential:
     "Two convolutions with norms, the first of which may halve the image."
     return nn.Sequential(
         nn.Conv2d(fan_in, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
         nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
 
-# %% ../nbs/26_features.ipynb #bc7e3962
+# %% ../nbs/26_features.ipynb #4ca15539
 class _Classifier(nn.Module):
     "A small convolutional network: images of any size to 64 features, and to classes."
     def __init__(self, channels: int, n_classes: int):
@@ -127,7 +127,7 @@ class _Classifier(nn.Module):
     def classify(self, images: Tensor) -> Tensor:  # (B,)
         return self.head(self(images)).argmax(1)
 
-# %% ../nbs/26_features.ipynb #e70a1923
+# %% ../nbs/26_features.ipynb #c7be7c8c
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     "Move a batch by one pixel or none in each direction, so that the classifier doesn't depend on the place."
     dx, dy = torch.randint(-1, 2, (2,), generator=generator).tolist()
@@ -135,7 +135,7 @@ def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     size_y, size_x = images.shape[2:]
     return padded[:, :, 1 + dy:1 + dy + size_y, 1 + dx:1 + dx + size_x]
 
-# %% ../nbs/26_features.ipynb #95b5be6d
+# %% ../nbs/26_features.ipynb #1d87b382
 def _train_classifier(net: _Classifier, images: Tensor, labels: Tensor, steps: int, seed: int) -> None:
     "Train with AdamW and one cycle of the learning rate."
     device = next(net.parameters()).device
@@ -152,7 +152,7 @@ def _train_classifier(net: _Classifier, images: Tensor, labels: Tensor, steps: i
         schedule.step()
     net.eval()
 
-# %% ../nbs/26_features.ipynb #43efe2e9
+# %% ../nbs/26_features.ipynb #5be3f803
 _HELD_OUT = .1  # share of the images that the classifier isn't trained on
 
 @torch.no_grad()
@@ -162,7 +162,7 @@ def _accuracy(net: _Classifier, images: Tensor, labels: Tensor) -> float:
     found = torch.cat([net.classify(x.to(device)).cpu() for x in images.split(256)])  # (N,)
     return float((found == labels).double().mean())
 
-# %% ../nbs/26_features.ipynb #80161ecb
+# %% ../nbs/26_features.ipynb #49506fa7
 def _fit_classifier(data: ImageDataset, steps: int, seed: int, device: torch.device) -> tuple[_Classifier, float]:
     "Train a classifier on nine tenths of the images, and return it with its accuracy on the others."
     is_held = holdout_mask(data.images, _HELD_OUT)  # (N,)
@@ -174,7 +174,7 @@ def _fit_classifier(data: ImageDataset, steps: int, seed: int, device: torch.dev
     _train_classifier(net, data.images[~is_held], data.labels[~is_held], steps, seed)
     return net, _accuracy(net, data.images[is_held], data.labels[is_held])
 
-# %% ../nbs/26_features.ipynb #0d17d0c6
+# %% ../nbs/26_features.ipynb #716f5815
 def _kept_file(folder: str | Path, data: ImageDataset, steps: int, seed: int) -> Path:
     "Return the file of the classifier of this data; its name holds all that it depends on."
     shape = "x".join(map(str, data.images.shape))
@@ -182,7 +182,7 @@ def _kept_file(folder: str | Path, data: ImageDataset, steps: int, seed: int) ->
     digest = hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
     return Path(folder) / f"classifier-{digest[:16]}.safetensors"
 
-# %% ../nbs/26_features.ipynb #7930343b
+# %% ../nbs/26_features.ipynb #92ef9a78
 def _keep(file: Path, net: _Classifier, accuracy: float) -> None:
     "Write a classifier, from one moment to the next; a folder that can't be written keeps nothing."
     try:
@@ -193,7 +193,7 @@ def _keep(file: Path, net: _Classifier, accuracy: float) -> None:
     except OSError:
         return
 
-# %% ../nbs/26_features.ipynb #d750945b
+# %% ../nbs/26_features.ipynb #9d5048bd
 def _read_kept(file: Path, net: _Classifier) -> float:  # accuracy; NaN: there is none that can be used
     "Load the classifier of a file into a network of its shape."
     try:
@@ -204,7 +204,7 @@ def _read_kept(file: Path, net: _Classifier) -> float:  # accuracy; NaN: there i
         return math.nan
     return accuracy
 
-# %% ../nbs/26_features.ipynb #21700e73
+# %% ../nbs/26_features.ipynb #2ffcb536
 def classifier_features(
     data: ImageDataset,
     folder: str | Path | None = None,  # where trained classifiers are kept; None: nowhere
@@ -227,7 +227,7 @@ def classifier_features(
             _keep(file, net, accuracy)
     return Features("classifier", net, _hash_weights(net, "classifier"), accuracy, net.classify)
 
-# %% ../nbs/26_features.ipynb #dce0ce9f
+# %% ../nbs/26_features.ipynb #06e5d920
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # its name ends with the start of its SHA-256
 
 def _sha256(path: Path) -> str:
@@ -238,7 +238,7 @@ def _sha256(path: Path) -> str:
             digest.update(chunk)
     return digest.hexdigest()
 
-# %% ../nbs/26_features.ipynb #f6ccc76c
+# %% ../nbs/26_features.ipynb #85629bc2
 def _check_inception(path: Path) -> None:
     "Raise `ValueError` if the weights are missing or aren't the published ones."
     if not path.is_file():
@@ -248,7 +248,7 @@ def _check_inception(path: Path) -> None:
         raise ValueError(f"{path}: its SHA-256 doesn't begin with {wanted}, so it isn't {INCEPTION_FILE}, "
                          "or it was damaged")
 
-# %% ../nbs/26_features.ipynb #c6e29189
+# %% ../nbs/26_features.ipynb #0bb061d1
 class _Inception(nn.Module):
     "Inception's 2048 features; grey images become colour."
     def __init__(self, net: Any):
@@ -258,7 +258,7 @@ class _Inception(nn.Module):
     def forward(self, images: Tensor) -> Tensor:  # uint8 (B, C, H, W) -> (B, 2048)
         return self.net(images.expand(-1, 3, -1, -1))[0]
 
-# %% ../nbs/26_features.ipynb #843913d3
+# %% ../nbs/26_features.ipynb #470ac91c
 def inception_features(
     weights: str | Path | None = None,  # None: where torch keeps files that it has downloaded
     device: str | torch.device = "cpu",
@@ -275,7 +275,7 @@ def inception_features(
     inception = _Inception(net).eval()
     return Features("inception", inception.to(device), _hash_weights(inception, "inception"))
 
-# %% ../nbs/26_features.ipynb #317279b0
+# %% ../nbs/26_features.ipynb #c0ddbf0b
 def make_features(
     name: str,  # auto, classifier, random or inception
     data: ImageDataset,

@@ -7,7 +7,7 @@ __all__ = ['FIGURES', 'gaussian_distance', 'frechet_distance', 'fit_intercept', 
            'Neighbours', 'neighbours', 'Measure', 'bootstrap_weights', 'interval', 'mean_measure', 'frechet_measure',
            'kernel_measure', 'measure_all', 'with_floors']
 
-# %% ../nbs/27_metrics.ipynb #9569b64d
+# %% ../nbs/27_metrics.ipynb #15c788cf
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# %% ../nbs/27_metrics.ipynb #16f7ec0b
+# %% ../nbs/27_metrics.ipynb #81597e75
 def _check_features(**sets: Tensor) -> None:
     "Raise `ValueError` unless each set is a matrix of finite features, all of one width, with two rows or more."
     widths = {}
@@ -31,7 +31,7 @@ def _check_features(**sets: Tensor) -> None:
     if len(set(widths.values())) > 1:
         raise ValueError(f"features of {widths}: give sets of one width, from the same network")
 
-# %% ../nbs/27_metrics.ipynb #37a3a899
+# %% ../nbs/27_metrics.ipynb #745f5c67
 def _moments(x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:  # (D,), (D, D)
     "Return mean and unbiased covariance; with `weights` (N,), how often each row counts."
     x = x.double()
@@ -40,13 +40,13 @@ def _moments(x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     centred = x - mean  # (N, D)
     return mean, (centred * w[:, None]).T @ centred / (w.sum() - 1)
 
-# %% ../nbs/27_metrics.ipynb #2fe7b90d
+# %% ../nbs/27_metrics.ipynb #932ca542
 def _root(matrix: Tensor) -> Tensor:
     "Return the symmetric root of a covariance (D, D)."
     values, vectors = torch.linalg.eigh(matrix)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
-# %% ../nbs/27_metrics.ipynb #c5bafe80
+# %% ../nbs/27_metrics.ipynb #7a370f4b
 def gaussian_distance(mean1: Tensor, root1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
     "Return the squared Frechet distance of two Gaussians, the first (D,), (D, D) by the root of its covariance."
     middle = root1 @ cov2 @ root1  # (D, D), symmetric
@@ -54,7 +54,7 @@ def gaussian_distance(mean1: Tensor, root1: Tensor, mean2: Tensor, cov2: Tensor)
     total = root1.square().sum() + cov2.trace()  # the trace of a symmetric square is the sum of squares
     return float((mean1 - mean2).square().sum() + total - 2 * overlap)
 
-# %% ../nbs/27_metrics.ipynb #5474e83c
+# %% ../nbs/27_metrics.ipynb #a8afcf13
 def frechet_distance(
     samples: Tensor,  # (N, D)
     real: Tensor,  # (M, D)
@@ -64,7 +64,7 @@ def frechet_distance(
     mean, cov = _moments(real)
     return gaussian_distance(mean, _root(cov), *_moments(samples))
 
-# %% ../nbs/27_metrics.ipynb #4058177e
+# %% ../nbs/27_metrics.ipynb #0cc626c3
 def fit_intercept(sizes: Sequence[int], values: Sequence[float]) -> float:
     "Fit a line in 1/N by least squares, and read it off at infinite N. Raises `ValueError` for fewer than two sizes."
     if len(set(sizes)) < 2:
@@ -75,7 +75,7 @@ def fit_intercept(sizes: Sequence[int], values: Sequence[float]) -> float:
     slope = (centred * y).sum() / centred.square().sum()
     return float(y.mean() - slope * inverse.mean())
 
-# %% ../nbs/27_metrics.ipynb #c6025b16
+# %% ../nbs/27_metrics.ipynb #3d618341
 def frechet_infinity(
     samples: Tensor,  # (N, D)
     real: Tensor,  # (M, D)
@@ -97,13 +97,13 @@ def frechet_infinity(
         values.append(gaussian_distance(mean, root, *_moments(samples[rows])))
     return fit_intercept(sizes, values)
 
-# %% ../nbs/27_metrics.ipynb #1d60cfa7
+# %% ../nbs/27_metrics.ipynb #2e3c2562
 _ROWS = 1024  # of a kernel or distance matrix that is held at once
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:  # (N, M)
     return (x @ y.T / x.shape[1] + 1) ** 3
 
-# %% ../nbs/27_metrics.ipynb #7316a66c
+# %% ../nbs/27_metrics.ipynb #e484c05f
 def _mean_kernel(x: Tensor, weights: Tensor) -> Tensor:  # (R,)
     "Return the mean kernel of pairs of different rows of x (N, D), for each row of weights (R, N)."
     sums = torch.zeros(len(weights), dtype=x.dtype, device=x.device)
@@ -114,7 +114,7 @@ def _mean_kernel(x: Tensor, weights: Tensor) -> Tensor:  # (R,)
     pairs = weights.sum(1).square() - weights.square().sum(1)  # of different rows
     return sums / pairs
 
-# %% ../nbs/27_metrics.ipynb #3a61ff16
+# %% ../nbs/27_metrics.ipynb #ffa13dbc
 def _kernel_distances(samples: Tensor, real: Tensor, weights: Tensor) -> Tensor:  # (R,)
     "Return the kernel distance for each row of weights (R, N) of the samples."
     x, y, w = samples.double(), real.double(), weights.double()
@@ -122,7 +122,7 @@ def _kernel_distances(samples: Tensor, real: Tensor, weights: Tensor) -> Tensor:
     among_real = _mean_kernel(y, torch.ones(1, len(y), dtype=y.dtype, device=y.device))  # (1,)
     return _mean_kernel(x, w) + among_real - 2 * (w @ cross) / w.sum(1)
 
-# %% ../nbs/27_metrics.ipynb #d60bb7a3
+# %% ../nbs/27_metrics.ipynb #194f970c
 def kernel_distance(
     samples: Tensor,  # (N, D)
     real: Tensor,  # (M, D)
@@ -131,13 +131,13 @@ def kernel_distance(
     _check_features(samples=samples, real=real)
     return float(_kernel_distances(samples, real, torch.ones(1, len(samples), device=samples.device)))
 
-# %% ../nbs/27_metrics.ipynb #70cf4343
+# %% ../nbs/27_metrics.ipynb #1fdb5f2f
 def _radii(x: Tensor, k: int) -> Tensor:  # (N,)
     "Return each row's distance to its k-th nearest other row."
     parts = [torch.cdist(rows, x).kthvalue(k + 1, dim=1).values for rows in x.split(_ROWS)]  # the nearest is itself
     return torch.cat(parts)
 
-# %% ../nbs/27_metrics.ipynb #e3858379
+# %% ../nbs/27_metrics.ipynb #454f35e3
 class Neighbours(NamedTuple):
     "What each image says; their means are the four figures."
     precision: Tensor  # (N,) 1 if a sample is in the ball of any real image
@@ -145,7 +145,7 @@ class Neighbours(NamedTuple):
     density: Tensor  # (N,) balls of real images that a sample is in, over k
     coverage: Tensor  # (M,) 1 if a sample is in the ball of a real image
 
-# %% ../nbs/27_metrics.ipynb #b16d92d0
+# %% ../nbs/27_metrics.ipynb #4d7207d4
 def neighbours(
     samples: Tensor,  # (N, D)
     real: Tensor,  # (M, D)
@@ -168,7 +168,7 @@ def neighbours(
         recall = torch.maximum(recall, (distance <= around_samples[rows, None]).any(0).to(x))
     return Neighbours((density > 0).to(x), recall, density, coverage)
 
-# %% ../nbs/27_metrics.ipynb #162a1e03
+# %% ../nbs/27_metrics.ipynb #925b99a6
 class Measure(NamedTuple):
     "A figure with its interval, and what the same figure is between real images."
     value: float
@@ -180,7 +180,7 @@ class Measure(NamedTuple):
         floor = "" if math.isnan(self.floor) else f", floor {self.floor:.4g}"
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]{floor}"
 
-# %% ../nbs/27_metrics.ipynb #bcf9948d
+# %% ../nbs/27_metrics.ipynb #c4041e4f
 def bootstrap_weights(
     n: int,
     replicates: int = 200,
@@ -191,7 +191,7 @@ def bootstrap_weights(
     drawn = torch.randint(n, (replicates, n), generator=generator)
     return torch.zeros(replicates, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
 
-# %% ../nbs/27_metrics.ipynb #ea3e8b1c
+# %% ../nbs/27_metrics.ipynb #5646137e
 def interval(
     value: float,
     replicates: Tensor,  # (R,) the figure of each bootstrap draw
@@ -203,7 +203,7 @@ def interval(
     low, high = torch.quantile(deviation, torch.tensor([tail, 1 - tail], dtype=deviation.dtype)).tolist()
     return Measure(value, value + low, value + high)
 
-# %% ../nbs/27_metrics.ipynb #11022646
+# %% ../nbs/27_metrics.ipynb #afe34e28
 def mean_measure(
     x: Tensor,  # (N,) one number for each image, for example 1 if it is named as asked
     replicates: int = 200,
@@ -213,7 +213,7 @@ def mean_measure(
     w = bootstrap_weights(len(x), replicates, seed).to(x.device)
     return interval(float(x.double().mean()), (w @ x.double() / len(x)).cpu())
 
-# %% ../nbs/27_metrics.ipynb #bb53ae49
+# %% ../nbs/27_metrics.ipynb #fa4083a2
 def frechet_measure(
     samples: Tensor,  # (N, D)
     real: Tensor,  # (M, D)
@@ -227,7 +227,7 @@ def frechet_measure(
     values = [gaussian_distance(mean, root, *_moments(samples, w)) for w in weights]
     return interval(frechet_distance(samples, real), torch.tensor(values))
 
-# %% ../nbs/27_metrics.ipynb #913d428b
+# %% ../nbs/27_metrics.ipynb #7671a167
 def kernel_measure(
     samples: Tensor,  # (N, D)
     real: Tensor,  # (M, D)
@@ -241,13 +241,13 @@ def kernel_measure(
     value, *values = _kernel_distances(samples, real, weights).tolist()
     return interval(value, torch.tensor(values))
 
-# %% ../nbs/27_metrics.ipynb #61d7fb67
+# %% ../nbs/27_metrics.ipynb #1551534b
 FIGURES: dict[str, Callable[[Tensor, Tensor], Measure]] = dict(
     fd=frechet_measure,
     kd=kernel_measure)
 _SHARES = ("precision", "recall", "density", "coverage")
 
-# %% ../nbs/27_metrics.ipynb #2b610517
+# %% ../nbs/27_metrics.ipynb #716d0d3f
 def measure_all(
     samples: Tensor,  # (N, D)
     real: Tensor,  # (M, D)
@@ -258,7 +258,7 @@ def measure_all(
     near = neighbours(samples, real, k)
     return found | {name: mean_measure(getattr(near, name)) for name in _SHARES}
 
-# %% ../nbs/27_metrics.ipynb #068005c5
+# %% ../nbs/27_metrics.ipynb #f36718cd
 def with_floors(
     measures: dict[str, Measure],
     floors: dict[str, Measure],  # the same figures between real images

@@ -10,7 +10,7 @@ from iddm.metrics import (
     Measure, bootstrap_weights, fit_intercept, frechet_distance, frechet_infinity, frechet_measure, gaussian_distance,
     interval, kernel_distance, kernel_measure, mean_measure, measure_all, neighbours, with_floors)
 
-# %% ../nbs/27_metrics.ipynb #2b02cba2
+# %% ../nbs/27_metrics.ipynb #cb7248ff
 def test_Gaussians_of_one_dimension_have_the_distance_of_the_formula():
     mean, root = torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64)
     assert gaussian_distance(mean, root, mean + 3, 4 * root) == pytest.approx(10)
@@ -19,7 +19,7 @@ def test_Gaussians_of_one_dimension_have_the_distance_of_the_formula():
     assert frechet_distance(3 + 2 * b, a) == pytest.approx(10, rel=.02)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
 
-# %% ../nbs/27_metrics.ipynb #500bdde7
+# %% ../nbs/27_metrics.ipynb #f6683642
 def test_a_rotation_of_both_sets_changes_nothing_and_a_shift_adds_its_square():
     rng = torch.Generator().manual_seed(1)
     a, b = torch.randn(500, 8, generator=rng), 2 * torch.randn(400, 8, generator=rng)
@@ -27,7 +27,7 @@ def test_a_rotation_of_both_sets_changes_nothing_and_a_shift_adds_its_square():
     assert frechet_distance(a @ turn, b @ turn) == pytest.approx(frechet_distance(a, b), rel=1e-5)
     assert frechet_distance(a + 1, a) == pytest.approx(8, rel=1e-5)
 
-# %% ../nbs/27_metrics.ipynb #0626d142
+# %% ../nbs/27_metrics.ipynb #1f9b2c93
 def test_the_Frechet_distance_is_that_of_torchmetrics_and_of_scipy():
     from torchmetrics.image.fid import _compute_fid
 
@@ -43,7 +43,7 @@ def test_the_Frechet_distance_is_that_of_torchmetrics_and_of_scipy():
     expected = float((a.mean(0) - b.mean(0)).square().sum()) + np.trace(cov_a + cov_b) - 2 * overlap
     assert ours == pytest.approx(expected, rel=1e-6)
 
-# %% ../nbs/27_metrics.ipynb #2d66f64e
+# %% ../nbs/27_metrics.ipynb #dd17d676
 def test_the_bias_of_Gaussian_features_is_that_of_the_formula():
     rng = torch.Generator().manual_seed(0)
     real = torch.randn(20_000, 16, generator=rng)
@@ -52,14 +52,14 @@ def test_the_bias_of_Gaussian_features_is_that_of_the_formula():
         formula = (16 + 16 * 17 / 4) * (1 / n + 1 / 20_000)
         assert floor == pytest.approx(formula, rel=.1), n
 
-# %% ../nbs/27_metrics.ipynb #d8449634
+# %% ../nbs/27_metrics.ipynb #07273950
 def test_a_line_in_one_over_N_is_read_off_at_infinity():
     sizes = [100, 200, 400]
     assert fit_intercept(sizes, [5 + 30 / n for n in sizes]) == pytest.approx(5)
     with pytest.raises(ValueError, match="give two different ones"):
         fit_intercept([10, 10], [1., 1.])
 
-# %% ../nbs/27_metrics.ipynb #d53b8867
+# %% ../nbs/27_metrics.ipynb #f39e6dba
 def test_the_extrapolated_distance_is_nearer_to_the_true_one():
     rng = torch.Generator().manual_seed(3)
     real, samples = torch.randn(20_000, 64, generator=rng), torch.randn(2000, 64, generator=rng) + .1
@@ -69,7 +69,7 @@ def test_the_extrapolated_distance_is_nearer_to_the_true_one():
     with pytest.raises(ValueError, match="give 20 or more"):
         frechet_infinity(samples[:10], real)
 
-# %% ../nbs/27_metrics.ipynb #60a9b267
+# %% ../nbs/27_metrics.ipynb #8b4f3579
 def test_the_kernel_distance_is_the_sum_over_all_pairs():
     rng = torch.Generator().manual_seed(4)
     x, y = torch.randn(5, 3, generator=rng).double(), torch.randn(4, 3, generator=rng).double() + 1
@@ -79,7 +79,7 @@ def test_the_kernel_distance_is_the_sum_over_all_pairs():
     cross = np.mean([k(a, b) for a in x for b in y])
     assert kernel_distance(x, y) == pytest.approx(among_x + among_y - 2 * cross)
 
-# %% ../nbs/27_metrics.ipynb #f6da341a
+# %% ../nbs/27_metrics.ipynb #ff542a10
 def test_the_kernel_distance_is_that_of_torchmetrics_and_needs_no_more_than_a_block_at_once():
     from torchmetrics.image.kid import poly_mmd
 
@@ -87,14 +87,14 @@ def test_the_kernel_distance_is_that_of_torchmetrics_and_needs_no_more_than_a_bl
     x, y = torch.randn(1500, 6, generator=rng).double(), torch.randn(1500, 6, generator=rng).double() + .2
     assert kernel_distance(x, y) == pytest.approx(float(poly_mmd(x, y)), rel=1e-6)
 
-# %% ../nbs/27_metrics.ipynb #8e00e8be
+# %% ../nbs/27_metrics.ipynb #7222b084
 def test_without_a_difference_the_kernel_distance_is_zero_on_average():
     rng = torch.Generator().manual_seed(6)
     values = [kernel_distance(*torch.randn(2, 50, 4, generator=rng)) for _ in range(200)]
     assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(200)
     assert min(values) < 0
 
-# %% ../nbs/27_metrics.ipynb #773bad95
+# %% ../nbs/27_metrics.ipynb #ea22803a
 def test_a_part_has_full_precision_and_a_blurred_cloud_full_recall():
     rng = torch.Generator().manual_seed(0)
     real = torch.randn(1000, 2, generator=rng)
@@ -106,7 +106,7 @@ def test_a_part_has_full_precision_and_a_blurred_cloud_full_recall():
     assert near.precision.mean() < .8
     assert near.recall.mean() > .9
 
-# %% ../nbs/27_metrics.ipynb #82d0a607
+# %% ../nbs/27_metrics.ipynb #9748d8f4
 def test_the_four_figures_of_six_points_on_a_line():
     real = torch.tensor([[0.], [1.], [2.], [10.]])
     samples = torch.tensor([[.5], [6.]])
@@ -118,7 +118,7 @@ def test_the_four_figures_of_six_points_on_a_line():
     with pytest.raises(ValueError, match="k=2: with 2 images choose 1 to 1"):
         neighbours(samples, real, k=2)
 
-# %% ../nbs/27_metrics.ipynb #1c4585a5
+# %% ../nbs/27_metrics.ipynb #8557c660
 def test_intervals_of_95_percent_hold_the_true_share_in_about_95_of_100_cases():
     rng = torch.Generator().manual_seed(8)
     flips = torch.randint(2, (200, 100), generator=rng).double()
@@ -126,7 +126,7 @@ def test_intervals_of_95_percent_hold_the_true_share_in_about_95_of_100_cases():
     held = sum(measure.low <= .5 <= measure.high for measure in found)
     assert 180 <= held <= 198
 
-# %% ../nbs/27_metrics.ipynb #ba63bf75
+# %% ../nbs/27_metrics.ipynb #77bc7461
 def test_an_interval_has_the_standard_deviation_that_other_samples_show():
     rng = torch.Generator().manual_seed(9)
     real = torch.randn(3000, 4, generator=rng)
@@ -137,7 +137,7 @@ def test_an_interval_has_the_standard_deviation_that_other_samples_show():
         low, high = np.mean([measure_of(x, real)[1:3] for x in sets[:10]], axis=0)
         assert .7 < (high - low) / (2 * 1.96 * std) < 1.3, measure_of.__name__
 
-# %% ../nbs/27_metrics.ipynb #f7e70aaa
+# %% ../nbs/27_metrics.ipynb #19b665c0
 def test_weights_count_how_often_each_image_is_drawn():
     w = bootstrap_weights(50, 400)
     assert w.shape == (400, 50)
@@ -145,14 +145,14 @@ def test_weights_count_how_often_each_image_is_drawn():
     assert (w == 0).double().mean().item() == pytest.approx(math.exp(-1), abs=.01)
     assert torch.equal(w, bootstrap_weights(50, 400))
 
-# %% ../nbs/27_metrics.ipynb #54d2f445
+# %% ../nbs/27_metrics.ipynb #65cf3f32
 def test_a_measure_is_printed_with_its_interval_and_its_floor():
     assert str(Measure(3.14159, 3., 3.3)) == "3.142 [3, 3.3]"
     assert str(Measure(3.14159, 3., 3.3, 1.)) == "3.142 [3, 3.3], floor 1"
     measure = interval(5., torch.tensor([8., 10., 12.]), level=1.)
     assert measure[:3] == (5., 3., 7.)
 
-# %% ../nbs/27_metrics.ipynb #a7b3b6e9
+# %% ../nbs/27_metrics.ipynb #ebe03e0d
 def test_all_figures_of_a_set_against_itself():
     x = torch.randn(100, 4, generator=torch.Generator().manual_seed(11))
     found = measure_all(x, x)
@@ -162,7 +162,7 @@ def test_all_figures_of_a_set_against_itself():
     assert both["fd"].floor == .25
     assert math.isnan(both["kd"].floor)
 
-# %% ../nbs/27_metrics.ipynb #b51aa9f8
+# %% ../nbs/27_metrics.ipynb #2c1ff6a9
 def test_features_that_can_t_be_compared_are_refused_in_a_line():
     good = torch.zeros(4, 3)
     with pytest.raises(ValueError, match="samples is list: give features"):
