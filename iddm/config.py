@@ -33,6 +33,8 @@ class _Data:
     num_classes: int | None = option(None, "how many classes the data must have; default: not checked")
     crop: Literal["center", "random"] = option("center", "the middle of each image, or a random crop each time")
     hflip: bool = option(False, "mirror half of the images, at random; not for letters and digits")
+    holdout: float = option(
+        0., "share of the images that is never trained on, to judge the model with; the same ones in each run")
     data_root: str = option("datasets", "folder that mnist, cifar10 and the like are in, or are downloaded to")
     num_workers: int = option(0, "threads that make batches ahead of time; the batches are the same with any number")
     vis: bool = option(False, "show the data first: a table, and a grid of each class in vis/data")
@@ -136,7 +138,7 @@ class TrainConfig(_Machine, _Optimization, _Outputs, _Network, _Folder, _Data):
 
 # %% ../nbs/29_config.ipynb #62a4bb4d
 _RANGES: dict[str, tuple[float, float]] = dict(  # lowest and highest value allowed
-    image_size=(1, 4096), num_classes=(1, math.inf), num_workers=(0, 256), start_epoch=(-1, math.inf),
+    image_size=(1, 4096), num_classes=(1, math.inf), holdout=(0, .5), num_workers=(0, 256), start_epoch=(-1, math.inf),
     layers=(1, 16), groups=(1, 4096), dropout=(0, .99),
     sample_steps=(1, 1000), sample_interval=(0, math.inf), num_vis=(-1, 1000), cfg_scale=(-100, 100),
     save_interval=(1, math.inf), save_minutes=(0, math.inf), start_model_interval=(-1, math.inf), keep=(1, math.inf),

@@ -81,6 +81,13 @@ def _describe_data(trainer: Trainer) -> str:
         classes = "without classes"
     return f"data: {len(data)} images of {c.image_size}x{c.image_size}, {colour}, {classes} (of {c.dataset_path})"
 
+# %% ../nbs/39_train.ipynb #875ba185
+def _describe_held_out(trainer: Trainer) -> list[str]:
+    "Say how many images are held out, if any are."
+    n = len(trainer.held_out)
+    share = f"(--holdout {trainer.config.holdout:g}), never trained on"
+    return [f"held out: {n} of {n + len(trainer.data)} images {share}"] if n else []
+
 # %% ../nbs/39_train.ipynb #f47178a5
 def _describe_left_out(files: tuple[str, ...]) -> list[str]:
     "List the first files of the data that can't be used, and why."
@@ -108,7 +115,7 @@ def run_summary(
 ) -> str:  # lines
     "Describe what is about to be trained: data, network, machine, and from which step."
     c = trainer.config
-    lines = [_describe_data(trainer), *_describe_left_out(trainer.data.skipped)]
+    lines = [_describe_data(trainer), *_describe_held_out(trainer), *_describe_left_out(trainer.data.skipped)]
     if c.vis:
         lines += [summary_table(trainer.data), f"to look at: {trainer.run.data_grids}"]
     lines.append(_describe_network(trainer))

@@ -7,7 +7,7 @@ __all__ = ['FIXED', 'LOCAL', 'OPTIMIZERS', 'TrainEvent', 'Plan', 'check_tensors'
            'check_same_run', 'check_source', 'make_plan', 'facts', 'agree_on_plan', 'Saved', 'read_checkpoint',
            'read_source', 'load_networks', 'copy_checkpoint', 'make_networks', 'make_state', 'default_save_interval',
            'grid_size', 'has_grid', 'Trainer', 'batch_share', 'run_batches', 'batch_loss', 'optimizer_steps',
-           'train_events', 'save_events', 'describe', 'sample_events', 'sample_grid']
+           'train_events', 'save_events', 'describe', 'sample_events', 'sample_grid', 'run_data']
 
 # %% ../nbs/36_trainer.ipynb #bc0167dd
 import math
@@ -41,7 +41,7 @@ from iddm.checkpoints import (
     save_checkpoint,
 )
 from .config import TrainConfig, plain_config, resolve_defaults, stored_config, usable_cfg_scale
-from .dataset import ImageDataset, show_classes, summary_table
+from .dataset import ImageDataset, show_classes, split_holdout, summary_table
 from .device import enough_memory, keep_memory, own_device, resolve_device, resolve_dtype, seeded
 from .flags import convert, from_mapping, shown
 from .images import safe_name
@@ -49,7 +49,17 @@ from .loop import StepResult, TrainState, ema_weight, lr_multiplier, training_lo
 from .model import build_model, check_memory, sample_steps, shapes_of
 from .parallel import Strategy, broadcast_from, choose_strategy, note, raise_on_any_rank, world_size
 from .predictions import diffusion_loss
-from .run import Run, choose_start, delete_run, lock_run, mend_folder, prepare_folder, prune
+from iddm.run import (
+    Run,
+    choose_start,
+    delete_run,
+    load_run_config,
+    lock_run,
+    mend_folder,
+    prepare_folder,
+    prune,
+    resolve_checkpoint,
+)
 from .schedules import SCHEDULES, Schedule
 from .unet import UNet, default_groups
 
@@ -71,7 +81,8 @@ class TrainEvent:
 class Plan:
     "A training that can begin: settings, images and machine fit each other."
     config: TrainConfig  # with nothing left open
-    data: ImageDataset
+    data: ImageDataset  # to train on
+    held_out: ImageDataset  # never trained on; empty unless the settings ask for it
     run: Run
     source: Path | None  # the checkpoint to resume from; only the main process looks for it
     device: torch.device
@@ -185,8 +196,9 @@ def check_data(data: ImageDataset, config: TrainConfig) -> None:
         raise ValueError(f"--image_size {config.image_size}: the data has images of {height}x{width}{random_crop}")
     if config.batch_size * config.grad_accum > len(data):
         accum = f" --grad_accum {config.grad_accum}" if config.grad_accum > 1 else ""
-        raise ValueError(f"--batch_size {config.batch_size}{accum}: {config.dataset_path} has {len(data)} images; "
-                         f"choose {len(data)} or fewer for a step")
+        left = f" without those of --holdout {config.holdout:g}" if config.holdout else ""
+        raise ValueError(f"--batch_size {config.batch_size}{accum}: {config.dataset_path} has {len(data)} images"
+                         f"{left}; choose {len(data)} or fewer for a step")
     n = len(data.classes)
     if config.conditional and not n:
         raise ValueError(f"--conditional True: {config.dataset_path} has no class folders; "
@@ -208,8 +220,8 @@ def check_groups(config: TrainConfig) -> None:
                          f"choose {default_groups(widths)}, or leave it out")
 
 # %% ../nbs/36_trainer.ipynb #1fbbfe9c
-FIXED = ("image_size", "channels", "conditional", "crop", "hflip", "batch_size", "grad_accum", "seed", "optim",
-         "noise_schedule", "prediction", "widths", "attention", "layers", "groups", "patch", "act")
+FIXED = ("image_size", "channels", "conditional", "crop", "hflip", "holdout", "batch_size", "grad_accum", "seed",
+         "optim", "noise_schedule", "prediction", "widths", "attention", "layers", "groups", "patch", "act")
 
 def check_same_run(
     plan: Plan,
@@ -218,7 +230,6 @@ def check_same_run(
 ) -> None:
     "Raise `ValueError` if settings or data changed so that it would be another run."
     run = Run.of_checkpoint(checkpoint)
-    data = plan.data
     old = plain_config(stored_config(meta.config, checkpoint / "model.safetensors"))
     new = plain_config(plan.config)
     for name in FIXED:
@@ -227,14 +238,25 @@ def check_same_run(
                              "resume with that, or choose another --run_name")
     started = f"dataset_path {plan.config.dataset_path!r}: the run in {run} was started with"
     todo = "resume with the same data, or choose another --run_name"
-    if meta.pictures != len(data):
-        raise ValueError(f"{started} {meta.pictures} images, now there are {len(data)}; {todo}")
     classes = list(meta.classes)
     if classes != plan.classes:
         raise ValueError(f"{started} {shown(classes)} classes, now there are {shown(plan.classes)}; {todo}")
     if meta.in_channels != plan.in_channels:
         raise ValueError(f"{started} {meta.in_channels} channels, now there are {plan.in_channels}; {todo}")
-    same_data = (data.fingerprint, plan.config.dataset_path)  # earlier runs noted the name of a downloaded set
+    _check_same_images(meta, plan.data, plan.config.dataset_path, started, todo)
+
+# %% ../nbs/36_trainer.ipynb #13aeda92
+def _check_same_images(
+    meta: CheckpointMeta,
+    data: ImageDataset,  # to train on
+    path: str,  # as the settings name it
+    started: str,  # begins a message
+    todo: str,  # ends it
+) -> None:
+    "Raise `ValueError` if a checkpoint was trained on other images than these."
+    if meta.pictures != len(data):
+        raise ValueError(f"{started} {meta.pictures} images, now there are {len(data)}; {todo}")
+    same_data = (data.fingerprint, path)  # earlier runs noted the name of a downloaded set
     are_others = meta.data and data.fingerprint and meta.data not in same_data
     if are_others:
         raise ValueError(f"{started} other images, or they were changed; {todo}")
@@ -269,11 +291,12 @@ def make_plan(
         data = _load_images(config)
     check_tensors(data)
     settled = _settle(config, data)
+    data, held_out = _hold_out(config, data)
     check_data(data, settled)
     if is_main and source is None:
         check_groups(settled)
     schedule = SCHEDULES[config.noise_schedule]()
-    plan = Plan(settled, data, run, source, device, autocast_dtype, schedule)
+    plan = Plan(settled, data, held_out, run, source, device, autocast_dtype, schedule)
     if config.save_interval is None:
         interval = default_save_interval(config, plan.steps_per_epoch)
         plan.config = replace(settled, save_interval=interval)
@@ -288,6 +311,19 @@ def _load_images(config: TrainConfig) -> ImageDataset:
     with enough_memory(torch.device("cpu"), advice):
         return load_data(config.dataset_path, kept_size(config.image_size, config.crop), config.channels,
                          Path(config.result_path) / "cache", config.data_root)
+
+# %% ../nbs/36_trainer.ipynb #75ced259
+def _hold_out(config: TrainConfig, data: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+    "Split images into those to train on and those that are held out. Raises `ValueError` if one part is empty."
+    with enough_memory(torch.device("cpu"), f"choose a smaller --image_size than {config.image_size}, or --holdout 0"):
+        train, held_out = split_holdout(data, config.holdout)
+    if config.holdout and not len(held_out):
+        raise ValueError(f"--holdout {config.holdout:g}: no image is held out of {len(data)} in {config.dataset_path}; "
+                         "choose a larger share, or 0")
+    if config.holdout and not len(train):
+        raise ValueError(f"--holdout {config.holdout:g}: no image is left of {len(data)} in {config.dataset_path}; "
+                         "choose a smaller share, or 0")
+    return train, held_out
 
 # %% ../nbs/36_trainer.ipynb #b8a7791b
 def _settle(config: TrainConfig, data: ImageDataset) -> TrainConfig:
@@ -728,3 +764,19 @@ def _show_data(run: Run, data: ImageDataset) -> None:
     for name, image in show_classes(data).items():
         image.save(run.data_grids / f"{safe_name(name)}.png")
     run.data_table.write_text(summary_table(data), encoding="utf-8")
+
+# %% ../nbs/36_trainer.ipynb #64673642
+def run_data(
+    run: str | Path,  # its folder, for example results/df
+) -> tuple[ImageDataset, ImageDataset]:  # trained on, held out
+    "Load the images of a run. Raises `ValueError` if there is no run or no checkpoint, or they are other images now."
+    config = load_run_config(run)
+    file = resolve_checkpoint(run) / "model.safetensors"
+    meta = from_mapping(CheckpointMeta, read_header(file)[1], file)
+    if not meta.data:
+        raise ValueError(f"run {str(run)!r}: its images were given from Python, and no file names them; "
+                         f"split them by split_holdout(data, {config.holdout:g})")
+    train, held_out = _hold_out(config, _load_images(config))
+    started = f"dataset_path {config.dataset_path!r}: the run in {run} was started with"
+    _check_same_images(meta, train, config.dataset_path, started, "bring back the images that it was trained on")
+    return train, held_out

@@ -90,6 +90,7 @@ def test_the_half_life_of_the_EMA_may_be_given_by_its_former_name():
 @pytest.mark.parametrize("kw, say", [
     (dict(epochs=0), "--epochs 0: give a number of at least 1"),
     (dict(label_drop=1.5), "--label_drop 1.5: .* from 0 to 1"),
+    (dict(holdout=.6), "--holdout 0.6: .* from 0 to 0.5"),
     (dict(run_name="a/b"), "--run_name 'a/b': give a plain name"), (dict(run_name="cache"), "cache is taken"),
     (dict(run_name=".."), "--run_name '..': give a plain name"),
     (dict(run_name="."), "--run_name '.': give a plain name"),

@@ -256,6 +256,13 @@ def test_a_run_is_described(tmp_path):
     assert closing_message(trainer).startswith("sample more")
     assert resume_command(trainer) == f"iddm-train --resume True --result_path {tmp_path}"
 
+def test_images_that_are_held_out_are_counted(tmp_path):
+    trainer = tiny(tmp_path, "--holdout 0.1")
+    n = len(trainer.held_out)
+    assert f"\nheld out: {n} of 1797 images (--holdout 0.1), never trained on\n" in run_summary(trainer)
+    assert f"data: {1797 - n} images of" in run_summary(trainer)
+    assert "held out" not in run_summary(tiny(tmp_path))
+
 @pytest.mark.parametrize("n, lines", [(0, 0), (1, 2), (5, 6), (7, 7)])
 def test_the_first_files_that_are_left_out_are_named(n, lines):
     found = _describe_left_out(tuple(f"{i}.png: empty" for i in range(n)))

@@ -8,21 +8,23 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 import torch
+from iddm.cache import load_data
 from iddm.checkpoints import load_optim, read_weights
 from iddm.config import TrainConfig, plain_config, resolve_defaults, stored_config
-from iddm.dataset import ImageDataset
+from iddm.dataset import ImageDataset, split_holdout
 from iddm.loop import training_loop
 from iddm.model import build_model, check_memory, sample_steps, shapes_of
+from iddm.run import load_run_config, resolve_checkpoint
 from iddm.schedules import SCHEDULES
 from concurrent.futures import ThreadPoolExecutor
 import pytest
 from iddm.predictions import TO_X0
-from iddm.run import acquire_lock, load_run_config, resolve_checkpoint
+from iddm.run import acquire_lock
 from iddm.samplers import final_sample
 from iddm.trainer import (
     TrainEvent, Trainer, batch_loss, batch_share, check_data, check_groups, default_save_interval, describe, facts,
-    grid_size, has_grid, load_networks, make_plan, optimizer_steps, read_checkpoint, run_batches, sample_grid,
-    train_events)
+    grid_size, has_grid, load_networks, make_plan, optimizer_steps, read_checkpoint, run_batches, run_data,
+    sample_grid, train_events)
 
 # %% ../nbs/36_trainer.ipynb #d8752d8d
 def tiny(where, **kw):
@@ -73,6 +75,8 @@ FLAT = ImageDataset(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.zeros(5, d
     (dict(batch_size=3, grad_accum=2), "--batch_size 3 --grad_accum 2: digits has 5 images"),
     (dict(batch_size=5, num_classes=3), "--num_classes 3: digits has 0 class folders"),
     (dict(batch_size=5, conditional=False, image_size=16), "the data has images of 8x8"),
+    (dict(batch_size=5, conditional=False, holdout=.01), "--holdout 0.01: no image is held out of 5 in digits"),
+    (dict(batch_size=5, conditional=False, holdout=.5), "--holdout 0.5: no image"),
     (dict(batch_size=5, resume=True), "no checkpoint|no such")])
 def test_data_and_settings_must_fit_and_nothing_is_written_if_they_do_not(tmp_path, settings, say):
     with pytest.raises(ValueError, match=say):
@@ -349,6 +353,7 @@ def test_a_weight_decay_may_change_on_resume(tmp_path):
     (dict(resume=True, epochs=1), "--epochs 1: the run in .* has 1 already"),
     (dict(resume=True, start_epoch=7), "--start_epoch 7: .* epochs 1;"),
     (dict(resume=True, run_name="no"), "--resume True: .*no such"),
+    (dict(resume=True, holdout=.1), "--holdout 0.1: the run in .* was started with 0.0; resume with that"),
     (dict(resume=True, groups=4), "--groups 4: the run in .* was started with 8"),
     (dict(resume=True, widths=(64,)), "--widths .64.: .* started with .32.")])
 def test_a_run_in_the_way_is_not_touched_and_another_run_is_not_resumed(finished, settings, say):
@@ -641,3 +646,68 @@ def test_shapes_are_known_without_memory():
     assert shapes_of(config, 3, 5) == {name: tuple(weight.shape) for name, weight in built.items()}
     large = shapes_of(TrainConfig(image_size=64, widths=(8192,) * 4, layers=16), 3, 5)
     assert sum(math.prod(shape) for shape in large.values()) > 10**11
+
+# %% ../nbs/36_trainer.ipynb #e7bb778f
+def test_what_is_held_out_is_never_trained_on(tmp_path):
+    trainer = Trainer(tiny(tmp_path, holdout=.2, batch_size=64))
+    whole = load_data("digits", 8)
+    train, held_out = split_holdout(whole, .2)
+    assert torch.equal(trainer.data.images, train.images)
+    assert torch.equal(trainer.held_out.images, held_out.images)
+    assert trainer.steps_per_epoch == len(train) // 64
+    hidden = {image.numpy().tobytes() for image in held_out.images}
+    seen = set()
+    for k in range(2 * trainer.steps_per_epoch):
+        x0 = batch_share(trainer, 0, 1, k).x0
+        seen |= {image.numpy().tobytes() for image in ((x0 + 1) * 127.5).round().byte()}
+    assert len(seen) > 1000
+    assert not seen & hidden
+
+def test_without_a_share_the_data_is_the_whole_data(tmp_path):
+    trainer = Trainer(tiny(tmp_path, batch_size=4), TWO_CLASSES)
+    assert trainer.data is TWO_CLASSES
+    assert len(trainer.held_out) == 0
+
+def test_a_share_that_leaves_too_few_images_is_named(tmp_path):
+    with pytest.raises(ValueError, match="--batch_size 1700: digits has .* images without those of --holdout 0.1; "):
+        Trainer(tiny(tmp_path, batch_size=1700, holdout=.1))
+    assert not list(tmp_path.iterdir())
+
+def test_a_run_with_images_held_out_is_resumed_to_the_same_bits(tmp_path):
+    whole, resumed = whole_and_cut(tmp_path, dict(holdout=.3, batch_size=300), {}, 3)
+    assert same(whole.run, resumed.run)
+    assert len(resumed.held_out) > 400
+
+# %% ../nbs/36_trainer.ipynb #e21ff684
+def test_the_images_of_a_run_are_found_again(tmp_path, finished):
+    trainer = Trainer(tiny(tmp_path, epochs=1, sample_interval=0, holdout=.1))
+    run_to_the_end(trainer)
+    train, held_out = run_data(trainer.run.folder)
+    assert torch.equal(train.images, trainer.data.images)
+    assert torch.equal(held_out.images, trainer.held_out.images)
+    assert [len(part) for part in run_data(finished.folder)] == [1797, 0]
+
+def _edit(run, before, after):
+    text = run.config_file.read_text()
+    assert before in text
+    run.config_file.write_text(text.replace(before, after))
+
+def test_other_images_than_those_of_a_run_are_refused(tmp_path):
+    given = replace(load_data("digits", 8), fingerprint="mine")
+    trainer = Trainer(tiny(tmp_path, epochs=1, sample_interval=0), given)
+    run_to_the_end(trainer)
+    with pytest.raises(ValueError, match="'digits': the run in .* was started with other images, .*; bring back"):
+        run_data(trainer.run.folder)
+
+def test_another_share_than_that_of_a_run_is_refused(tmp_path):
+    trainer = Trainer(tiny(tmp_path, epochs=1, sample_interval=0, holdout=.1))
+    run_to_the_end(trainer)
+    _edit(trainer.run, "holdout: 0.1", "holdout: 0.2")
+    with pytest.raises(ValueError, match="was started with .* images, now there are .*; bring back"):
+        run_data(trainer.run.folder)
+
+def test_images_that_were_given_from_Python_are_not_known(tmp_path):
+    trainer = Trainer(tiny(tmp_path, batch_size=4, epochs=1), TWO_CLASSES)
+    run_to_the_end(trainer)
+    with pytest.raises(ValueError, match=r"were given from Python, .*split_holdout\(data, 0\)"):
+        run_data(trainer.run.folder)
