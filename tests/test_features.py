@@ -9,7 +9,7 @@ from iddm.dataset import load_digits
 import iddm.features
 from iddm.features import classifier_features, inception_features, make_features, random_features
 
-# %% ../nbs/26_features.ipynb #94aa6ad5
+# %% ../nbs/26_features.ipynb #780592b1
 def test_random_features_are_the_same_for_everybody_and_notice_a_shift_of_brightness():
     images = torch.arange(64 * 2, dtype=torch.uint8).reshape(2, 1, 8, 8)
     a, b = random_features(1), random_features(1)
@@ -20,7 +20,7 @@ def test_random_features_are_the_same_for_everybody_and_notice_a_shift_of_bright
     with pytest.raises(ValueError, match="images list: give at least one image"):
         a([1])
 
-# %% ../nbs/26_features.ipynb #814303bc
+# %% ../nbs/26_features.ipynb #1073223b
 def test_a_classifier_is_kept_by_the_data_and_read_again(tmp_path):
     data = load_digits(8)
     first = classifier_features(data, tmp_path, steps=60)
@@ -35,7 +35,7 @@ def test_a_classifier_is_kept_by_the_data_and_read_again(tmp_path):
     assert classifier_features(data, tmp_path, steps=61).hash != first.hash
     assert len(list(tmp_path.iterdir())) == 2
 
-# %% ../nbs/26_features.ipynb #643fd1a2
+# %% ../nbs/26_features.ipynb #6e654aad
 def test_a_classifier_names_held_out_digits():
     data = load_digits(8)
     features = classifier_features(data, steps=150)
@@ -47,7 +47,7 @@ def test_a_classifier_names_held_out_digits():
     with pytest.raises(ValueError, match="too few to train a classifier"):
         classifier_features(ImageDataset(data.images[:1], data.labels[:1], data.classes))
 
-# %% ../nbs/26_features.ipynb #28c85524
+# %% ../nbs/26_features.ipynb #3a39b5c6
 def test_inception_needs_its_file(tmp_path):
     with pytest.raises(ValueError, match="no such file; put weights-inception"):
         inception_features(tmp_path / "none.pth")
@@ -70,7 +70,7 @@ def test_inception_is_read_from_a_file_whose_hash_is_right(tmp_path, monkeypatch
     assert features(images).shape == (2, 2048)
     assert torch.equal(features(images), features(images.expand(-1, 3, -1, -1)))
 
-# %% ../nbs/26_features.ipynb #5de292a9
+# %% ../nbs/26_features.ipynb #de3e17c7
 def test_features_are_chosen_by_the_data():
     data = load_digits(8)
     unlabelled = ImageDataset(data.images, data.labels * 0)
