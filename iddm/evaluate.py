@@ -7,7 +7,7 @@ __all__ = ['EvalConfig', 'reference_sets', 'choose_number', 'proportional_labels
            'Evaluation', 'evaluate_steps', 'evaluate', 'evaluate_run', 'read_measures', 'write_measures',
            'evaluation_image', 'evaluation_table', 'main']
 
-# %% ../nbs/44_evaluate.ipynb #e78b17c1
+# %% ../nbs/44_evaluate.ipynb #05dd7e7f
 import json
 import math
 import sys
@@ -28,7 +28,7 @@ from .config import only_cfg_scale
 from .console import steady_output
 from .dataset import ImageDataset, split_holdout
 from .features import Features, make_features
-from .flags import check_ranges, convert_fields, exit_with_error, option, parse_args
+from .flags import check_ranges, convert_fields, exit_with_error, option, parse_args, shown
 from .generate import GenerateConfig, sample_batches
 from .images import image_grid, to_uint8
 from .metrics import Measure, mean_measure, measure_all, with_floors
@@ -36,7 +36,7 @@ from .model import TrainedModel, load
 from .run import Run, resolve_checkpoint
 from .trainer import run_data
 
-# %% ../nbs/44_evaluate.ipynb #c3529c7d
+# %% ../nbs/44_evaluate.ipynb #4b07cd42
 @dataclass(frozen=True)
 class EvalConfig:
     "Judge one run or several: iddm-eval results/a results/b."
@@ -57,7 +57,7 @@ class EvalConfig:
         convert_fields(self)
         check_ranges(self, dict(num_images=(20, 10**6), steps=(1, 1000), seed=(0, 2**63 - 1), batch_size=(1, 10**6)))
 
-# %% ../nbs/44_evaluate.ipynb #08b572e5
+# %% ../nbs/44_evaluate.ipynb #3a2c686c
 def reference_sets(
     train: ImageDataset,
     held_out: ImageDataset,  # may be empty
@@ -65,7 +65,7 @@ def reference_sets(
     "Choose real images to compare samples with, and other ones for the floor."
     return (train, held_out) if len(held_out) else split_holdout(train, .5)
 
-# %% ../nbs/44_evaluate.ipynb #5ef4bb14
+# %% ../nbs/44_evaluate.ipynb #80d163e7
 def choose_number(
     asked: int | None,  # None: 1000, or as many as there are
     others: ImageDataset,  # real images for the floor
@@ -82,7 +82,7 @@ def choose_number(
                          f"at the same number; choose {there} or fewer, or train with a larger --holdout")
     return asked
 
-# %% ../nbs/44_evaluate.ipynb #dc4f9087
+# %% ../nbs/44_evaluate.ipynb #4b434564
 def proportional_labels(
     labels: Tensor,  # (N,) of real images
     n: int,
@@ -91,7 +91,7 @@ def proportional_labels(
     places = ((torch.arange(n, dtype=torch.float64) + .5) * len(labels) / n).long()  # (n,)
     return labels.sort().values[places]
 
-# %% ../nbs/44_evaluate.ipynb #8d2c4e62
+# %% ../nbs/44_evaluate.ipynb #b15f22c8
 @dataclass
 class SampledFeatures:
     "What is kept of the samples of a model."
@@ -99,7 +99,7 @@ class SampledFeatures:
     named: Tensor | None  # (N,) 1 if the classifier names the class that was asked for; None: without classes
     shown: Tensor  # (at most 10, C, H, W) uint8, evenly chosen
 
-# %% ../nbs/44_evaluate.ipynb #f94c6569
+# %% ../nbs/44_evaluate.ipynb #1c774e56
 def _settings(model: TrainedModel, config: EvalConfig) -> GenerateConfig:
     "Return how to sample; without guidance unless a scale is asked for, or another one was never trained."
     scale = config.cfg_scale
@@ -109,7 +109,7 @@ def _settings(model: TrainedModel, config: EvalConfig) -> GenerateConfig:
     return GenerateConfig(sample=config.sample, steps=config.steps, cfg_scale=scale, seed=config.seed,
                           batch_size=config.batch_size)
 
-# %% ../nbs/44_evaluate.ipynb #e8d7f6d3
+# %% ../nbs/44_evaluate.ipynb #dea6616c
 def sample_features(
     model: TrainedModel,
     y: Tensor,  # (N,) the class of each sample
@@ -134,7 +134,7 @@ def sample_features(
     found = torch.cat(named).double() if named else None
     yield SampledFeatures(torch.cat(parts), found, torch.cat(images)[:10])
 
-# %% ../nbs/44_evaluate.ipynb #72b98b8b
+# %% ../nbs/44_evaluate.ipynb #f2b8f54a
 @torch.no_grad()
 def _classified(features: Features, images: Tensor) -> Tensor:  # (B,)
     "Return the class that the classifier sees in each image."
@@ -142,7 +142,7 @@ def _classified(features: Features, images: Tensor) -> Tensor:  # (B,)
     device = next(features.net.parameters()).device
     return features.classify(images.to(device))
 
-# %% ../nbs/44_evaluate.ipynb #3b2576c7
+# %% ../nbs/44_evaluate.ipynb #356a8f7f
 @dataclass(frozen=True)
 class Evaluation:
     "The figures of a model, and all that one must know to compare them."
@@ -166,12 +166,12 @@ class Evaluation:
         figures = {name: _without_nan(measure._asdict()) for name, measure in self.measures.items()}
         return _without_nan(plain) | figures
 
-# %% ../nbs/44_evaluate.ipynb #51599190
+# %% ../nbs/44_evaluate.ipynb #2013315e
 def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
     "Replace NaN by None."
     return {name: None if isinstance(o, float) and math.isnan(o) else o for name, o in values.items()}
 
-# %% ../nbs/44_evaluate.ipynb #92235584
+# %% ../nbs/44_evaluate.ipynb #59404c7d
 def evaluate_steps(
     model: TrainedModel,
     train: ImageDataset,
@@ -199,12 +199,12 @@ def evaluate_steps(
                      features.accuracy, how.sample, how.cfg_scale or 0., config.seed,
                      round(time.monotonic() - begun, 1), measures)
 
-# %% ../nbs/44_evaluate.ipynb #e5a8850c
+# %% ../nbs/44_evaluate.ipynb #1ae9448f
 def _some(images: Tensor, n: int) -> Tensor:
     "Choose n images, evenly."
     return images[(torch.arange(n, dtype=torch.float64) * len(images) / n).long()]
 
-# %% ../nbs/44_evaluate.ipynb #eb82d94b
+# %% ../nbs/44_evaluate.ipynb #535c8c86
 def _check_images(model: TrainedModel, data: ImageDataset) -> None:
     "Raise `ValueError` if a model and the images that it's compared with have another size or other channels."
     size = model.config.image_size
@@ -214,7 +214,7 @@ def _check_images(model: TrainedModel, data: ImageDataset) -> None:
         raise ValueError(f"images of {given}: the model samples {wanted} (channels, height, width); "
                          "compare it with images of its own size and channels")
 
-# %% ../nbs/44_evaluate.ipynb #b1c3e972
+# %% ../nbs/44_evaluate.ipynb #9414e4a3
 def evaluate(
     run: str | Path,  # a run or a checkpoint in it
     config: EvalConfig = EvalConfig(),
@@ -225,7 +225,7 @@ def evaluate(
     assert isinstance(last, Evaluation)
     return last
 
-# %% ../nbs/44_evaluate.ipynb #c9411d55
+# %% ../nbs/44_evaluate.ipynb #cd618821
 def evaluate_run(
     run: str | Path,  # a run or a checkpoint in it
     config: EvalConfig = EvalConfig(),
@@ -250,7 +250,7 @@ def evaluate_run(
             evaluation_image(samples.shown, train.images).save(folder.measures_image)
         yield found
 
-# %% ../nbs/44_evaluate.ipynb #9e8277ab
+# %% ../nbs/44_evaluate.ipynb #df6f9010
 def read_measures(run: Run) -> list[dict[str, Any]]:
     "Return all entries of a run's metrics.json, the newest last. Raises `ValueError` if it's damaged."
     if not run.measures_file.exists():
@@ -264,12 +264,12 @@ def read_measures(run: Run) -> list[dict[str, Any]]:
         raise ValueError(f"{run.measures_file}: not a list of measures; mend it, or move it away")
     return rows
 
-# %% ../nbs/44_evaluate.ipynb #83f93b88
+# %% ../nbs/44_evaluate.ipynb #01083657
 def write_measures(run: Run, rows: list[dict[str, Any]]) -> None:
     "Write metrics.json, from one moment to the next."
     atomic_write_text(run.measures_file, json.dumps(rows, indent=1))
 
-# %% ../nbs/44_evaluate.ipynb #0c1c9137
+# %% ../nbs/44_evaluate.ipynb #0378fac0
 def evaluation_image(
     samples: Tensor,  # (n, C, H, W) uint8
     real: Tensor,  # (N, C, H, W) uint8
@@ -278,7 +278,7 @@ def evaluation_image(
     index = torch.cdist(samples.flatten(1).float(), real.flatten(1).float()).argmin(1)  # (n,)
     return image_grid(torch.cat([_some(real, len(samples)), samples, real[index]]), len(samples))
 
-# %% ../nbs/44_evaluate.ipynb #0dcf281b
+# %% ../nbs/44_evaluate.ipynb #5a3d898f
 _TITLES = dict(fd="FD", kd="KD", precision="precision", recall="recall", density="density", coverage="coverage",
                named_as_asked="named as asked")
 
@@ -290,7 +290,7 @@ def _head(evaluation: Evaluation) -> str:
             f"cfg_scale {evaluation.cfg_scale:g}) against {evaluation.n_real} images, "
             f"features {evaluation.features} {evaluation.features_hash}{accuracy}")
 
-# %% ../nbs/44_evaluate.ipynb #175cacdb
+# %% ../nbs/44_evaluate.ipynb #fb07c218
 def evaluation_table(evaluations: dict[str, Evaluation]) -> str:  # by the name of the run
     "Lay out figures, intervals and floors, a line for each run and figure."
     lines = []
@@ -301,13 +301,13 @@ def evaluation_table(evaluations: dict[str, Evaluation]) -> str:  # by the name 
             lines.append(f"{_TITLES.get(key, key):16} {measure.value:9.4g}  {between:^21}  {measure.floor:9.4g}")
     return "\n".join(lines)
 
-# %% ../nbs/44_evaluate.ipynb #420593c2
+# %% ../nbs/44_evaluate.ipynb #558cd0af
 def _runs_of(argv: Sequence[str]) -> tuple[list[str], list[str]]:  # runs; flags
     "Split a command line: what stands before the first flag names runs."
     runs = list(takewhile(lambda word: not word.startswith("-"), argv))
     return runs or ["results/df"], list(argv[len(runs):])
 
-# %% ../nbs/44_evaluate.ipynb #0f5eb137
+# %% ../nbs/44_evaluate.ipynb #0fec0874
 def _with_bar(run: str, config: EvalConfig) -> Evaluation:
     "Judge a run, and show the steps of the sampler."
     with tqdm(desc=f"judging {run}", unit="step") as bar:
@@ -316,7 +316,7 @@ def _with_bar(run: str, config: EvalConfig) -> Evaluation:
     assert isinstance(found, Evaluation)
     return found
 
-# %% ../nbs/44_evaluate.ipynb #10539a87
+# %% ../nbs/44_evaluate.ipynb #bd9969ce
 def _run_command(argv: list[str]) -> None:
     "Do what `main` does, while no print fails."
     runs, flags = _runs_of(argv)
@@ -338,7 +338,7 @@ def _run_command(argv: list[str]) -> None:
         folder = Run.of_checkpoint(resolve_checkpoint(run))
         print(f"figures: {folder.measures_file}; to look at: {folder.measures_image}")
 
-# %% ../nbs/44_evaluate.ipynb #87074014
+# %% ../nbs/44_evaluate.ipynb #1d0724d9
 def main(
     argv: list[str] | None = None,  # None: the shell's
 ) -> None:
@@ -346,6 +346,6 @@ def main(
     with steady_output():
         _run_command(sys.argv[1:] if argv is None else argv)
 
-# %% ../nbs/44_evaluate.ipynb #f06254ab
+# %% ../nbs/44_evaluate.ipynb #f960b625
 if __name__ == "__main__" and "__file__" in globals():
     main()  # a notebook has no file: there, running this cell judges nothing

@@ -17,7 +17,7 @@ from iddm.evaluate import (
     EvalConfig, choose_number, evaluate, evaluate_steps, main, proportional_labels, read_measures, reference_sets,
     sample_features)
 
-# %% ../nbs/44_evaluate.ipynb #83b146be
+# %% ../nbs/44_evaluate.ipynb #de6a8aa9
 def test_the_floor_has_as_many_real_images_as_there_are_samples():
     digits = load_digits(8)
     empty = ImageDataset(digits.images[:0], digits.labels[:0])
@@ -31,13 +31,14 @@ def test_the_floor_has_as_many_real_images_as_there_are_samples():
     with pytest.raises(ValueError, match="0 real images to measure the floor with: 20 are the least"):
         choose_number(None, empty)
 
-# %% ../nbs/44_evaluate.ipynb #e4d0161e
+# %% ../nbs/44_evaluate.ipynb #3b755939
 def test_labels_are_as_frequent_as_in_the_data():
-    labels = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)[order]
     assert proportional_labels(labels, 10).bincount().tolist() == [7, 2, 1]
     assert proportional_labels(labels, 1000).bincount().tolist() == [700, 200, 100]
 
-# %% ../nbs/44_evaluate.ipynb #969cc83b
+# %% ../nbs/44_evaluate.ipynb #e5d7e130
 def test_real_images_as_samples_are_at_the_floor_and_noise_is_far_from_it():
     digits = load_digits(8)
     empty = ImageDataset(digits.images[:0], digits.labels[:0])
@@ -56,7 +57,7 @@ def test_real_images_as_samples_are_at_the_floor_and_noise_is_far_from_it():
     with pytest.raises(ValueError, match="compare it with images of its own size"):
         list(evaluate_steps(noise, load_digits(16), empty, features))
 
-# %% ../nbs/44_evaluate.ipynb #2b696f4e
+# %% ../nbs/44_evaluate.ipynb #35a81eec
 def test_the_figures_don_t_depend_on_the_batch_and_memory_holds_one_batch():
     digits = load_digits(8)
     config = TrainConfig(image_size=8, widths=(32, 32))
@@ -68,7 +69,7 @@ def test_the_figures_don_t_depend_on_the_batch_and_memory_holds_one_batch():
     assert torch.allclose(a.features, b.features, atol=1e-4)
     assert torch.equal(a.shown, b.shown)
 
-# %% ../nbs/44_evaluate.ipynb #ffa8dc37
+# %% ../nbs/44_evaluate.ipynb #5fe77a12
 def small_run(folder):
     "Train a run of one epoch."
     config = TrainConfig(image_size=8, widths=(32, 32), epochs=1, sample_interval=0, holdout=.2,
@@ -115,7 +116,7 @@ def test_a_wrong_use_is_one_line(argv, message, capsys):
     assert message in err
     assert err.count("\n") == 1
 
-# %% ../nbs/44_evaluate.ipynb #207125be
+# %% ../nbs/44_evaluate.ipynb #ca6ea3db
 def test_damaged_measures_are_named_before_any_work(tmp_path, capsys):
     run = small_run(tmp_path)
     (run / "metrics.json").write_text("{")
