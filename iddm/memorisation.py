@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['nearest', 'CopyTest', 'copy_test', 'loss_gap', 'exact_gap']
 
-# %% ../nbs/43_memorisation.ipynb #f6222d68
+# %% ../nbs/43_memorisation.ipynb #cedbc122
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -22,12 +22,12 @@ from .oracles import empirical_denoiser
 from .predictions import denoiser
 from .schedules import SCHEDULES, Schedule, add_noise
 
-# %% ../nbs/43_memorisation.ipynb #3b3b5bee
+# %% ../nbs/43_memorisation.ipynb #109a0058
 def _floats(images: Tensor) -> Tensor:  # float64
     "Turn bytes, or floats in [-1, 1], into floats."
     return (to_float(images) if images.dtype == torch.uint8 else images).double()
 
-# %% ../nbs/43_memorisation.ipynb #b6525cae
+# %% ../nbs/43_memorisation.ipynb #e6a42278
 def _views(
     x: Tensor,  # (N, C, H, W)
     shifts: int,  # pixels
@@ -40,7 +40,7 @@ def _views(
     for side, down, right in product(sides, range(2 * shifts + 1), range(2 * shifts + 1)):
         yield side[..., down:down + height, right:right + width]
 
-# %% ../nbs/43_memorisation.ipynb #5da4ecb2
+# %% ../nbs/43_memorisation.ipynb #7abca989
 def _nearest_of(
     x: Tensor,  # (B, C, H, W) float64
     images: Tensor,  # (N, C, H, W)
@@ -60,7 +60,7 @@ def _nearest_of(
             index = torch.where(is_nearer, start + nearest_one, index)
     return best, index
 
-# %% ../nbs/43_memorisation.ipynb #abbed6a2
+# %% ../nbs/43_memorisation.ipynb #6bcd5a1a
 def nearest(
     samples: Tensor,  # (N, C, H, W) floats in [-1, 1], or bytes
     images: Tensor,  # (M, C, H, W) floats in [-1, 1], or bytes
@@ -81,7 +81,7 @@ def nearest(
     distance, index = (torch.cat(parts) for parts in zip(*found))
     return distance.float(), index
 
-# %% ../nbs/43_memorisation.ipynb #3ada9467
+# %% ../nbs/43_memorisation.ipynb #fb049346
 @dataclass(frozen=True, eq=False)
 class CopyTest:
     "Tell whether samples are nearer to training images than to held-out ones."
@@ -94,23 +94,23 @@ class CopyTest:
     def __str__(self) -> str:
         return f"{self.share:.2f} of samples nearer to training images ({self.low:.2f} to {self.high:.2f}; floor 0.50)"
 
-# %% ../nbs/43_memorisation.ipynb #b811dd4a
+# %% ../nbs/43_memorisation.ipynb #f4652894
 def _counts(index: Tensor, credit: Tensor, n: int) -> Tensor:  # (n,)
     "Count for each of `n` images the samples to which it is the nearest."
     return torch.zeros(n).index_add(0, index, credit)
 
-# %% ../nbs/43_memorisation.ipynb #35d5763d
+# %% ../nbs/43_memorisation.ipynb #2106ac5d
 def _share(train: Tensor, held_out: Tensor) -> Tensor:  # ()
     "Return the share of the mean counts; one half if there is no count."
     both = train.mean() + held_out.mean()
     return train.mean() / both if both > 0 else torch.tensor(.5)
 
-# %% ../nbs/43_memorisation.ipynb #b038b90c
+# %% ../nbs/43_memorisation.ipynb #0745f6cf
 def _resampled(counts: Tensor, generator: torch.Generator) -> Tensor:
     "Draw as many counts with replacement."
     return counts[torch.randint(len(counts), (len(counts),), generator=generator)]
 
-# %% ../nbs/43_memorisation.ipynb #45cad213
+# %% ../nbs/43_memorisation.ipynb #d3807757
 def copy_test(
     samples: Tensor,  # (N, C, H, W)
     train: Tensor,  # (M, C, H, W) images that were trained on
@@ -132,14 +132,14 @@ def copy_test(
     low, high = shares.quantile(torch.tensor([.025, .975])).tolist()
     return CopyTest(_share(*counts).item(), low, high, to_train, to_held_out)
 
-# %% ../nbs/43_memorisation.ipynb #f5abcb1b
+# %% ../nbs/43_memorisation.ipynb #35317987
 def _chosen(data: ImageDataset, n: int, seed: int) -> Tensor:  # (at most n,) int64
     "Choose images at random, since those of a folder are sorted by class."
     return epoch_permutation(seed, 0, len(data))[:n]
 
-# %% ../nbs/43_memorisation.ipynb #c8eb6b30
+# %% ../nbs/43_memorisation.ipynb #604a1d79
 def _labels(model: TrainedModel, data: ImageDataset) -> Tensor | None:  # (N,); None: the model has no classes
-    "Return the labels that the network is told. Raises `ValueError` if it knows other classes."
+    "Return the labels that the network gets. Raises `ValueError` if it knows other classes."
     if not model.classes:
         return None
     if tuple(data.classes) != tuple(model.classes):
@@ -147,7 +147,7 @@ def _labels(model: TrainedModel, data: ImageDataset) -> Tensor | None:  # (N,); 
                          "give the images that the model was trained with")
     return data.labels
 
-# %% ../nbs/43_memorisation.ipynb #b3f13c1c
+# %% ../nbs/43_memorisation.ipynb #2213b93e
 @torch.no_grad()
 def _denoised(
     model: TrainedModel,
@@ -169,16 +169,16 @@ def _denoised(
         predicted_x0 = denoise(x.to(device), t, None if y is None else y.to(device)).cpu()
         yield x0, x, predicted_x0, y
 
-# %% ../nbs/43_memorisation.ipynb #95092e2c
+# %% ../nbs/43_memorisation.ipynb #0505a8ae
 def _schedule_of(model: TrainedModel) -> Schedule:
     return SCHEDULES[model.config.noise_schedule]()
 
-# %% ../nbs/43_memorisation.ipynb #fd7c4724
+# %% ../nbs/43_memorisation.ipynb #af3a5e52
 def _mean_square(pairs: list[tuple[Tensor, Tensor]]) -> float:
     "Return the mean squared difference of batches of images."
     return torch.cat([(a - b).square().mean((1, 2, 3)) for a, b in pairs]).mean().item()
 
-# %% ../nbs/43_memorisation.ipynb #c3c57ab6
+# %% ../nbs/43_memorisation.ipynb #d0b64007
 def loss_gap(
     model: TrainedModel,
     train: ImageDataset,  # trained on
@@ -195,7 +195,7 @@ def loss_gap(
         return _mean_square([(x0, found) for x0, _, found, _ in _denoised(model, schedule, data, t, seed, n)])
     return torch.tensor([loss(train, t) for t in times]), torch.tensor([loss(held_out, t) for t in times])
 
-# %% ../nbs/43_memorisation.ipynb #78e9b2f5
+# %% ../nbs/43_memorisation.ipynb #f3971447
 def _exact_answers(
     exact: dict[int, Callable],  # label -> denoise(x, t)
     x: Tensor,  # (B, C, H, W)
@@ -208,7 +208,7 @@ def _exact_answers(
         answer[y == k] = denoise(x[y == k], t)
     return answer
 
-# %% ../nbs/43_memorisation.ipynb #80153e13
+# %% ../nbs/43_memorisation.ipynb #d984b870
 def exact_gap(
     model: TrainedModel,
     train: ImageDataset,  # all the images that it was trained on

@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-# %% ../nbs/36_trainer.ipynb #9a0fbd36
+# %% ../nbs/36_trainer.ipynb #312c29e3
 from .batches import Batch, batch_loader, kept_size, make_batch
 from .cache import load_data
 from iddm.checkpoints import (
@@ -246,7 +246,7 @@ def check_same_run(
         raise ValueError(f"{started} {meta.in_channels} channels, now there are {plan.in_channels}; {todo}")
     _check_same_images(meta, plan.data, plan.config.dataset_path, started, todo)
 
-# %% ../nbs/36_trainer.ipynb #aa1ea853
+# %% ../nbs/36_trainer.ipynb #13aeda92
 def _check_same_images(
     meta: CheckpointMeta,
     data: ImageDataset,  # to train on
@@ -313,7 +313,7 @@ def _load_images(config: TrainConfig) -> ImageDataset:
         return load_data(config.dataset_path, kept_size(config.image_size, config.crop), config.channels,
                          Path(config.result_path) / "cache", config.data_root)
 
-# %% ../nbs/36_trainer.ipynb #30fb2b37
+# %% ../nbs/36_trainer.ipynb #75ced259
 def _hold_out(config: TrainConfig, data: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
     "Split images into those to train on and those that are held out. Raises `ValueError` if one part is empty."
     with enough_memory(torch.device("cpu"), f"choose a smaller --image_size than {config.image_size}, or --holdout 0"):
@@ -766,7 +766,7 @@ def _show_data(run: Run, data: ImageDataset) -> None:
         image.save(run.data_grids / f"{safe_name(name)}.png")
     run.data_table.write_text(summary_table(data), encoding="utf-8")
 
-# %% ../nbs/36_trainer.ipynb #8ca6a6a7
+# %% ../nbs/36_trainer.ipynb #64673642
 def run_data(
     run: str | Path,  # its folder, for example results/df
 ) -> tuple[ImageDataset, ImageDataset]:  # trained on, held out

@@ -15,20 +15,20 @@ from iddm.schedules import cosine
 import pytest
 from iddm.memorisation import _nearest_of, _views, copy_test, exact_gap, loss_gap, nearest
 
-# %% ../nbs/43_memorisation.ipynb #6392630d
+# %% ../nbs/43_memorisation.ipynb #d1282a93
 def test_an_image_is_nearest_to_itself_and_its_distance_is_zero():
     images = torch.randint(0, 256, (30, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     distance, index = nearest(to_float(images), images)
     assert torch.equal(distance, torch.zeros(30))
     assert torch.equal(index, torch.arange(30))
 
-# %% ../nbs/43_memorisation.ipynb #28da9804
+# %% ../nbs/43_memorisation.ipynb #c91a6f59
 def test_the_distance_is_the_root_mean_square_of_the_pixels():
     black, grey = torch.full((1, 1, 4, 4), -1.), torch.zeros(1, 1, 4, 4)
     distance, index = nearest(torch.full((1, 1, 4, 4), .75), torch.cat([black, grey]))
     assert (distance.item(), index.item()) == (.75, 1)
 
-# %% ../nbs/43_memorisation.ipynb #3a046047
+# %% ../nbs/43_memorisation.ipynb #bf013298
 @pytest.mark.parametrize("chunk", [1, 13, 70, 100])
 def test_chunks_give_what_all_pairs_at_once_give(chunk):
     x, images = torch.rand(120, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double().split([50, 70])
@@ -43,7 +43,7 @@ def test_many_samples_are_done_in_chunks():
     assert distance.max() == 0
     assert torch.equal(images[index], images)
 
-# %% ../nbs/43_memorisation.ipynb #c7b9a969
+# %% ../nbs/43_memorisation.ipynb #9e7f3508
 MOVES = {"as it is": (lambda x: x, 0, False), "mirrored": (lambda x: x.flip(-1), 0, True),
          "up and left": (lambda x: F.pad(x, (0, 2, 0, 1), mode="replicate")[..., 1:, 2:], 2, False),
          "down, and mirrored": (lambda x: F.pad(x, (0, 0, 1, 0), mode="replicate")[..., :-1, :].flip(-1), 1, True)}
@@ -65,7 +65,7 @@ def test_what_can_not_be_compared_is_named(samples, images, shifts, say):
     with pytest.raises(ValueError, match=say):
         nearest(samples, images, shifts)
 
-# %% ../nbs/43_memorisation.ipynb #c1bd84b4
+# %% ../nbs/43_memorisation.ipynb #de1855d0
 def test_training_images_as_samples_are_all_nearer_to_training_images():
     g = torch.Generator().manual_seed(0)
     images = torch.rand(120, 1, 4, 4, generator=g)
@@ -73,7 +73,7 @@ def test_training_images_as_samples_are_all_nearer_to_training_images():
     assert (found.share, found.low, found.high) == (1, 1, 1)
     assert found.to_train.max() == 0
 
-# %% ../nbs/43_memorisation.ipynb #ad1f4006
+# %% ../nbs/43_memorisation.ipynb #6a20b833
 def test_the_other_way_round_the_share_is_the_rest():
     x = torch.rand(119, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     some, train, other = x.split([60, 50, 9])
@@ -81,7 +81,7 @@ def test_the_other_way_round_the_share_is_the_rest():
     assert copy_test(some, train, train).share == .5
     assert str(copy_test(some, train, train)).startswith("0.50 of samples nearer to training images (0.")
 
-# %% ../nbs/43_memorisation.ipynb #1117bd73
+# %% ../nbs/43_memorisation.ipynb #e7aaf72c
 @pytest.mark.parametrize("n_train, n_held_out", [(100, 100), (300, 40), (40, 300)])
 def test_fresh_draws_are_as_near_to_both_and_the_interval_says_so(n_train, n_held_out):
     g = torch.Generator().manual_seed(0)
@@ -100,7 +100,7 @@ def test_samples_half_of_which_are_copies_lie_between():
     found = copy_test(torch.cat([train, fresh[:1000]]), train, other)
     assert found.low < .75 < found.high
 
-# %% ../nbs/43_memorisation.ipynb #8868c525
+# %% ../nbs/43_memorisation.ipynb #1fb1a3a8
 class _OracleNet(torch.nn.Module):
     "A network that predicts as an oracle does; of variance-preserved images, so that it sees them as they are."
     def __init__(self, denoise):
@@ -123,7 +123,7 @@ def random_images(n, seed, std=.25):
 TRAIN, HELD_OUT = random_images(60, 0), random_images(40, 1)
 EXACT = empirical_denoiser(cosine(), to_float(TRAIN.images))
 
-# %% ../nbs/43_memorisation.ipynb #84d35bf9
+# %% ../nbs/43_memorisation.ipynb #ba3e3a47
 def test_the_exact_denoiser_has_no_gap_and_samples_nothing_but_training_images():
     gap, loss = exact_gap(oracle(EXACT), TRAIN, [0, 300, 600, 999])
     assert gap.max() < 1e-10
@@ -132,14 +132,14 @@ def test_the_exact_denoiser_has_no_gap_and_samples_nothing_but_training_images()
     assert nearest(x, TRAIN.images)[0].max() < .01
     assert copy_test(x, TRAIN.images, HELD_OUT.images).share == 1
 
-# %% ../nbs/43_memorisation.ipynb #c8628326
+# %% ../nbs/43_memorisation.ipynb #dc42d89f
 def test_a_denoiser_that_memorises_replaces_what_it_has_not_seen_by_its_nearest_image():
     seen, unseen = loss_gap(oracle(EXACT), TRAIN, HELD_OUT, [0])
     expected = nearest(HELD_OUT.images, TRAIN.images)[0].square().mean()
     assert seen.item() < 1e-6
     assert unseen.item() == pytest.approx(expected.item(), rel=.01)
 
-# %% ../nbs/43_memorisation.ipynb #e2143e1a
+# %% ../nbs/43_memorisation.ipynb #b5cb1928
 def test_the_exact_denoiser_of_the_distribution_has_the_same_known_loss_on_both():
     data = random_images(1000, 2), random_images(1000, 3)
     seen, unseen = loss_gap(oracle(gaussian_denoiser(cosine(), 0., .25)), *data, [300, 600, 900])
@@ -148,7 +148,7 @@ def test_the_exact_denoiser_of_the_distribution_has_the_same_known_loss_on_both(
     torch.testing.assert_close(seen, known.float(), rtol=.03, atol=0)
     torch.testing.assert_close(unseen, known.float(), rtol=.03, atol=0)
 
-# %% ../nbs/43_memorisation.ipynb #37e8f22f
+# %% ../nbs/43_memorisation.ipynb #238b1be5
 def test_a_loss_is_the_gap_to_the_exact_denoiser_and_what_it_does_not_know():
     pixels = torch.tensor([0, 255]).repeat(500).byte().view(1000, 1, 1, 1)  # black and white
     gap, loss = exact_gap(oracle(lambda x, t: 0 * x), ImageDataset(pixels, torch.zeros(1000).long()), [0, 500, 999])
@@ -159,7 +159,7 @@ def test_a_loss_is_the_gap_to_the_exact_denoiser_and_what_it_does_not_know():
     assert loss.tolist() == [1, 1, 1]
     assert gap.tolist() == pytest.approx([1, known, 0], abs=.03)
 
-# %% ../nbs/43_memorisation.ipynb #289b5322
+# %% ../nbs/43_memorisation.ipynb #39952bdf
 def by_class(x, t, y):
     "The exact denoiser of the images of each class."
     exact = [empirical_denoiser(cosine(), to_float(TRAIN.images[TRAIN.labels == k])) for k in (0, 1)]
@@ -181,7 +181,7 @@ def test_the_noise_of_both_kinds_of_images_is_the_same():
 
 @pytest.mark.parametrize("classes, times, say", [
     (("a", "c"), [0], r"data has classes \['a', 'b'\], the model \['a', 'c'\]: give"),
-    ((), [1000], "t=1000: choose from 0 to 999")])
+    ((), [1000], "t from 1000 to 1000: give times from 0 to 999")])
 def test_a_model_of_other_classes_and_a_time_that_is_not_there_are_named(classes, times, say):
     with pytest.raises(ValueError, match=say):
         exact_gap(oracle(EXACT, classes), TRAIN, times)

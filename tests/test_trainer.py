@@ -647,7 +647,7 @@ def test_shapes_are_known_without_memory():
     large = shapes_of(TrainConfig(image_size=64, widths=(8192,) * 4, layers=16), 3, 5)
     assert sum(math.prod(shape) for shape in large.values()) > 10**11
 
-# %% ../nbs/36_trainer.ipynb #9c19f504
+# %% ../nbs/36_trainer.ipynb #e7bb778f
 def test_what_is_held_out_is_never_trained_on(tmp_path):
     trainer = Trainer(tiny(tmp_path, holdout=.2, batch_size=64))
     whole = load_data("digits", 8)
@@ -678,7 +678,7 @@ def test_a_run_with_images_held_out_is_resumed_to_the_same_bits(tmp_path):
     assert same(whole.run, resumed.run)
     assert len(resumed.held_out) > 400
 
-# %% ../nbs/36_trainer.ipynb #2cb8e3ce
+# %% ../nbs/36_trainer.ipynb #e21ff684
 def test_the_images_of_a_run_are_found_again(tmp_path, finished):
     trainer = Trainer(tiny(tmp_path, epochs=1, sample_interval=0, holdout=.1))
     run_to_the_end(trainer)
