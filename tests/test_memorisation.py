@@ -159,7 +159,7 @@ def test_a_loss_is_the_gap_to_the_exact_denoiser_and_what_it_does_not_know():
     assert loss.tolist() == [1, 1, 1]
     assert gap.tolist() == pytest.approx([1, known, 0], abs=.03)
 
-# %% ../nbs/43_memorisation.ipynb #39952bdf
+# %% ../nbs/43_memorisation.ipynb #d493067c
 def by_class(x, t, y):
     "The exact denoiser of the images of each class."
     exact = [empirical_denoiser(cosine(), to_float(TRAIN.images[TRAIN.labels == k])) for k in (0, 1)]
@@ -170,6 +170,8 @@ def test_a_model_of_classes_is_compared_with_the_images_of_each_class():
     gap, _ = exact_gap(oracle(by_class, ("a", "b")), TRAIN, times)
     assert gap.max() < 1e-10
     assert exact_gap(oracle(EXACT), TRAIN, times)[0].max() < 1e-10
+    alone = exact_gap(oracle(by_class, ("a", "b")), TRAIN, times, n=1)[0]  # a batch without an image of the other class
+    assert alone.max() < 1e-10
     without = exact_gap(oracle(lambda x, t, y: EXACT(x, t), ("a", "b")), TRAIN, times)[0]
     assert without.max() > 1e-3
 
