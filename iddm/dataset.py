@@ -83,7 +83,7 @@ def show_classes(
     firsts = {name: _images_of(data, k)[:n] for k, name in enumerate(data.classes or ("all",))}
     return {name: image_grid(data.images[which], 10) for name, which in firsts.items() if len(which)}
 
-# %% ../nbs/21_dataset.ipynb #82f33ee5
+# %% ../nbs/21_dataset.ipynb #d3eaa80c
 def holdout_mask(
     images: Tensor,  # (N, C, H, W) uint8
     share: float,  # 0 to 1
@@ -96,13 +96,13 @@ def holdout_mask(
     hashes = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images.numpy())
     return torch.tensor([int.from_bytes(o, "big") < share * 2**64 for o in hashes], dtype=torch.bool)
 
-# %% ../nbs/21_dataset.ipynb #43d60fc6
+# %% ../nbs/21_dataset.ipynb #a5ef70b3
 def _part(data: ImageDataset, which: Tensor | slice) -> ImageDataset:
     "Return some of the images, and what belongs to them."
     sizes = None if data.sizes is None else data.sizes[which]
     return replace(data, images=data.images[which], labels=data.labels[which], sizes=sizes, file=None)
 
-# %% ../nbs/21_dataset.ipynb #5985959b
+# %% ../nbs/21_dataset.ipynb #9fcddd56
 def split_holdout(
     data: ImageDataset,
     share: float,  # 0 to 1

@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+# %% ../nbs/36_trainer.ipynb #312c29e3
 from .batches import Batch, batch_loader, kept_size, make_batch
 from .cache import load_data
 from iddm.checkpoints import (
