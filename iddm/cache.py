@@ -27,8 +27,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock
+from torchvision.transforms.functional import rgb_to_grayscale
 
-from .dataset import ImageDataset, load_digits
+from .dataset import ImageDataset, load_digits, load_sprites
 from .decoding import Chunk, decode_chunks
 from .images import printable, safe_name
 from .sources import Source, check_file, find_source
@@ -395,4 +396,7 @@ def load_data(
     if name == "digits":
         data = load_digits(image_size)
         return data if channels != 3 else replace(data, images=data.images.repeat(1, 3, 1, 1))
+    if name == "sprites":
+        data = load_sprites(image_size)
+        return data if channels != 1 else replace(data, images=rgb_to_grayscale(data.images))
     return load_cached(find_source(name, data_root), image_size, channels, cache)

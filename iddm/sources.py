@@ -30,7 +30,7 @@ from .images import printable
 # %% ../nbs/22_sources.ipynb #d0fe080b
 NAMED = dict(
     mnist="MNIST", fashion_mnist="FashionMNIST", cifar10="CIFAR10", cifar100="CIFAR100", flowers102="Flowers102")
-DATASETS = ("digits", *NAMED)
+DATASETS = ("digits", "sprites", *NAMED)
 
 # %% ../nbs/22_sources.ipynb #5e817f49
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")

@@ -373,6 +373,16 @@ def test_data_sets_are_found_by_name_or_by_path():
     with pytest.raises(ValueError, match="dataset_path 'digit': no such folder; give digits"):
         load_data("digit", 8)
 
+# %% ../nbs/24_cache.ipynb #ac3ace6b
+def test_sprites_are_found_by_their_name_in_colour_or_grey():
+    sprites = load_data("sprites", 16)
+    assert sprites.images.shape == (8192, 3, 16, 16)
+    assert sprites.fingerprint == "sprites 8192 seed 0"
+    grey = load_data("sprites", 16, 1).images[:100].float()
+    assert grey.shape == (100, 1, 16, 16)
+    light = (sprites.images[:100] * torch.tensor([.2989, .587, .114])[:, None, None]).sum(1, keepdim=True)
+    assert (grey - light).abs().max() <= 1
+
 # %% ../nbs/24_cache.ipynb #ec85c6fc
 def write_set(folder, images, labels):
     "Write an MNIST: images unpacked, labels packed."

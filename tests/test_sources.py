@@ -78,7 +78,7 @@ def test_two_folders_never_become_one_class(tmp_path):
     assert source.labels.tolist() == [0, 1, 2]
 
 def test_missing_and_empty_folders_are_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere.*no such folder; give digits, mnist"):
+    with pytest.raises(ValueError, match="nowhere.*no such folder; give digits, sprites, mnist"):
         folder_source(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no image in it"):
         folder_source(tmp_path)
@@ -142,7 +142,7 @@ def test_sets_of_torchvision_are_taken_with_their_labels_and_names(monkeypatch):
     assert source.labels.tolist() == [1, 0]
     assert source.classes == ("zero", "a or b")
     assert source.fingerprint() == "mnist"
-    assert set(DATASETS) == {"digits", *NAMED}
+    assert set(DATASETS) == {"digits", "sprites", *NAMED}
 
 def test_a_set_that_cannot_be_had_is_named(monkeypatch):
     def offline(root, download, train): raise OSError("no network")
@@ -286,7 +286,7 @@ def test_a_set_that_was_just_downloaded_has_the_fingerprint_of_the_next_time(tmp
 
 # %% ../nbs/22_sources.ipynb #0330a340
 @pytest.mark.parametrize("path, why", [
-    ("", "it is empty; give digits, mnist"), ("  ", "it is empty; .* the current folder is [.]"),
+    ("", "it is empty; give digits, sprites, mnist"), ("  ", "it is empty; .* the current folder is [.]"),
     ("nowhere", "no such folder; give digits"), ("pets ", "'pets' is there; leave out the spaces"),
     (" pets", "'pets' is there; leave out the spaces"), ("~/pets", "~ was not replaced by the shell; give '.*pets'"),
     ("pets.zip", "a file, not a folder; unpack it"), ("pets.csv", "a file, not a folder"),
