@@ -101,6 +101,8 @@ class _Optimization:
     grad_clip: float = option(1., "clip the gradient norm to this; 0 turns clipping off")
     ema_halflife: float = option(
         50_000., "half-life of the moving average of the weights (EMA), in images", aliases=("ema_decay",))
+    ema_snapshots: int = option(
+        0, "keep so many snapshots of two averages over the run, for an EMA of any length afterwards; 16 are plenty")
     loss: Literal["mse", "l1", "huber"] = option("mse", "how an error is measured")
     loss_weight: Literal["uniform", "min_snr"] = option("uniform", "how errors at different times are weighted")
     label_drop: float = option(.1, "probability that an image is trained without its label, for guidance")
@@ -144,6 +146,7 @@ _RANGES: dict[str, tuple[float, float]] = dict(  # lowest and highest value allo
     save_interval=(1, math.inf), save_minutes=(0, math.inf), start_model_interval=(-1, math.inf), keep=(1, math.inf),
     epochs=(1, math.inf), batch_size=(1, math.inf), grad_accum=(1, math.inf), seed=(0, 2**63 - 1),
     lr=(1e-12, 10), weight_decay=(0, 10), grad_clip=(0, math.inf), ema_halflife=(0, math.inf), label_drop=(0, 1),
+    ema_snapshots=(0, 1000),
     world_size=(1, 4096), main_gpu=(0, 4095), exact_shards=(0, 4096))
 
 # %% ../nbs/29_config.ipynb #593a7ee1
@@ -175,6 +178,9 @@ _RULES = (
           lambda c: f"--exact_shards {c.exact_shards}: choose a divisor of --batch_size {c.batch_size}"),
     _Rule(lambda c: c.shard and c.exact_shards,
           lambda c: "--shard and --exact_shards: choose one"),
+    _Rule(lambda c: c.shard and c.ema_snapshots,
+          lambda c: f"--shard True with --ema_snapshots {c.ema_snapshots}: weights in parts have no snapshots; "
+                    "choose --ema_snapshots 0"),
     _Rule(lambda c: c.shard and c.compile,
           lambda c: "--shard and --compile: choose one"),
     _Rule(lambda c: c.shard and (c.fp16 or c.precision == "fp16"),

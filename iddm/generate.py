@@ -69,6 +69,8 @@ class GenerateConfig:
     result_path: str | None = option(None, "folder in which the new folder is made; by default generated/ in the run")
     generate_name: str | None = option(None, "name of the new folder; by default 001, 002, ...")
     ema: bool = option(True, "use the EMA of the weights instead of the raw weights")
+    ema_std: float | None = option(
+        None, "use an EMA of this length, as a share of the training, such as 0.1; for runs with --ema_snapshots")
     batch_size: int = option(250, "number of images that are sampled at a time")
     device: str = option("auto", "the device: auto, cpu, cuda, cuda:1, mps")
     conditional: bool | None = option(None, "check that the model was trained with classes (True) or without (False)")
@@ -90,6 +92,7 @@ _RANGES: dict[str, tuple[float, float]] = dict(
     cfg_scale=(-100, 100),
     seed=(0, 2**63 - 1),
     strength=(1e-6, 1),
+    ema_std=(.005, .288),
     batch_size=(1, 10**6),
 )
 
@@ -116,6 +119,8 @@ def _check_together(config: GenerateConfig) -> None:
         value = getattr(config, name)
         if value is not None and config.init_image is None:
             raise ValueError(f"--{name} {value}: needs --init_image")
+    if config.ema_std is not None and not config.ema:
+        raise ValueError(f"--ema False with --ema_std {config.ema_std}: choose one")
     folder = config.generate_name
     if folder is not None and not _is_folder_name(folder):
         raise ValueError(f"--generate_name {folder!r}: give a plain name of at most 200 bytes, it becomes a folder")
@@ -471,7 +476,7 @@ def sample_to_folder(
 # %% ../nbs/40_generate.ipynb #c948a873
 def _prepare(config: GenerateConfig) -> tuple[TrainedModel, Tensor, Path]:  # model, class of each image, new folder
     "Load the model, check the settings against it, and make the folder. Raises `ValueError`."
-    model = load(config.weight_path, config.ema, config.device)
+    model = load(config.weight_path, config.ema, config.device, config.ema_std)
     _check_model(model, config)
     y = choose_labels(model.classes, config.class_name, config.num_images)
     _check_batch(model, len(y), config)

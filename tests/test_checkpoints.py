@@ -15,8 +15,25 @@ import math
 from zipfile import ZIP_DEFLATED
 import pytest
 from iddm.checkpoints import (
-    CheckpointMeta, check_optim, clean_up, flush, full_disk, is_our_name, load_optim, load_strict, own_state,
-    read_weights, remove_checkpoint, save_checkpoint, write_weights)
+    CheckpointMeta, atomic_write_weights, check_optim, clean_up, flush, full_disk, is_our_name, load_optim,
+    load_strict, own_state, read_weights, remove_checkpoint, save_checkpoint, write_weights)
+
+# %% ../nbs/32_checkpoints.ipynb #68b9ee30
+def test_a_weights_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "ema/a.safetensors"
+    atomic_write_weights(path, dict(a=torch.ones(2).half()), dict(step=3))
+    weights, meta = read_weights(path)
+    assert torch.equal(weights["a"], torch.ones(2).half())
+    assert meta == dict(step=3)
+    assert [o.name for o in path.parent.iterdir()] == ["a.safetensors"]
+
+def test_a_weights_file_that_can_not_be_written_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError("no room")
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="a.safetensors could not be written .no room."):
+        atomic_write_weights(tmp_path / "a.safetensors", dict(a=torch.ones(2)), {})
+    assert not list(tmp_path.iterdir())
 
 # %% ../nbs/32_checkpoints.ipynb #b7d7ae79
 def save_tiny(folder, value=0., **meta):

@@ -40,6 +40,8 @@ BROKEN = [  # a row for each rule, in their order
     (dict(distributed=True, batch_size=65), "--batch_size 65: with --world_size 2 choose a multiple of it"),
     (dict(exact_shards=3), "--exact_shards 3: choose a divisor of --batch_size 64"),
     (dict(shard=True, exact_shards=2), "--shard and --exact_shards: choose one"),
+    (dict(shard=True, ema_snapshots=4), "--shard True with --ema_snapshots 4: weights in parts have no snapshots; "
+     "choose --ema_snapshots 0"),
     (dict(shard=True, compile=True), "--shard and --compile: choose one"),
     (dict(shard=True, fp16=True), "--shard True with fp16: choose --precision bf16 or fp32"),
 ]

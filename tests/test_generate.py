@@ -435,6 +435,8 @@ def test_at_least_one_image_is_chosen(n):
     (dict(spacing="x"), "--spacing x"),
     (dict(seed=1.5), "--seed 1.5"), (dict(seed=None), "--seed None"), (dict(eta=True), "--eta True"),
     (dict(ema=1), "--ema 1: choose True or False"),
+    (dict(ema_std=.3), "--ema_std 0.3: give a number from 0.005 to 0.288"),
+    (dict(ema_std=.1, ema=False), "--ema False with --ema_std 0.1: choose one"),
     (dict(save_steps="mp4"), "--save_steps 'mp4': choose from gif, webp"), (dict(batch_size=0), "--batch_size 0"),
     (dict(class_name=True), "--class_name True"), (dict(class_name=None), "--class_name None"),
     (dict(result_path=3), "--result_path 3"), (dict(init_image=b"x"), "--init_image"),

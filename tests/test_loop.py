@@ -8,6 +8,7 @@ import copy
 from contextlib import contextmanager
 from threading import Barrier, Thread
 import pytest
+from iddm.posthoc_ema import nearest_std
 from iddm.loop import SingleProcess, StepResult, TrainState, ema_update, ema_weight, lr_multiplier, training_loop
 
 # %% ../nbs/30_loop.ipynb #30a00003
@@ -103,6 +104,23 @@ def test_the_learning_rate_follows_its_schedule(name, step, total, want):
 def test_a_schedule_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="lr_func='step': choose constant, linear, cosine, warmup_cosine"):
         lr_multiplier("step", 0, 10)
+
+# %% ../nbs/30_loop.ipynb #ef27f26f
+@pytest.mark.parametrize("steps", [1, 672, 15_625])
+def test_up_to_a_million_images_the_default_half_life_does_not_matter(steps):
+    assert ema_weight(50_000, steps, 64) == ema_weight(math.inf, steps, 64)
+    assert ema_weight(50_000, 15_626, 64) > ema_weight(math.inf, 15_626, 64)
+
+def test_the_warmup_keeps_a_power_function_average():
+    shares = torch.zeros(1000, dtype=torch.float64)  # how much the weights of each step count
+    for step in range(1000):
+        weight = ema_weight(50_000, step, 64)
+        shares *= 1 - weight
+        shares[step] = weight
+    time = (torch.arange(1000, dtype=torch.float64) + .5) / 1000
+    std = (shares @ time**2 - (shares @ time)**2).sqrt().item()
+    assert shares.sum() == pytest.approx(1)
+    assert std == pytest.approx(nearest_std(50_000, 64_000), rel=.01)
 
 # %% ../nbs/30_loop.ipynb #277f0fa2
 def test_the_EMA_follows_its_recursion_and_its_half_life():

@@ -3,15 +3,19 @@
 # %% ../nbs/34_model.ipynb #auto
 import torch
 from torch import nn
+from iddm.checkpoints import read_weights
 from iddm.config import TrainConfig
+from iddm.posthoc_ema import std_to_gamma
+from iddm.run import Run
 from iddm.samplers import SAMPLERS
 from iddm.schedules import SCHEDULES
 import math
 import pytest
-from iddm.checkpoints import write_weights
+from iddm.checkpoints import atomic_write_weights, write_weights
 from iddm.config import plain_config
+from iddm.posthoc_ema import posthoc_weights
 from iddm.samplers import final_sample
-from iddm.model import TrainedModel, build_model, check_memory, load, net_size, sample_steps, shapes_of
+from iddm.model import TrainedModel, build_model, check_memory, load, net_size, posthoc_ema, sample_steps, shapes_of
 
 # %% ../nbs/34_model.ipynb #13222086
 def test_a_network_is_built_as_the_settings_say():
@@ -109,6 +113,50 @@ def test_a_checkpoint_is_enough_to_build_its_model(tmp_path):
     assert not model.net.training
     assert same_weights(model.net, ema)
     assert same_weights(load(tmp_path, ema=False, device="cpu").net, raw)
+
+# %% ../nbs/34_model.ipynb #b24c2d3c
+def write_snapshots(folder):
+    "Write four snapshots of a small model into a run. Return what they are and, for each, its EMA."
+    there = [(step, std) for step in (5, 10) for std in (.05, .10)]
+    states = []
+    for i, (step, std) in enumerate(there):
+        write_model(folder)
+        weights, meta = read_weights(folder / "ema_model.safetensors")
+        states.append({name: (x + i).half() for name, x in weights.items()})
+        atomic_write_weights(Run(folder).snapshot(step, std), states[-1], meta)
+    return there, states
+
+def test_an_average_of_another_length_is_made_of_a_run_s_snapshots(tmp_path):
+    there, states = write_snapshots(tmp_path)
+    weights = posthoc_weights([(step, std_to_gamma(std)) for step, std in there], 10, .08).tolist()
+    state = posthoc_ema(tmp_path, std=.08)
+    for name, x in state.items():
+        want = sum(weight * part[name].double() for weight, part in zip(weights, states, strict=True))
+        torch.testing.assert_close(x, want.float())
+    model = load(tmp_path, ema_std=.08, device="cpu")
+    assert all(torch.equal(x, state[name]) for name, x in model.net.state_dict().items())
+
+@pytest.mark.parametrize("std", [.05, .10])
+def test_an_average_that_was_kept_is_its_newest_snapshot(tmp_path, std):
+    there, states = write_snapshots(tmp_path)
+    state = posthoc_ema(str(tmp_path), std)
+    for name, x in states[there.index((10, std))].items():
+        torch.testing.assert_close(state[name], x.float(), rtol=0, atol=1e-6)
+
+@pytest.mark.parametrize("settings, say", [
+    (dict(ema_std=.5), "std=0.5: give a length above 0 and up to 0.288"),
+    (dict(ema_std="x"), "ema_std 'x': give a number"),
+    (dict(ema_std=.1, ema=False), "--ema False with --ema_std 0.1: choose one"),
+])
+def test_a_length_that_can_not_be_is_named(tmp_path, settings, say):
+    write_snapshots(tmp_path)
+    with pytest.raises(ValueError, match=say):
+        load(tmp_path, device="cpu", **settings)
+
+def test_a_run_without_snapshots_is_named(tmp_path):
+    write_model(tmp_path)
+    with pytest.raises(ValueError, match="it has no snapshots of averages; .*--ema_snapshots 16"):
+        load(tmp_path, ema_std=.1, device="cpu")
 
 # %% ../nbs/34_model.ipynb #34a00017
 def test_a_model_is_loaded_from_a_file_of_any_name(tmp_path):

@@ -12,7 +12,7 @@ from iddm.config import TrainConfig
 import subprocess
 import pytest
 import torch
-from iddm.checkpoints import save_checkpoint
+from iddm.checkpoints import atomic_write_weights, save_checkpoint
 from iddm.run import (
     Run, RunFiles, Start, acquire_lock, choose_start, delete_run, foreign, is_trained, load_checkpoint,
     load_run_config, lock_run, mend_folder, prepare_folder, prune, resolve_checkpoint, run_settings, set_aside,
@@ -26,6 +26,7 @@ def test_names_in_a_run_s_folder_are_as_ever():
     assert run.grid(1000, ema=False) == Path("results/df/vis/epoch_1000.png")
     assert run.epoch_checkpoint(3) == Path("results/df/checkpoints/epoch_003")
     assert run.step_checkpoint(12) == Path("results/df/checkpoints/step_00000012")
+    assert run.snapshot(12, .1) == Path("results/df/ema/step_00000012_std_0.10.safetensors")
 
 # %% ../nbs/33_run.ipynb #18e166a5
 def save_tiny(folder, **meta):
@@ -303,7 +304,7 @@ def test_in_the_way_a_folder_in_the_place_of_a_file(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name}: not a file; move it away"):
         choose_start(run, config_for(run, resume=True))
 
-@pytest.mark.parametrize("name", ["superseded", "vis"])
+@pytest.mark.parametrize("name", ["superseded", "vis", "ema"])
 def test_in_the_way_a_file_in_the_place_of_a_folder(tmp_path, name):
     run = with_checkpoints(begun(tmp_path / "df"), 2)
     shutil.rmtree(run.folder / name, ignore_errors=True)
@@ -359,6 +360,18 @@ def test_later_checkpoints_are_moved_and_none_is_lost(tmp_path):
     set_aside(run, 2, 2, run.epoch_checkpoint(1))
     moved = sorted(path.name for path in run.superseded.iterdir())
     assert moved == ["epoch_002_1", "epoch_002_2", "step_00000005_1"]
+
+def test_later_snapshots_are_moved_and_none_is_lost(tmp_path):
+    run = with_checkpoints(begun(tmp_path / "df"), 2, 4)
+    for _ in range(2):
+        for step in (2, 4):
+            atomic_write_weights(run.snapshot(step, .05), dict(a=torch.zeros(1)), {})
+        (run.snapshots / ".step_00000006_std_0.05.safetensors.tmp").touch()  # a kill left it
+        set_aside(run, 2, 2, run.epoch_checkpoint(1))
+        assert run.own_snapshots() == [(2, .05, run.snapshot(2, .05))]
+    moved = sorted(path.name for path in run.superseded.glob("*_std_*"))
+    assert moved == [f"step_00000004_std_0.05.safetensors_{i}" for i in (1, 2)]
+    assert foreign(run) == []  # so --overwrite may delete it
 
 # %% ../nbs/33_run.ipynb #1ef23bbe
 def test_what_is_replaceable_goes_and_the_newest_epochs_stay(tmp_path):
