@@ -28,7 +28,7 @@ from .config import only_cfg_scale
 from .console import steady_output
 from .dataset import ImageDataset, split_holdout
 from .features import Features, make_features
-from .flags import check_ranges, convert_fields, exit_with_error, option, parse_args, shown
+from .flags import check_ranges, convert_fields, exit_with_error, option, parse_args
 from .generate import GenerateConfig, sample_batches
 from .images import image_grid, to_uint8
 from .metrics import Measure, mean_measure, measure_all, with_floors

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['FIXED', 'LOCAL', 'OPTIMIZERS', 'TrainEvent', 'Plan', 'check_tensors', 'check_data', 'check_groups',
            'check_same_run', 'check_source', 'make_plan', 'facts', 'agree_on_plan', 'Saved', 'read_checkpoint',
-           'read_source', 'load_networks', 'copy_checkpoint', 'make_networks', 'make_state', 'default_save_interval',
-           'grid_size', 'has_grid', 'Trainer', 'batch_share', 'run_batches', 'batch_loss', 'optimizer_steps',
-           'train_events', 'save_events', 'describe', 'sample_events', 'sample_grid', 'run_data']
+           'read_source', 'load_networks', 'copy_checkpoint', 'make_networks', 'make_state', 'make_averages',
+           'default_save_interval', 'grid_size', 'has_grid', 'Trainer', 'batch_share', 'run_batches', 'batch_loss',
+           'optimizer_steps', 'train_events', 'save_events', 'describe', 'sample_events', 'sample_grid', 'run_data']
 
 # %% ../nbs/36_trainer.ipynb #bc0167dd
 import math
@@ -32,7 +32,10 @@ from torch import Tensor, nn
 from .batches import Batch, batch_loader, kept_size, make_batch
 from .cache import load_data
 from iddm.checkpoints import (
+    AVERAGES,
     CheckpointMeta,
+    Shapes,
+    atomic_write_weights,
     check_optim,
     check_shapes,
     load_optim,
@@ -49,6 +52,7 @@ from .images import safe_name
 from .loop import StepResult, TrainState, ema_weight, lr_multiplier, training_loop
 from .model import build_model, check_memory, sample_steps, shapes_of
 from .parallel import Strategy, broadcast_from, choose_strategy, note, raise_on_any_rank, world_size
+from .posthoc_ema import KEPT_STDS, PowerAverages, snapshot_steps
 from .predictions import diffusion_loss
 from iddm.run import (
     Run,
@@ -269,6 +273,19 @@ def check_source(plan: Plan, checkpoint: Path) -> None:
     shapes, values = read_header(file)
     check_same_run(plan, checkpoint, from_mapping(CheckpointMeta, values, file))
     check_shapes(shapes_of(plan.config, plan.in_channels, plan.n_classes), shapes, file)
+    if plan.config.ema_snapshots:
+        _check_averages(plan, checkpoint, shapes)
+
+# %% ../nbs/36_trainer.ipynb #21adfce4
+def _check_averages(plan: Plan, checkpoint: Path, shapes: Shapes) -> None:
+    "Raise `ValueError` if a checkpoint lacks the averages of which snapshots are wanted, or has others."
+    file = checkpoint / AVERAGES
+    if not file.is_file():
+        raise ValueError(f"--ema_snapshots {plan.config.ema_snapshots}: the run in {Run.of_checkpoint(checkpoint)} was "
+                         "started without, and averages count from the first step; resume with --ema_snapshots 0, or "
+                         "choose another --run_name")
+    check_shapes({f"{std:g}/{name}": shape for std in KEPT_STDS for name, shape in shapes.items()},
+                 read_header(file)[0], file)
 
 # %% ../nbs/36_trainer.ipynb #310ff363
 def make_plan(
@@ -363,12 +380,14 @@ class Saved:
     meta: CheckpointMeta
     optim: dict[str, Any]
     scaler: dict[str, Any]
+    averages: dict[str, Tensor] | None = None  # of which snapshots are taken, if the training wants them
     lacks_grid: bool = False  # whether training stopped before its grid was sampled
 
 # %% ../nbs/36_trainer.ipynb #c39f189d
 def read_checkpoint(
     path: Path,  # its folder
     params: list[Tensor],  # of the network that it is for
+    with_averages: bool = False,  # read what snapshots are taken of, too
 ) -> Saved:
     "Return what a checkpoint holds. Raises `ValueError` if it's damaged."
     file = path / "model.safetensors"
@@ -376,9 +395,12 @@ def read_checkpoint(
     ema, meta_of_ema = read_weights(path / "ema_model.safetensors")
     if meta != meta_of_ema:
         raise ValueError(f"{path}: model.safetensors and ema_model.safetensors are of two checkpoints")
+    averages, meta_of_averages = read_weights(path / AVERAGES) if with_averages else (None, meta)
+    if meta != meta_of_averages:
+        raise ValueError(f"{path}: model.safetensors and {AVERAGES} are of two checkpoints")
     moments = load_optim(path)
     check_optim(moments, params, path / "optim.pt")
-    return Saved(path, net, ema, from_mapping(CheckpointMeta, meta, file), **moments)
+    return Saved(path, net, ema, from_mapping(CheckpointMeta, meta, file), **moments, averages=averages)
 
 # %% ../nbs/36_trainer.ipynb #b16612cc
 def read_source(
@@ -389,7 +411,7 @@ def read_source(
     def read() -> Saved | None:
         if plan.source is None:
             return None
-        saved = read_checkpoint(plan.source, params)
+        saved = read_checkpoint(plan.source, params, plan.config.ema_snapshots > 0)
         return replace(saved, lacks_grid=_lacks_grid(plan, saved))
     return broadcast_from(read, plan.config.main_gpu)
 
@@ -419,11 +441,16 @@ def copy_checkpoint(
     source: Path,  # of another run
     params: list[Tensor],  # of the network
 ) -> Path:  # the copy
-    "Copy a checkpoint of another run to be this one's first."
-    saved = read_checkpoint(source, params)
+    "Copy a checkpoint of another run to be this one's first, with the snapshots up to it if these are wanted."
+    has_snapshots = plan.config.ema_snapshots > 0
+    saved = read_checkpoint(source, params, has_snapshots)
     meta = replace(saved.meta, config=plain_config(plan.config), replaceable=True)
     optim = dict(optim=saved.optim, scaler=saved.scaler)
-    copy = save_checkpoint(plan.run.checkpoints / source.name, saved.net, saved.ema, optim, asdict(meta))
+    folder = plan.run.checkpoints / source.name
+    copy = save_checkpoint(folder, saved.net, saved.ema, optim, asdict(meta), saved.averages)
+    for snapshot in Run.of_checkpoint(source).own_snapshots():
+        if has_snapshots and snapshot.step <= saved.meta.step:
+            atomic_write_weights(plan.run.snapshot(snapshot.step, snapshot.std), *read_weights(snapshot.path))
     plan.run.set_latest(copy)
     return copy
 
@@ -464,6 +491,20 @@ def make_state(
         scaler.load_state_dict(saved.scaler)
     meta = saved.meta
     return replace(state, step=meta.step, skipped=meta.skipped, consecutive_skips=meta.in_a_row)
+
+# %% ../nbs/36_trainer.ipynb #26e1eb95
+def make_averages(
+    plan: Plan,
+    net: nn.Module,
+    saved: Saved | None,  # a checkpoint to resume from
+) -> PowerAverages | None:  # None: no snapshots are wanted
+    "Return the averages of which snapshots are taken, as a checkpoint left them."
+    if not plan.config.ema_snapshots:
+        return None
+    averages = PowerAverages(net)
+    if saved is not None and saved.averages is not None:
+        averages.load_state_dict(saved.averages)
+    return averages
 
 # %% ../nbs/36_trainer.ipynb #3bdc577b
 def default_save_interval(
@@ -520,6 +561,7 @@ class Trainer(Plan):
             self.epoch_losses = saved.meta.losses if saved else (0., 0)  # of this epoch: their sum, and how many
             self.parallel = choose_strategy(self.config, self.net, self.ema, self.device)
             self.state = make_state(self, self.net, self.ema, self.parallel, saved)
+            self.averages = make_averages(self, self.net, saved) if self.is_main else None
             self.saved_step = self.state.step  # of the last checkpoint
 
     @property
@@ -600,6 +642,8 @@ def train_events(trainer: Trainer) -> Iterator[TrainEvent]:
     for result in optimizer_steps(trainer, run_batches(trainer)):
         _check_diverged(state, result, config)
         _add_loss(trainer, result)
+        if trainer.averages is not None:
+            _keep_averages(trainer, trainer.averages)
         epoch, epoch_ends = trainer.epoch, state.step % trainer.steps_per_epoch == 0
         is_late = trainer.is_main and 0 < 60 * config.save_minutes < time.monotonic() - saved_at
         stop, save_now = trainer.parallel.agree(trainer.stop_requested, is_late)
@@ -633,6 +677,18 @@ def _add_loss(trainer: Trainer, result: StepResult) -> None:
         total, count = trainer.epoch_losses
         trainer.epoch_losses = (total + result.loss, count + 1)
 
+# %% ../nbs/36_trainer.ipynb #1fb7bc42
+def _keep_averages(trainer: Trainer, averages: PowerAverages) -> None:
+    "Move the averages toward the weights, and write a snapshot of each if one is due, in half precision."
+    config, run, step = trainer.config, trainer.run, trainer.step
+    averages.update(step)
+    if step not in snapshot_steps(config.ema_snapshots, trainer.total_steps):
+        return
+    mend_folder(run, config, step)
+    for std, average in averages.averages.items():
+        half = {name: x.half() for name, x in average.items()}
+        atomic_write_weights(run.snapshot(step, std), half, describe(trainer))
+
 # %% ../nbs/36_trainer.ipynb #7ecf017a
 def _take_epoch_loss(trainer: Trainer) -> float:
     "Return the mean loss of the epoch that ends, and begin the next one."
@@ -658,7 +714,9 @@ def save_events(trainer: Trainer) -> Iterator[TrainEvent]:
     is_kept = epoch_ends and _keeps(config, epoch)
     mend_folder(run, config, step)
     optim_file = dict(optim=optim, scaler=trainer.state.scaler.state_dict())
-    save_checkpoint(folder, net, ema, optim_file, describe(trainer) | dict(replaceable=not is_kept))
+    averages = trainer.averages.state_dict() if trainer.averages else None
+    meta = describe(trainer) | dict(replaceable=not is_kept)
+    save_checkpoint(folder, net, ema, optim_file, meta, averages)
     run.set_latest(folder)
     prune(run, folder, config.keep)
     trainer.source = folder
@@ -714,7 +772,8 @@ def _sample_some(trainer: Trainer, net: UNet, start: int, n: int) -> Tensor:  # 
 def _fit(trainer: Trainer) -> Generator[TrainEvent, None, None]:
     "Train in a locked folder, with one line if memory is too small."
     config, world = trainer.config, trainer.world_size
-    copies = 5 / (world if config.shard else 1)  # numbers held for each weight in a step
+    kept = 7 if config.ema_snapshots else 5  # numbers held for each weight in a step
+    copies = kept / (world if config.shard else 1)
     images = config.batch_size // max(world, config.exact_shards)
     check_memory(config, trainer.in_channels, trainer.device, copies=copies, images=images,
                  half=trainer.autocast_dtype is not None)

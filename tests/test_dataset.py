@@ -4,9 +4,11 @@
 import hashlib
 from dataclasses import replace
 import torch
+from iddm.sprites import draw_sprites, sample_factors
 import numpy as np
 import pytest
-from iddm.dataset import ImageDataset, holdout_mask, load_digits, show_classes, split_holdout, summary_table
+from iddm.dataset import (
+    ImageDataset, holdout_mask, load_digits, load_sprites, show_classes, split_holdout, summary_table)
 
 # %% ../nbs/21_dataset.ipynb #7c1fa458
 def test_digits_are_the_1797_scans_with_their_labels():
@@ -22,6 +24,15 @@ def test_digits_at_their_own_size_are_the_scans_unchanged():
     from sklearn import datasets
 
     assert np.allclose(load_digits(8).images[:, 0].numpy(), np.round(datasets.load_digits().images / 16 * 255), atol=1)
+
+# %% ../nbs/21_dataset.ipynb #6d9c93ac
+def test_sprites_are_drawn_from_their_factors_at_any_size():
+    data = load_sprites(16, 40, seed=3)
+    factors = sample_factors(40, seed=3)
+    assert torch.equal(data.images, draw_sprites(factors, 16, seed=3))
+    assert torch.equal(data.labels, factors[:, 0])
+    assert data.classes[3] == "snail"
+    assert data.fingerprint == load_sprites(20, 40, seed=3).fingerprint == "sprites 40 seed 3"
 
 # %% ../nbs/21_dataset.ipynb #6129b3ed
 def test_an_overview_counts_and_measures_each_class():

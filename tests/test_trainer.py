@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 import torch
 from iddm.cache import load_data
-from iddm.checkpoints import load_optim, read_weights
+from iddm.checkpoints import AVERAGES, load_optim, read_weights
 from iddm.config import TrainConfig, plain_config, resolve_defaults, stored_config
 from iddm.dataset import ImageDataset, split_holdout
 from iddm.loop import training_loop
@@ -18,6 +18,7 @@ from iddm.run import load_run_config, resolve_checkpoint
 from iddm.schedules import SCHEDULES
 from concurrent.futures import ThreadPoolExecutor
 import pytest
+from iddm.posthoc_ema import power_weight, std_to_gamma
 from iddm.predictions import TO_X0
 from iddm.run import acquire_lock
 from iddm.samplers import final_sample
@@ -306,6 +307,23 @@ def test_a_run_that_is_resumed_ends_in_the_same_bits(tmp_path, settings, more, s
     whole, resumed = whole_and_cut(tmp_path, settings, more, stop)
     assert same(whole.run, resumed.run)
 
+@pytest.mark.parametrize("stop", ["leave", 3, 6])
+def test_snapshots_of_a_run_that_is_resumed_are_the_same_bits(tmp_path, stop):
+    settings = dict(batch_size=300, epochs=2, sample_interval=0, ema_snapshots=5)  # 10 steps
+    whole, resumed = whole_and_cut(tmp_path, settings, {}, stop)
+    assert same(whole.run, resumed.run)
+    both = [run.own_snapshots() for run in (whole.run, resumed.run)]
+    assert [o[:2] for o in both[0]] == [(step, std) for step in (2, 4, 6, 8, 10) for std in (.05, .10)]
+    assert [o.path.name for o in both[0]] == [o.path.name for o in both[1]]
+    for first, second in zip(*both, strict=True):
+        assert same_weights(first.path, second.path)
+    assert same_weights(*(resolve_checkpoint(str(run)) / AVERAGES for run in (whole.run, resumed.run)))
+
+def same_weights(a, b):
+    "Whether two files hold the same tensors, bit for bit."
+    first, second = read_weights(a)[0], read_weights(b)[0]
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
 def test_the_scaler_of_half_precision_resumes_where_it_was(tmp_path):
     settings = dict(precision="fp16", batch_size=2, epochs=1)
     whole, resumed = whole_and_cut(tmp_path, settings, {}, 2, random_data(2, 1, 8))
@@ -388,6 +406,50 @@ def test_what_a_killed_process_did_not_delete_is_deleted(tmp_path):
     (left / "state.json").write_text((saved / "state.json").read_text().replace('"step": 2', '"step": 1'))
     next(Trainer(tiny(tmp_path, resume=True)).fit())
     assert sorted(path.name for path in saved.parent.iterdir()) == ["epoch_001", "last"]
+
+# %% ../nbs/36_trainer.ipynb #9154b573
+def test_snapshots_are_averages_of_the_steps_and_change_nothing_else(tmp_path):
+    settings = dict(batch_size=300, sample_interval=0)
+    plain = Trainer(tiny(tmp_path, run_name="plain", **settings))
+    run_to_the_end(plain)
+    assert not plain.run.snapshots.exists()
+    trainer = Trainer(tiny(tmp_path, ema_snapshots=2, **settings))
+    average = torch.zeros_like(trainer.net.state_dict()["conv_out.weight"])
+    for event in trainer.fit():
+        if event.kind == "step":
+            weights = trainer.net.state_dict()["conv_out.weight"]
+            average = average.lerp(weights, 1 - power_weight(event.step, std_to_gamma(.1)))
+    assert same(plain.run, trainer.run)
+    kept = read_weights(trainer.run.snapshot(10, .1))[0]["conv_out.weight"]
+    assert kept.dtype == torch.float16
+    torch.testing.assert_close(kept.float(), average, rtol=1e-3, atol=1e-6)
+
+def test_snapshots_after_the_epoch_that_is_resumed_from_are_moved_aside(tmp_path):
+    settings = dict(sample_interval=0, save_model_interval=True, ema_snapshots=4)  # 4 steps
+    run = Trainer(tiny(tmp_path, **settings)).run
+    run_to_the_end(Trainer(tiny(tmp_path, **settings)))
+    next(Trainer(tiny(tmp_path, resume=True, start_epoch=1, **settings)).fit())
+    assert {o.step for o in run.own_snapshots()} == {1, 2, 3}  # the third one is new
+    assert len(list(run.superseded.glob("step_*_std_*"))) == 4
+
+def test_a_run_that_begins_from_another_one_has_its_snapshots(tmp_path):
+    settings = dict(sample_interval=0, ema_snapshots=4)
+    run_to_the_end(Trainer(tiny(tmp_path, epochs=1, **settings)))
+    more = Trainer(tiny(tmp_path, run_name="more", resume=True, load_model_dir="df", epochs=2, **settings))
+    run_to_the_end(more)
+    assert {o.step for o in more.run.own_snapshots()} == {1, 2, 3, 4}
+
+def test_snapshots_can_not_begin_in_mid_run(finished):
+    with pytest.raises(ValueError, match="--ema_snapshots 4: the run in .* was started without, .*--ema_snapshots 0"):
+        Trainer(tiny(finished.folder.parent, resume=True, ema_snapshots=4))
+
+def test_averages_of_another_checkpoint_are_not_loaded(tmp_path):
+    settings = dict(sample_interval=0, save_model_interval=True, ema_snapshots=1)
+    run = Trainer(tiny(tmp_path, **settings)).run
+    run_to_the_end(Trainer(tiny(tmp_path, **settings)))
+    shutil.copy(run.epoch_checkpoint(1) / AVERAGES, run.epoch_checkpoint(2))
+    with pytest.raises(ValueError, match="model.safetensors and power_ema.safetensors are of two checkpoints"):
+        Trainer(tiny(tmp_path, resume=True, **settings | dict(epochs=3)))
 
 # %% ../nbs/36_trainer.ipynb #ec585362
 TWO_CLASSES = random_data(2, 1, 8)
