@@ -73,6 +73,8 @@ class _Outputs:
         "ddim", "sampler of the grids that are made during training")
     sample_steps: int | None = option(None, "steps of that sampler; default: 25, or 100 for ddpm")
     sample_interval: int = option(12, "epochs between two grids of samples; the last epoch has one; 0: no grids")
+    metrics_interval: int = option(
+        0, "epochs between two measures of 500 samples: how far they are from the images; 0: none")
     num_vis: int | None = option(None, "images in a grid of samples; default: one of each class, at most 16")
     cfg_scale: float | None = option(
         None, "guidance scale: 0 ignores the class, 1 is without guidance, above 1 shows the class more clearly; "
@@ -142,7 +144,8 @@ class TrainConfig(_Machine, _Optimization, _Outputs, _Network, _Folder, _Data):
 _RANGES: dict[str, tuple[float, float]] = dict(  # lowest and highest value allowed
     image_size=(1, 4096), num_classes=(1, math.inf), holdout=(0, .5), num_workers=(0, 256), start_epoch=(-1, math.inf),
     layers=(1, 16), groups=(1, 4096), dropout=(0, .99),
-    sample_steps=(1, 1000), sample_interval=(0, math.inf), num_vis=(-1, 1000), cfg_scale=(-100, 100),
+    sample_steps=(1, 1000), sample_interval=(0, math.inf), metrics_interval=(0, math.inf), num_vis=(-1, 1000),
+    cfg_scale=(-100, 100),
     save_interval=(1, math.inf), save_minutes=(0, math.inf), start_model_interval=(-1, math.inf), keep=(1, math.inf),
     epochs=(1, math.inf), batch_size=(1, math.inf), grad_accum=(1, math.inf), seed=(0, 2**63 - 1),
     lr=(1e-12, 10), weight_decay=(0, 10), grad_clip=(0, math.inf), ema_halflife=(0, math.inf), label_drop=(0, 1),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURES', 'gaussian_distance', 'frechet_distance', 'fit_intercept', 'frechet_infinity', 'kernel_distance',
            'Neighbours', 'neighbours', 'Measure', 'bootstrap_weights', 'interval', 'mean_measure', 'frechet_measure',
-           'kernel_measure', 'measure_all', 'with_floors']
+           'kernel_measure', 'measure_all', 'with_floors', 'reference_sets', 'evenly', 'proportional_labels']
 
 # %% ../nbs/27_metrics.ipynb #15c788cf
 import math
@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .dataset import ImageDataset, split_holdout
 
 # %% ../nbs/27_metrics.ipynb #81597e75
 def _check_features(**sets: Tensor) -> None:
@@ -265,3 +267,28 @@ def with_floors(
 ) -> dict[str, Measure]:
     "Write the value between real images beside each figure."
     return {name: o._replace(floor=floors[name].value) if name in floors else o for name, o in measures.items()}
+
+# %% ../nbs/27_metrics.ipynb #9add75a7
+def reference_sets(
+    train: ImageDataset,
+    held_out: ImageDataset,  # may be empty
+) -> tuple[ImageDataset, ImageDataset]:  # to compare samples with; for the floor
+    "Choose real images to compare samples with, and other ones for the floor."
+    return (train, held_out) if len(held_out) else split_holdout(train, .5)
+
+# %% ../nbs/27_metrics.ipynb #eced4f47
+def evenly(
+    x: Tensor,  # (N, ...)
+    n: int,
+) -> Tensor:  # (n, ...)
+    "Choose n entries, evenly."
+    return x[(torch.arange(n, dtype=torch.float64) * len(x) / n).long()]
+
+# %% ../nbs/27_metrics.ipynb #789d5bbb
+def proportional_labels(
+    labels: Tensor,  # (N,) of real images
+    n: int,
+) -> Tensor:  # (n,)
+    "Choose labels in the proportions of the real ones, to within one image a class."
+    places = ((torch.arange(n, dtype=torch.float64) + .5) * len(labels) / n).long()  # (n,)
+    return labels.sort().values[places]

@@ -34,14 +34,19 @@ def log_line(event: TrainEvent) -> str:  # empty: nothing is logged
         return f"epoch {event.epoch} loss {event.loss:.4f} lr {event.lr:.2e}{skipped}"
     if event.kind == "checkpoint":
         return f"epoch {event.epoch} step {event.step} saved {event.path}"
+    if event.measures:
+        m = event.measures
+        return (f"epoch {event.epoch} fd {m['fd']:.4g} (floor {m['fd_floor']:.4g}) kd {m['kd']:.4g} "
+                f"(floor {m['kd_floor']:.4g}) of {m['n']:.0f} samples")
     return ""
 
 # %% ../nbs/37_recording.ipynb #3537274c
 def metrics_row(event: TrainEvent, seconds: float) -> dict[str, Any]:
     "Return a step or an epoch as a line of metrics.jsonl; JSON has no number for a loss that is not finite."
     loss = event.loss if math.isfinite(event.loss) else None
-    return dict(kind=event.kind, step=event.step, epoch=event.epoch, loss=loss, lr=event.lr, skipped=event.skipped,
-                seconds=round(seconds, 3))
+    lr = event.lr if math.isfinite(event.lr) else None
+    return dict(kind=event.kind, step=event.step, epoch=event.epoch, loss=loss, lr=lr, skipped=event.skipped,
+                seconds=round(seconds, 3)) | (event.measures or {})
 
 # %% ../nbs/37_recording.ipynb #14f9e4f1
 def _now() -> str:
@@ -104,7 +109,7 @@ def record(
         for reason in trainer.data.skipped:
             log.write(f"left out: {reason}")
         while event is not None:
-            if event.kind in ("step", "epoch"):
+            if event.kind in ("step", "epoch", "metrics"):
                 metrics.write(json.dumps(metrics_row(event, time.monotonic() - start)))
             if log_line(event):
                 log.write(f"{_now()} {log_line(event)}")
@@ -120,6 +125,8 @@ def _show_on_board(board: Any, event: TrainEvent) -> None:
     "Give an event to TensorBoard."
     if event.kind in ("step", "epoch"):
         board.add_scalar(f"loss/{event.kind}", event.loss, event.step)
+    for name, value in (event.measures or {}).items():
+        board.add_scalar(f"metrics/{name}", value, event.step)
     for name, x in (event.images or {}).items():
         board.add_images(f"samples/{name}", (x + 1) / 2, event.step)
 
@@ -187,13 +194,16 @@ def _common_start(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
 
 # %% ../nbs/37_recording.ipynb #610580c0
+_MEASURES = ("fd", "kd", "n", "fd_floor", "kd_floor")
+
 def _event_of(line: bytes) -> TrainEvent | None:  # None: not a line of ours
     "Return the event that a line of metrics.jsonl tells."
     try:
         row = json.loads(line)
-        loss = math.nan if row["loss"] is None else float(row["loss"])
-        return TrainEvent(row["kind"], int(row["step"]), int(row["epoch"]), loss, float(row["lr"]),
-                          skipped=int(row["skipped"]))
+        loss, lr = (math.nan if row[name] is None else float(row[name]) for name in ("loss", "lr"))
+        measures = {name: float(row[name]) for name in _MEASURES if name in row}
+        return TrainEvent(row["kind"], int(row["step"]), int(row["epoch"]), loss, lr,
+                          skipped=int(row["skipped"]), measures=measures or None)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

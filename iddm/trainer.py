@@ -7,7 +7,8 @@ __all__ = ['FIXED', 'LOCAL', 'OPTIMIZERS', 'TrainEvent', 'Plan', 'check_tensors'
            'check_same_run', 'check_source', 'make_plan', 'facts', 'agree_on_plan', 'Saved', 'read_checkpoint',
            'read_source', 'load_networks', 'copy_checkpoint', 'make_networks', 'make_state', 'make_averages',
            'default_save_interval', 'grid_size', 'has_grid', 'Trainer', 'batch_share', 'run_batches', 'batch_loss',
-           'optimizer_steps', 'train_events', 'save_events', 'describe', 'sample_events', 'sample_grid', 'run_data']
+           'optimizer_steps', 'train_events', 'save_events', 'describe', 'sample_events', 'sample_grid', 'has_measures',
+           'measure_events', 'run_data']
 
 # %% ../nbs/36_trainer.ipynb #bc0167dd
 import math
@@ -44,12 +45,23 @@ from iddm.checkpoints import (
     read_weights,
     save_checkpoint,
 )
-from .config import TrainConfig, plain_config, resolve_defaults, stored_config, usable_cfg_scale
+from iddm.config import (
+    TrainConfig,
+    only_cfg_scale,
+    plain_config,
+    resolve_defaults,
+    stored_config,
+    usable_cfg_scale,
+)
 from .dataset import ImageDataset, show_classes, split_holdout, summary_table
 from .device import enough_memory, keep_memory, own_device, resolve_device, resolve_dtype, seeded
+from .features import make_features
 from .flags import convert, from_mapping, shown
-from .images import safe_name
+from .images import safe_name, to_uint8
+
+# %% ../nbs/36_trainer.ipynb #4a978b34
 from .loop import StepResult, TrainState, ema_weight, lr_multiplier, training_loop
+from .metrics import evenly, frechet_distance, kernel_distance, proportional_labels, reference_sets
 from .model import build_model, check_memory, sample_steps, shapes_of
 from .parallel import Strategy, broadcast_from, choose_strategy, note, raise_on_any_rank, world_size
 from .posthoc_ema import KEPT_STDS, PowerAverages, snapshot_steps
@@ -72,7 +84,7 @@ from .unet import UNet, default_groups
 @dataclass(frozen=True, eq=False)
 class TrainEvent:
     "Something that happened in a training."
-    kind: Literal["step", "epoch", "images", "checkpoint"]
+    kind: Literal["step", "epoch", "images", "metrics", "checkpoint"]
     step: int  # optimizer steps done, of the whole run
     epoch: int  # epochs done
     loss: float = math.nan  # of the step, or the mean of the epoch
@@ -80,6 +92,7 @@ class TrainEvent:
     images: dict[str, Tensor] | None = None  # raw and ema: (num_vis, C, H, W) in [-1, 1], classes in turn
     path: Path | None = None  # of the checkpoint
     skipped: int = 0  # steps of the run without effect, since their loss or gradient was not finite
+    measures: dict[str, float] | None = None  # fd and kd of samples, and between real images fd_floor and kd_floor
 
 # %% ../nbs/36_trainer.ipynb #921a1346
 @dataclass
@@ -214,6 +227,14 @@ def check_data(data: ImageDataset, config: TrainConfig) -> None:
         raise ValueError(f"--num_classes {config.num_classes}: {config.dataset_path} has {n} class folders{names}; "
                          "leave the flag out, or mend the folders")
 
+# %% ../nbs/36_trainer.ipynb #b85779d5
+def _check_measures(config: TrainConfig, data: ImageDataset, held_out: ImageDataset) -> None:
+    "Raise `ValueError` if samples are to be measured, and there are too few real images for the floor."
+    there = len(held_out) or len(data) // 3  # without held-out images, about half of all
+    if config.metrics_interval and there < 20:
+        raise ValueError(f"--metrics_interval {config.metrics_interval}: there are {there} real images for the floor, "
+                         "and 20 are the least; use a larger --holdout, or leave it out")
+
 # %% ../nbs/36_trainer.ipynb #1a416811
 def check_groups(config: TrainConfig) -> None:
     "Raise `ValueError` if the norms of a new network would remove time and label: with one channel in a group they do."
@@ -314,6 +335,7 @@ def make_plan(
     if is_main and source is None:
         check_groups(settled)
     schedule = SCHEDULES[config.noise_schedule]()
+    _check_measures(settled, data, held_out)
     plan = Plan(settled, data, held_out, run, source, device, autocast_dtype, schedule)
     if config.save_interval is None:
         interval = default_save_interval(config, plan.steps_per_epoch)
@@ -557,6 +579,7 @@ class Trainer(Plan):
             if saved:
                 load_networks(self, saved, self.net, self.ema)
                 self.source = saved.path
+            self.judge: _Judge | None = None  # made by the first measure
             self.samples_pending = saved is not None and saved.lacks_grid  # a grid is still to be sampled
             self.epoch_losses = saved.meta.losses if saved else (0., 0)  # of this epoch: their sum, and how many
             self.parallel = choose_strategy(self.config, self.net, self.ema, self.device)
@@ -659,6 +682,8 @@ def train_events(trainer: Trainer) -> Iterator[TrainEvent]:
             return
         if epoch_ends and has_grid(config, epoch):
             yield from sample_events(trainer)
+        if epoch_ends and has_measures(config, epoch):
+            yield from measure_events(trainer)
     if trainer.is_main and not trainer.samples_pending:
         note(f"run/{trainer.run}", f"done {config.epochs}")
 
@@ -744,29 +769,76 @@ def sample_events(trainer: Trainer) -> Iterator[TrainEvent]:
 def sample_grid(trainer: Trainer) -> dict[str, Tensor] | None:  # raw and ema, each (num_vis, C, H, W); None: stopped
     "Sample with the raw weights and with their EMA: classes in turn, the same noise every time."
     num = grid_size(trainer.config.num_vis, trainer.n_classes)
-    share = math.ceil(num / trainer.world_size)  # all make as many; the last ones may be too many
-    first = trainer.rank * share
     images = {}
     trainer.net.eval()
     for name, net in dict(raw=trainer.net, ema=trainer.ema).items():
-        batches = [_sample_some(trainer, net, first + i, min(100, share - i)) for i in range(0, share, 100)]
-        images[name] = trainer.parallel.gather(torch.cat(batches)).cpu()[:num]
+        scale = usable_cfg_scale(trainer.config)
+        images[name] = _sample_shares(trainer, net, torch.arange(num) % max(1, trainer.n_classes), scale)
         trainer.parallel.after_sampling(net)
     trainer.net.train()
     stopped, = trainer.parallel.agree(trainer.stop_requested)
     return None if stopped else images
 
 # %% ../nbs/36_trainer.ipynb #b81237b1
-def _sample_some(trainer: Trainer, net: UNet, start: int, n: int) -> Tensor:  # (n, C, H, W)
-    "Return images `start` to `start + n - 1`; what there is of them when the training is to stop."
+def _sample_shares(trainer: Trainer, net: UNet, y: Tensor, cfg_scale: float) -> Tensor:  # (num, C, H, W), on the CPU
+    "Sample an image for each entry of y (num,), each process its share, a hundred at a time."
+    share = math.ceil(len(y) / trainer.world_size)  # all make as many; the last ones may be too many
+    first = trainer.rank * share
+    places = torch.arange(first, first + share)
+    batches = [_sample_some(trainer, net, int(part[0]), y[part % len(y)], cfg_scale) for part in places.split(100)]
+    return trainer.parallel.gather(torch.cat(batches)).cpu()[:len(y)]
+
+# %% ../nbs/36_trainer.ipynb #cd4a0c5b
+def _sample_some(trainer: Trainer, net: UNet, start: int, y: Tensor, cfg_scale: float) -> Tensor:  # (n, C, H, W)
+    "Return an image for each entry of y (n,), from `start` on; what there is of them when the training is to stop."
     config = trainer.config
-    y = torch.arange(start, start + n) % max(1, trainer.n_classes)  # (n,)
     steps = sample_steps(net, config, trainer.in_channels, trainer.n_classes, y, sample=config.sample,
-                         steps=config.sample_steps, cfg_scale=usable_cfg_scale(config), seed=config.seed, start=start)
+                         steps=config.sample_steps, cfg_scale=cfg_scale, seed=config.seed, start=start)
     for step in steps:  # noqa: B007
         if trainer.stop_requested and not trainer.parallel.lockstep:
             break
     return step.x
+
+# %% ../nbs/36_trainer.ipynb #ce2760c7
+_MEASURED = 500  # samples at most
+
+def has_measures(config: TrainConfig, epoch: int) -> bool:
+    "Return whether an epoch ends with a measure of its samples."
+    return config.metrics_interval > 0 and epoch % config.metrics_interval == 0
+
+# %% ../nbs/36_trainer.ipynb #d0894918
+class _Judge:
+    "The features of the real images, and the floors: computed once, in the main process."
+    def __init__(self, plan: Plan, others: ImageDataset, reference: ImageDataset, n: int):
+        folder = Path(plan.config.result_path) / "cache"
+        self.features = make_features("auto", plan.data, folder, plan.device)
+        self.real = self.features(reference.images)  # (M, D)
+        self.n = n
+        other = self.features(evenly(others.images, n))  # (n, D)
+        self.floors = dict(fd_floor=frechet_distance(other, self.real), kd_floor=kernel_distance(other, self.real))
+
+    def measure(self, images: Tensor) -> dict[str, float]:  # images (n, C, H, W) in [-1, 1]
+        "Return how far samples are from real images, and how far real images are."
+        x = self.features(to_uint8(images))  # (n, D)
+        return dict(fd=frechet_distance(x, self.real), kd=kernel_distance(x, self.real), n=self.n) | self.floors
+
+# %% ../nbs/36_trainer.ipynb #9af3a60b
+def measure_events(trainer: Trainer) -> Iterator[TrainEvent]:
+    "Measure samples of this step, and report it, unless the training is to stop."
+    reference, others = reference_sets(trainer.data, trainer.held_out)
+    n = min(_MEASURED, len(others))
+    only = only_cfg_scale(trainer.config)
+    y = proportional_labels(trainer.data.labels, n)  # (n,)
+    trainer.net.eval()
+    images = _sample_shares(trainer, trainer.ema, y, 1. if only is None else only)  # (n, C, H, W)
+    trainer.parallel.after_sampling(trainer.ema)
+    trainer.net.train()
+    stopped, = trainer.parallel.agree(trainer.stop_requested)
+    if stopped or not trainer.is_main:
+        return
+    if trainer.judge is None:
+        trainer.judge = _Judge(trainer, others, reference, n)
+    yield TrainEvent("metrics", trainer.step, trainer.epoch, measures=trainer.judge.measure(images))
 
 # %% ../nbs/36_trainer.ipynb #81e7cf8f
 def _fit(trainer: Trainer) -> Generator[TrainEvent, None, None]:

@@ -3,12 +3,14 @@
 # %% ../nbs/27_metrics.ipynb #auto
 import math
 import torch
+from iddm.dataset import ImageDataset
 import numpy as np
 import pytest
 import scipy.linalg
 from iddm.metrics import (
-    Measure, bootstrap_weights, fit_intercept, frechet_distance, frechet_infinity, frechet_measure, gaussian_distance,
-    interval, kernel_distance, kernel_measure, mean_measure, measure_all, neighbours, with_floors)
+    Measure, bootstrap_weights, evenly, fit_intercept, frechet_distance, frechet_infinity, frechet_measure,
+    gaussian_distance, interval, kernel_distance, kernel_measure, mean_measure, measure_all, neighbours,
+    proportional_labels, reference_sets, with_floors)
 
 # %% ../nbs/27_metrics.ipynb #cb7248ff
 def test_Gaussians_of_one_dimension_have_the_distance_of_the_formula():
@@ -161,6 +163,24 @@ def test_all_figures_of_a_set_against_itself():
     both = with_floors(found, {"fd": Measure(.25, 0, 1)})
     assert both["fd"].floor == .25
     assert math.isnan(both["kd"].floor)
+
+# %% ../nbs/27_metrics.ipynb #d90ce8d1
+def test_a_held_out_part_is_the_floor_and_without_one_the_data_is_halved():
+    images = torch.arange(400, dtype=torch.uint8).reshape(-1, 1, 1, 1) % 100  # each of 100 images four times
+    data = ImageDataset(images, torch.zeros(400, dtype=torch.int64))
+    nothing, some = (ImageDataset(images[:n], data.labels[:n]) for n in (0, 30))
+    reference, others = reference_sets(data, nothing)
+    assert len(reference) + len(others) == 400
+    assert not set(reference.images.flatten().tolist()) & set(others.images.flatten().tolist())
+    assert reference_sets(data, some) == (data, some)
+    assert evenly(torch.arange(10), 5).tolist() == [0, 2, 4, 6, 8]
+
+# %% ../nbs/27_metrics.ipynb #bc4c5278
+def test_labels_are_as_frequent_as_in_the_data():
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)[order]
+    assert proportional_labels(labels, 10).bincount().tolist() == [7, 2, 1]
+    assert proportional_labels(labels, 1000).bincount().tolist() == [700, 200, 100]
 
 # %% ../nbs/27_metrics.ipynb #2c1ff6a9
 def test_features_that_can_t_be_compared_are_refused_in_a_line():

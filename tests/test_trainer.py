@@ -18,14 +18,15 @@ from iddm.run import load_run_config, resolve_checkpoint
 from iddm.schedules import SCHEDULES
 from concurrent.futures import ThreadPoolExecutor
 import pytest
+from iddm.dataset import load_digits
 from iddm.posthoc_ema import power_weight, std_to_gamma
 from iddm.predictions import TO_X0
 from iddm.run import acquire_lock
 from iddm.samplers import final_sample
 from iddm.trainer import (
     TrainEvent, Trainer, batch_loss, batch_share, check_data, check_groups, default_save_interval, describe, facts,
-    grid_size, has_grid, load_networks, make_plan, optimizer_steps, read_checkpoint, run_batches, run_data,
-    sample_grid, train_events)
+    grid_size, has_grid, load_networks, make_plan, measure_events, optimizer_steps, read_checkpoint, run_batches,
+    run_data, sample_grid, train_events)
 
 # %% ../nbs/36_trainer.ipynb #d8752d8d
 def tiny(where, **kw):
@@ -224,6 +225,41 @@ def test_half_precision_scales_its_loss_and_skips_what_was_too_much():
     assert trainer.state.scaler.get_scale() < 2.**40
     assert all(math.isfinite(result.loss) for result in results)
     assert next(trainer.net.parameters()).dtype == torch.float32
+
+# %% ../nbs/36_trainer.ipynb #7bd8f0e2
+def measured(folder, **changes):
+    "Train two epochs, and return the trainer and its events."
+    config = dict(image_size=8, widths=(32, 32), epochs=2, sample_interval=0, sample_steps=2, result_path=str(folder))
+    trainer = Trainer(TrainConfig(**config | changes))
+    return trainer, list(trainer.fit())
+
+
+def test_a_run_that_is_measured_ends_in_the_same_weights(tmp_path):
+    plain, _ = measured(tmp_path / "a")
+    trainer, events = measured(tmp_path / "b", metrics_interval=1, holdout=0.)
+    found = [event for event in events if event.kind == "metrics"]
+    assert [event.epoch for event in found] == [1, 2]
+    assert found[0].measures.keys() == {"fd", "kd", "n", "fd_floor", "kd_floor"}
+    assert found[0].measures["fd"] > found[0].measures["fd_floor"] > 0
+    for name, x in plain.ema.state_dict().items():
+        assert torch.equal(x, trainer.ema.state_dict()[name]), name
+
+
+def test_a_run_is_measured_against_held_out_images_and_not_when_it_stops(tmp_path):
+    trainer, events = measured(tmp_path / "a", metrics_interval=2, holdout=.2)
+    assert [event.measures["n"] for event in events if event.kind == "metrics"] == [len(trainer.held_out)]
+    trainer, events = measured(tmp_path / "b", metrics_interval=0)
+    assert not [event for event in events if event.kind == "metrics"]
+    trainer.stop_requested = True
+    assert not list(measure_events(trainer))
+
+
+def test_too_few_images_for_a_measure_are_refused_before_training(tmp_path):
+    digits = load_digits(8)
+    few = replace(digits, images=digits.images[:70], labels=digits.labels[:70])
+    with pytest.raises(ValueError, match="--metrics_interval 1: there are . real images for the floor"):
+        Trainer(TrainConfig(image_size=8, widths=(32, 32), metrics_interval=1, batch_size=8, holdout=.1,
+                            result_path=str(tmp_path)), few)
 
 # %% ../nbs/36_trainer.ipynb #94c95efb
 def test_a_run_reports_its_events_and_leaves_the_promised_files(tmp_path):

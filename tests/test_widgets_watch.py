@@ -16,7 +16,8 @@ from iddm.images import image_grid
 from iddm.recording import record
 from iddm.trainer import Trainer
 from iddm.widgets.watch import (
-    RunProgress, _LossCurve, _loss_chart, clock, history, how_far, run_places, show_grid, show_run, watch_panel)
+    RunProgress, _LossCurve, _loss_chart, _measure_chart, clock, history, how_far, run_places, show_grid, show_run,
+    watch_panel)
 
 # %% ../nbs/55_watch.ipynb #79b543cc
 def test_a_curve_of_a_long_run_has_few_points_and_forgets_what_comes_again():
@@ -46,6 +47,17 @@ def test_the_mean_of_a_constant_loss_is_the_loss():
 @pytest.mark.parametrize("seconds, text", [(65.2, "1:05"), (7205, "2:00:05"), (0, "0:00")])
 def test_seconds_are_written_as_a_clock_shows_them(seconds, text):
     assert clock(seconds) == text
+
+# %% ../nbs/55_watch.ipynb #61ba3e8b
+def test_measures_become_a_chart_of_their_own():
+    progress = RunProgress(Run("results/df"), TrainConfig())
+    measures = dict(fd=3., kd=.1, n=500., fd_floor=.2, kd_floor=0.)
+    progress.add(TrainEvent("metrics", 30, 1, measures=measures))
+    progress.add(TrainEvent("metrics", 60, 2, measures=measures | dict(fd=2.)))
+    assert list(progress.measures) == [30, 60]
+    chart = str(_measure_chart(progress.measures))
+    assert "Frechet distance of samples" in chart
+    assert "floor" in chart
 
 # %% ../nbs/55_watch.ipynb #0d5710b9
 def test_how_far_a_run_is_comes_from_its_events():

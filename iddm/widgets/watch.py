@@ -71,6 +71,17 @@ def _loss_chart(curve: _LossCurve) -> Markup:
     return joined([chart, markup("<span data-points='{}'></span>", curve.seen)])
 
 # %% ../../nbs/55_watch.ipynb #104e42c2
+def _measure_chart(
+    measures: dict[int, dict[str, float]],  # by step
+) -> Markup:
+    "Draw the Frechet distance of samples as SVG, and what it is between real images."
+    steps = sorted(measures)
+    lines = {name: (steps, [measures[step][key] for step in steps]) for name, key in _CURVES.items()}
+    return svg_chart(lines, log=True, title="Frechet distance of samples", label="step", size=(420, 220))
+
+_CURVES = {"samples": "fd", "floor": "fd_floor"}
+
+# %% ../../nbs/55_watch.ipynb #2c636b24
 def clock(seconds: float) -> str:
     "Write seconds as `1:05`, or `2:00:05`."
     minutes, s = divmod(round(seconds), 60)
@@ -85,6 +96,7 @@ class RunProgress:
         self.step = self.epoch = 0
         self.curve = _LossCurve()
         self.grids: list[int] = []  # epochs
+        self.measures: dict[int, dict[str, float]] = {}  # by step
         self.has_new_grid = False  # since it was shown
         self.clock: tuple[float, int] | None = None  # when it was started, and at which step
 
@@ -98,6 +110,8 @@ class RunProgress:
         if event.kind == "images":
             self.grids = sorted({*self.grids, event.epoch})
             self.has_new_grid = True
+        if event.measures:
+            self.measures[event.step] = event.measures
         if event.kind not in ("step", "epoch"):
             return
         self.step, self.epoch = event.step, event.epoch
@@ -169,7 +183,10 @@ def show_grid(run: Run, places: dict) -> None:
 # %% ../../nbs/55_watch.ipynb #a6064ae6
 def show_run(progress: RunProgress, places: dict) -> None:
     "Draw the loss of a run, and its newest grids."
-    places["loss"].value = _loss_chart(progress.curve)
+    charts = [_loss_chart(progress.curve)]
+    if progress.measures:
+        charts.append(_measure_chart(progress.measures))
+    places["loss"].value = joined(charts)
     if not progress.has_new_grid:
         return
     progress.has_new_grid = False
