@@ -9,14 +9,14 @@ from iddm.sprite_reader import (
     ReaderSettings, SpriteReader, _loss, _reader_file, _write_reader, composition, copies, copy_floor, factor_coverage,
     load_reader, nearest_distance, read_sprites, reader_accuracy, train_reader)
 
-# %% ../nbs/46_sprite_reader.ipynb #f11d65dd
+# %% ../nbs/46_sprite_reader.ipynb #3f1f3f51
 def test_a_reader_is_right_about_drawings_that_it_never_saw():
     reader = train_reader(ReaderSettings(16, images=6144))
     accuracy = reader_accuracy(reader, n=1000)
     assert min(accuracy[name] for name in ("kind", "colour", "background")) > .98, accuracy
     assert min(accuracy.values()) > .95, accuracy
 
-# %% ../nbs/46_sprite_reader.ipynb #e4b94b0a
+# %% ../nbs/46_sprite_reader.ipynb #5641e9db
 TINY = ReaderSettings(16, images=128, epochs=1)
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_settings_out_of_range_are_refused(settings, why):
     with pytest.raises(ValueError, match=why):
         ReaderSettings(**settings)
 
-# %% ../nbs/46_sprite_reader.ipynb #7f97d26f
+# %% ../nbs/46_sprite_reader.ipynb #8a98364e
 def test_a_reader_is_trained_once(tiny, tmp_path, monkeypatch):
     first = load_reader(TINY, tmp_path / "readers")
     monkeypatch.setattr("iddm.sprite_reader.train_reader", lambda settings: pytest.fail("trained again"))
@@ -85,7 +85,7 @@ def test_a_damaged_reader_is_refused_and_left_alone(damage, tiny, tmp_path):
     assert "\n" not in str(e.value)
     assert path.read_bytes() == before
 
-# %% ../nbs/46_sprite_reader.ipynb #a6633a5f
+# %% ../nbs/46_sprite_reader.ipynb #1e3b6c4c
 def test_coverage_counts_values_and_pairs():
     factors = torch.tensor([[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 0, 0, 0]])
     shares = factor_coverage(factors)
@@ -95,25 +95,25 @@ def test_coverage_counts_values_and_pairs():
     assert shares["pose"].found == 1 / 4
     assert all(o.found == 1 for o in factor_coverage(all_factors()).values())
 
-# %% ../nbs/46_sprite_reader.ipynb #26a2dab6
+# %% ../nbs/46_sprite_reader.ipynb #8a0bd20c
 def test_equal_chances_give_the_coverage_that_is_expected():
     found = torch.tensor([factor_coverage(sample_factors(60, seed=k))["kind, colour"] for k in range(50)]).mean(0)
     assert abs(found[0] - found[1]) < .02
 
-# %% ../nbs/46_sprite_reader.ipynb #9e5d0ec7
+# %% ../nbs/46_sprite_reader.ipynb #1b9dad82
 def test_no_samples_cover_nothing():
     assert set(factor_coverage(torch.zeros(0, 5, dtype=torch.int64)).values()) == {(0., 0.)}
     with pytest.raises(ValueError, match="factors: float32 of shape"):
         factor_coverage(torch.zeros(1, 5))
 
-# %% ../nbs/46_sprite_reader.ipynb #5dae5351
+# %% ../nbs/46_sprite_reader.ipynb #41676406
 def test_composition_by_chance_is_a_product_of_frequencies():
     factors = torch.tensor([[3, 4, 0, 0, 0], [3, 0, 0, 0, 0], [0, 4, 0, 0, 0], [3, 4, 0, 0, 0]])
     share = composition(factors, [("kind=snail", "colour=blue")])
     assert share.found == 2 / 4
     assert abs(share.chance - 3 / 4 * 3 / 4) < 1e-12
 
-# %% ../nbs/46_sprite_reader.ipynb #1cb585b9
+# %% ../nbs/46_sprite_reader.ipynb #377a3ff2
 def test_two_pairs_in_one_sample_count_once():
     pairs = [("kind=snail", "colour=blue"), ("item=hat", "background=sea")]
     share = composition(all_factors(), pairs)
@@ -124,7 +124,7 @@ def test_two_pairs_in_one_sample_count_once():
     with pytest.raises(ValueError, match="factors: no rows"):
         composition(torch.zeros(0, 5, dtype=torch.int64), pairs)
 
-# %% ../nbs/46_sprite_reader.ipynb #41dcaf1f
+# %% ../nbs/46_sprite_reader.ipynb #196cac0a
 def test_the_nearest_image_is_found_with_its_distance():
     training = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
     training[1], training[2] = 100, 200
@@ -135,7 +135,7 @@ def test_the_nearest_image_is_found_with_its_distance():
     assert far.tolist() == [3, 10]
     assert copies(images, training, 5.).tolist() == [True, False]
 
-# %% ../nbs/46_sprite_reader.ipynb #3d5fa780
+# %% ../nbs/46_sprite_reader.ipynb #fe1a6fae
 def test_a_copy_is_one_with_a_sampler_s_error_and_an_honest_drawing_is_none():
     factors = sample_factors(600, seed=1)
     training = draw_sprites(factors, 16, seed=1)
@@ -147,7 +147,7 @@ def test_a_copy_is_one_with_a_sampler_s_error_and_an_honest_drawing_is_none():
     assert honest < .03
     assert copies(draw_sprites(sample_factors(600, seed=3), 16, seed=3), training, floor).double().mean() < .03
 
-# %% ../nbs/46_sprite_reader.ipynb #e15c40c0
+# %% ../nbs/46_sprite_reader.ipynb #c3f59836
 @pytest.mark.parametrize("images, training", [((1, 3, 16, 16), (2, 3, 32, 32)), ((1, 3, 16, 16), (0, 3, 16, 16))])
 def test_what_cannot_be_compared_is_refused(images, training):
     with pytest.raises(ValueError, match="images of shape .*, training of shape .*: give images of one size"):
