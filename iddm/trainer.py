@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+# %% ../nbs/36_trainer.ipynb #0df8861d
 from .batches import Batch, batch_loader, kept_size, make_batch
 from .cache import load_data
 from iddm.checkpoints import (
@@ -53,7 +54,7 @@ from .model import build_model, check_memory, sample_steps, shapes_of
 from .parallel import Strategy, broadcast_from, choose_strategy, note, raise_on_any_rank, world_size
 from .posthoc_ema import KEPT_STDS, PowerAverages, snapshot_steps
 from .predictions import diffusion_loss
-from .run import Run, choose_start, delete_run, lock_run, mend_folder, prepare_folder, prune
+from .run import Run, choose_start, delete_run, lock_run, mend_folder, prepare_folder, prune, run_snapshots
 from .schedules import SCHEDULES, Schedule
 from .unet import UNet, default_groups
 
@@ -253,7 +254,7 @@ def check_source(plan: Plan, checkpoint: Path) -> None:
     if plan.config.ema_snapshots:
         _check_averages(plan, checkpoint, shapes)
 
-# %% ../nbs/36_trainer.ipynb #21adfce4
+# %% ../nbs/36_trainer.ipynb #6f042adf
 def _check_averages(plan: Plan, checkpoint: Path, shapes: Shapes) -> None:
     "Raise `ValueError` if a checkpoint lacks the averages of which snapshots are wanted, or has others."
     file = checkpoint / AVERAGES
@@ -411,7 +412,7 @@ def copy_checkpoint(
     optim = dict(optim=saved.optim, scaler=saved.scaler)
     folder = plan.run.checkpoints / source.name
     copy = save_checkpoint(folder, saved.net, saved.ema, optim, asdict(meta), saved.averages)
-    for snapshot in Run.of_checkpoint(source).own_snapshots():
+    for snapshot in run_snapshots(Run.of_checkpoint(source)):
         if has_snapshots and snapshot.step <= saved.meta.step:
             atomic_write_weights(plan.run.snapshot(snapshot.step, snapshot.std), *read_weights(snapshot.path))
     plan.run.set_latest(copy)
