@@ -46,6 +46,11 @@ def flush(
         if path.is_file():
             with open(path, "rb+") as f:
                 os.fsync(f.fileno())
+    _flush_names(folder)
+
+# %% ../nbs/32_checkpoints.ipynb #d0ebb3c9
+def _flush_names(folder: Path) -> None:
+    "Wait until the disk holds the list of a folder's files, if the system can."
     if hasattr(os, "O_DIRECTORY"):  # not on Windows
         fd = os.open(folder, os.O_DIRECTORY)
         os.fsync(fd)
@@ -172,7 +177,7 @@ def atomic_write_text(
         os.fsync(f.fileno())
     new.replace(path)
 
-# %% ../nbs/32_checkpoints.ipynb #422763e7
+# %% ../nbs/32_checkpoints.ipynb #04e0f87d
 def atomic_write_weights(
     path: Path,
     weights: dict[str, Tensor],
@@ -183,9 +188,10 @@ def atomic_write_weights(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_weights(new, weights, meta)
-        flush(path.parent)
+        with open(new, "rb+") as f:
+            os.fsync(f.fileno())
         new.replace(path)
-        flush(path.parent)
+        _flush_names(path.parent)
     except Exception as e:  # as for a checkpoint
         new.unlink(missing_ok=True)
         why = full_disk(path, sum(o.nbytes for o in weights.values())) or " ".join(str(e).split())[:200]

@@ -69,8 +69,7 @@ class GenerateConfig:
     result_path: str | None = option(None, "folder in which the new folder is made; by default generated/ in the run")
     generate_name: str | None = option(None, "name of the new folder; by default 001, 002, ...")
     ema: bool = option(True, "use the EMA of the weights instead of the raw weights")
-    ema_std: float | None = option(
-        None, "use an EMA of this length, as a share of the training, such as 0.1; for runs with --ema_snapshots")
+    ema_std: float | None = option(None, "make an EMA of this length, a share of the training, of the run's snapshots")
     batch_size: int = option(250, "number of images that are sampled at a time")
     device: str = option("auto", "the device: auto, cpu, cuda, cuda:1, mps")
     conditional: bool | None = option(None, "check that the model was trained with classes (True) or without (False)")

@@ -23,7 +23,7 @@ from .flags import convert, from_mapping
 from .guidance import cfg_denoiser
 from .posthoc_ema import Snapshot, reconstruct, std_to_gamma
 from .predictions import clip_denoised, denoiser
-from .run import Run, SavedSnapshot, weights_file
+from .run import RunFiles, SavedSnapshot, run_snapshots, weights_file
 from .samplers import SAMPLERS, Step, initial_x, per_sample_generators, randn
 from .schedules import SCHEDULES
 from .unet import UNet
@@ -156,7 +156,7 @@ def load(
     load_strict(net, weights, source)
     return TrainedModel(net.to(where).eval(), config, meta.in_channels, meta.classes, meta.epoch)
 
-# %% ../nbs/34_model.ipynb #daf1c2a0
+# %% ../nbs/34_model.ipynb #06befa9e
 def posthoc_ema(
     run: str | Path,  # the folder of a run that was trained with `ema_snapshots`
     std: float = .1,  # length of the average as a share of the training; 0.03 to 0.2 are accurate
@@ -167,16 +167,16 @@ def posthoc_ema(
     snapshots = [Snapshot(o.step, std_to_gamma(o.std), partial(_weights_of, o.path)) for o in there]
     return reconstruct(snapshots, there[-1].step, std)
 
-# %% ../nbs/34_model.ipynb #b54fa14b
+# %% ../nbs/34_model.ipynb #b558b480
 def saved_snapshots(path: str | Path) -> list[SavedSnapshot]:  # the newest last
     "Return the snapshots of averages in a run. Raise `ValueError` if there are none."
-    there = Run(convert(path, str, "weight_path")).own_snapshots()
+    there = run_snapshots(RunFiles(convert(path, str, "weight_path")))
     if not there:
         raise ValueError(f"weight_path {str(path)!r}: it has no snapshots of averages; for --ema_std give a run "
                          "that was trained with --ema_snapshots 16")
     return there
 
-# %% ../nbs/34_model.ipynb #b23fd901
+# %% ../nbs/34_model.ipynb #62e3b761
 def _weights_of(path: Path) -> dict[str, Tensor]:
     "Read the weights of a snapshot. Raise `ValueError` if they're damaged."
     return read_weights(path)[0]

@@ -18,8 +18,8 @@ from iddm.checkpoints import (
     CheckpointMeta, atomic_write_weights, check_optim, clean_up, flush, full_disk, is_our_name, load_optim,
     load_strict, own_state, read_weights, remove_checkpoint, save_checkpoint, write_weights)
 
-# %% ../nbs/32_checkpoints.ipynb #68b9ee30
-def test_a_weights_file_is_whole_or_not_there(tmp_path, monkeypatch):
+# %% ../nbs/32_checkpoints.ipynb #2de975d7
+def test_a_weights_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "ema/a.safetensors"
     atomic_write_weights(path, dict(a=torch.ones(2).half()), dict(step=3))
     weights, meta = read_weights(path)

@@ -245,6 +245,13 @@ def test_images_of_each_class_are_written_and_never_over_others(tmp_path):
     assert files == [f"{i:04}_{i}.png" for i in range(10)] + ["grid.png", "settings.yaml"]
     assert Image.open(where / "generated/001/0003_3.png").size == (8, 8)
 
+def test_an_average_of_another_length_is_sampled_if_the_run_has_snapshots(trained, tmp_path):
+    where = moment(tmp_path, ema_snapshots=2)
+    assert run(f"--weight_path {where} --ema_std .1 --steps 2")[2] == 0
+    _, err, status = run(f"--weight_path {trained} --ema_std .1")
+    assert status == 2
+    assert "it has no snapshots of averages; for --ema_std give a run that was trained with --ema_snapshots" in err
+
 def test_the_same_seed_samples_the_same_image(trained, tmp_path):
     for _ in range(2):
         run(f"--weight_path {trained} --steps 2 --result_path {tmp_path}")
@@ -434,14 +441,12 @@ def test_at_least_one_image_is_chosen(n):
     (dict(cfg_scale="2"), "--cfg_scale '2'"), (dict(sample="foo"), "--sample foo: choose from ddim"),
     (dict(spacing="x"), "--spacing x"),
     (dict(seed=1.5), "--seed 1.5"), (dict(seed=None), "--seed None"), (dict(eta=True), "--eta True"),
-    (dict(ema=1), "--ema 1: choose True or False"),
-    (dict(ema_std=.3), "--ema_std 0.3: give a number from 0.005 to 0.288"),
-    (dict(ema_std=.1, ema=False), "--ema False with --ema_std 0.1: choose one"),
+    (dict(ema=1), "--ema 1: choose True or False"), (dict(ema_std=.3), "--ema_std 0.3: give a number from 0.005"),
     (dict(save_steps="mp4"), "--save_steps 'mp4': choose from gif, webp"), (dict(batch_size=0), "--batch_size 0"),
     (dict(class_name=True), "--class_name True"), (dict(class_name=None), "--class_name None"),
     (dict(result_path=3), "--result_path 3"), (dict(init_image=b"x"), "--init_image"),
     (dict(strength="x"), "--strength 'x'"), (dict(weight_path=None), "--weight_path None"),
-    (dict(weight_path=""), "--weight_path ''"),
+    (dict(weight_path=""), "--weight_path ''"), (dict(ema_std=.1, ema=False), "--ema False with --ema_std 0.1: choose"),
 ])
 def test_a_wrong_setting_from_python_is_named(kw, say):
     with pytest.raises(ValueError, match="^" + re.escape(say)):

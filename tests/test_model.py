@@ -6,7 +6,7 @@ from torch import nn
 from iddm.checkpoints import read_weights
 from iddm.config import TrainConfig
 from iddm.posthoc_ema import std_to_gamma
-from iddm.run import Run
+from iddm.run import RunFiles
 from iddm.samplers import SAMPLERS
 from iddm.schedules import SCHEDULES
 import math
@@ -114,7 +114,7 @@ def test_a_checkpoint_is_enough_to_build_its_model(tmp_path):
     assert same_weights(model.net, ema)
     assert same_weights(load(tmp_path, ema=False, device="cpu").net, raw)
 
-# %% ../nbs/34_model.ipynb #b24c2d3c
+# %% ../nbs/34_model.ipynb #8ccbbda2
 def write_snapshots(folder):
     "Write four snapshots of a small model into a run. Return what they are and, for each, its EMA."
     there = [(step, std) for step in (5, 10) for std in (.05, .10)]
@@ -123,7 +123,7 @@ def write_snapshots(folder):
         write_model(folder)
         weights, meta = read_weights(folder / "ema_model.safetensors")
         states.append({name: (x + i).half() for name, x in weights.items()})
-        atomic_write_weights(Run(folder).snapshot(step, std), states[-1], meta)
+        atomic_write_weights(RunFiles(folder).snapshot(step, std), states[-1], meta)
     return there, states
 
 def test_an_average_of_another_length_is_made_of_a_run_s_snapshots(tmp_path):

@@ -15,8 +15,8 @@ import torch
 from iddm.checkpoints import atomic_write_weights, save_checkpoint
 from iddm.run import (
     Run, RunFiles, Start, acquire_lock, choose_start, delete_run, foreign, is_trained, load_checkpoint,
-    load_run_config, lock_run, mend_folder, prepare_folder, prune, resolve_checkpoint, run_settings, set_aside,
-    write_settings)
+    load_run_config, lock_run, mend_folder, prepare_folder, prune, resolve_checkpoint, run_settings, run_snapshots,
+    set_aside, write_settings)
 
 # %% ../nbs/33_run.ipynb #f2a81c04
 def test_names_in_a_run_s_folder_are_as_ever():
@@ -368,7 +368,7 @@ def test_later_snapshots_are_moved_and_none_is_lost(tmp_path):
             atomic_write_weights(run.snapshot(step, .05), dict(a=torch.zeros(1)), {})
         (run.snapshots / ".step_00000006_std_0.05.safetensors.tmp").touch()  # a kill left it
         set_aside(run, 2, 2, run.epoch_checkpoint(1))
-        assert run.own_snapshots() == [(2, .05, run.snapshot(2, .05))]
+        assert run_snapshots(run) == [(2, .05, run.snapshot(2, .05))]
     moved = sorted(path.name for path in run.superseded.glob("*_std_*"))
     assert moved == [f"step_00000004_std_0.05.safetensors_{i}" for i in (1, 2)]
     assert foreign(run) == []  # so --overwrite may delete it

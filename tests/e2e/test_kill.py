@@ -24,7 +24,7 @@ import torch
 from iddm.checkpoints import load_optim, read_weights
 from iddm.dataset import load_digits
 from iddm.recording import record
-from iddm.run import load_checkpoint, resolve_checkpoint
+from iddm.run import Run, load_checkpoint, resolve_checkpoint, run_snapshots
 from iddm.trainer import TrainConfig, Trainer
 
 where, mode = sys.argv[1:]
@@ -50,7 +50,8 @@ def run(name, resume, deadly=None):
             setattr(place, operation, fatal(getattr(place, operation)))
     config = TrainConfig(
         image_size=8, widths=(32,), attention=(), dropout=.1, batch_size=256, epochs=6, sample_interval=0,
-        save_minutes=1e-9, keep=2, precision="fp32", device="cpu", result_path=where, run_name=name, resume=resume)
+        save_minutes=1e-9, keep=2, ema_snapshots=42, precision="fp32", device="cpu", result_path=where, run_name=name,
+        resume=resume)
     trainer = Trainer(config, data)
     for _ in record(trainer.fit(), trainer):
         pass
@@ -89,8 +90,9 @@ if mode == "random":
         resume = os.path.exists(f"{where}/cut/config.yaml")
         half += bool(list(Path(where).glob("cut/checkpoints/.*")))
 else:
-    # a save makes about a dozen file operations; the second has to sweep up after the first, and the third deletes
-    for deadly in range(24):
+    # a step's snapshots make six file operations, and a save about a dozen; the second save has to sweep up after
+    # the first, and the third deletes
+    for deadly in range(36):
         shutil.rmtree(f"{where}/cut", ignore_errors=True)
         assert ended(run("cut", False, deadly)) == signal.SIGKILL
         half += bool(list(Path(where).glob("cut/checkpoints/.*")))
@@ -98,7 +100,12 @@ else:
         kills += 2
 assert ended(run("cut", True)) == 0
 a, b = (resolve_checkpoint(f"{where}/{name}") for name in ("whole", "cut"))
-pairs = [(read_weights(a / o)[0], read_weights(b / o)[0]) for o in ("model.safetensors", "ema_model.safetensors")]
+files = ("model.safetensors", "ema_model.safetensors", "power_ema.safetensors")
+pairs = [(read_weights(a / o)[0], read_weights(b / o)[0]) for o in files]
+snapshots = [[o.path for o in run_snapshots(Run(f"{where}/{name}"))] for name in ("whole", "cut")]
+assert len(snapshots[0]) == 84  # of two averages, after each step
+assert [o.name for o in snapshots[0]] == [o.name for o in snapshots[1]]
+pairs += [(read_weights(p)[0], read_weights(q)[0]) for p, q in zip(*snapshots)]
 moments = [load_optim(folder)["optim"]["state"] for folder in (a, b)]
 pairs += [[{(i, k): v for i, kept in state.items() for k, v in kept.items()} for state in moments]]
 for p, q in pairs:
@@ -121,7 +128,7 @@ def driven(program, *args):
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
 
 
-@pytest.mark.parametrize("mode, kills", [("random", 10), ("each operation", 48)])
+@pytest.mark.parametrize("mode, kills", [("random", 10), ("each operation", 72)])
 def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, mode, kills):
     (tmp_path / "driver.py").write_text(DRIVER)
     done = driven(tmp_path / "driver.py", tmp_path, mode)

@@ -137,7 +137,7 @@ def test_the_package_alone_loads_nothing():
     assert "torch" not in modules
 
 
-@pytest.mark.parametrize("module", ["iddm.schedules", "iddm.loop"])
+@pytest.mark.parametrize("module", ["iddm.schedules", "iddm.posthoc_ema", "iddm.loop"])
 def test_it_needs_torch_alone(module):
     modules = loaded(f"import {module}", after="import torch, torch._dynamo")  # with what torch needs for itself
     assert ours(modules) == {"iddm", module}
