@@ -76,6 +76,7 @@ from iddm.run import (
     prepare_folder,
     prune,
     resolve_checkpoint,
+    run_snapshots,
 )
 from .schedules import SCHEDULES, Schedule
 from .unet import UNet, default_groups
@@ -297,7 +298,7 @@ def check_source(plan: Plan, checkpoint: Path) -> None:
     if plan.config.ema_snapshots:
         _check_averages(plan, checkpoint, shapes)
 
-# %% ../nbs/36_trainer.ipynb #21adfce4
+# %% ../nbs/36_trainer.ipynb #6f042adf
 def _check_averages(plan: Plan, checkpoint: Path, shapes: Shapes) -> None:
     "Raise `ValueError` if a checkpoint lacks the averages of which snapshots are wanted, or has others."
     file = checkpoint / AVERAGES
@@ -470,7 +471,7 @@ def copy_checkpoint(
     optim = dict(optim=saved.optim, scaler=saved.scaler)
     folder = plan.run.checkpoints / source.name
     copy = save_checkpoint(folder, saved.net, saved.ema, optim, asdict(meta), saved.averages)
-    for snapshot in Run.of_checkpoint(source).own_snapshots():
+    for snapshot in run_snapshots(Run.of_checkpoint(source)):
         if has_snapshots and snapshot.step <= saved.meta.step:
             atomic_write_weights(plan.run.snapshot(snapshot.step, snapshot.std), *read_weights(snapshot.path))
     plan.run.set_latest(copy)

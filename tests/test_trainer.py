@@ -14,7 +14,7 @@ from iddm.config import TrainConfig, plain_config, resolve_defaults, stored_conf
 from iddm.dataset import ImageDataset, split_holdout
 from iddm.loop import training_loop
 from iddm.model import build_model, check_memory, sample_steps, shapes_of
-from iddm.run import load_run_config, resolve_checkpoint
+from iddm.run import load_run_config, resolve_checkpoint, run_snapshots
 from iddm.schedules import SCHEDULES
 from concurrent.futures import ThreadPoolExecutor
 import pytest
@@ -343,12 +343,13 @@ def test_a_run_that_is_resumed_ends_in_the_same_bits(tmp_path, settings, more, s
     whole, resumed = whole_and_cut(tmp_path, settings, more, stop)
     assert same(whole.run, resumed.run)
 
+# %% ../nbs/36_trainer.ipynb #2a7004be
 @pytest.mark.parametrize("stop", ["leave", 3, 6])
 def test_snapshots_of_a_run_that_is_resumed_are_the_same_bits(tmp_path, stop):
     settings = dict(batch_size=300, epochs=2, sample_interval=0, ema_snapshots=5)  # 10 steps
     whole, resumed = whole_and_cut(tmp_path, settings, {}, stop)
     assert same(whole.run, resumed.run)
-    both = [run.own_snapshots() for run in (whole.run, resumed.run)]
+    both = [run_snapshots(run) for run in (whole.run, resumed.run)]
     assert [o[:2] for o in both[0]] == [(step, std) for step in (2, 4, 6, 8, 10) for std in (.05, .10)]
     assert [o.path.name for o in both[0]] == [o.path.name for o in both[1]]
     for first, second in zip(*both, strict=True):
@@ -443,7 +444,7 @@ def test_what_a_killed_process_did_not_delete_is_deleted(tmp_path):
     next(Trainer(tiny(tmp_path, resume=True)).fit())
     assert sorted(path.name for path in saved.parent.iterdir()) == ["epoch_001", "last"]
 
-# %% ../nbs/36_trainer.ipynb #9154b573
+# %% ../nbs/36_trainer.ipynb #3cbf649e
 def test_snapshots_are_averages_of_the_steps_and_change_nothing_else(tmp_path):
     settings = dict(batch_size=300, sample_interval=0)
     plain = Trainer(tiny(tmp_path, run_name="plain", **settings))
@@ -465,7 +466,7 @@ def test_snapshots_after_the_epoch_that_is_resumed_from_are_moved_aside(tmp_path
     run = Trainer(tiny(tmp_path, **settings)).run
     run_to_the_end(Trainer(tiny(tmp_path, **settings)))
     next(Trainer(tiny(tmp_path, resume=True, start_epoch=1, **settings)).fit())
-    assert {o.step for o in run.own_snapshots()} == {1, 2, 3}  # the third one is new
+    assert {o.step for o in run_snapshots(run)} == {1, 2, 3}  # the third one is new
     assert len(list(run.superseded.glob("step_*_std_*"))) == 4
 
 def test_a_run_that_begins_from_another_one_has_its_snapshots(tmp_path):
@@ -473,7 +474,7 @@ def test_a_run_that_begins_from_another_one_has_its_snapshots(tmp_path):
     run_to_the_end(Trainer(tiny(tmp_path, epochs=1, **settings)))
     more = Trainer(tiny(tmp_path, run_name="more", resume=True, load_model_dir="df", epochs=2, **settings))
     run_to_the_end(more)
-    assert {o.step for o in more.run.own_snapshots()} == {1, 2, 3, 4}
+    assert {o.step for o in run_snapshots(more.run)} == {1, 2, 3, 4}
 
 def test_snapshots_can_not_begin_in_mid_run(finished):
     with pytest.raises(ValueError, match="--ema_snapshots 4: the run in .* was started without, .*--ema_snapshots 0"):
