@@ -46,6 +46,7 @@ class RunFiles:
         self.config_file = self.folder / "config.yaml"  # a folder without it is no run of ours
         self.log_file = self.folder / "train.log"
         self.metrics_file = self.folder / "metrics.jsonl"
+        self.measures_file = self.folder / "metrics.json"  # what was measured of its samples
         self.checkpoints = self.folder / "checkpoints"
         self.last_file = self.checkpoints / "last"  # names the newest checkpoint
         self.grids = self.folder / "vis"
@@ -350,7 +351,7 @@ def _check_kinds(run: Run) -> None:
 # %% ../nbs/33_run.ipynb #87feba6f
 _NAMES = (  # what a run has in its folder, as patterns
     r"vis|checkpoints|tensorboard|generated|superseded",
-    r"config\.yaml|\.config\.yaml\.tmp|train\.log|metrics\.(jsonl|part)",
+    r"config\.yaml|\.config\.yaml\.tmp|train\.log|metrics\.(jsonl|part|json)|\.metrics\.json\.tmp",
     r"vis/(\.?epoch_.*\.png(\.tmp)?|data|data/(.*\.png|table\.txt))",
     r"tensorboard/events\..*",
     r"checkpoints/(last|\.last\.tmp)",
