@@ -7,7 +7,7 @@ __all__ = ['t_quantile', 'Interval', 'seed_interval', 'RunRecord', 'total_second
            'compared_settings', 'Group', 'figure_of', 'group_by_seed', 'refused_measures', 'Comparison',
            'markdown_text', 'compare', 'compare_records', 'Curve', 'loss_curve', 'Chart', 'plot', 'grids']
 
-# %% ../nbs/45_compare.ipynb #402e3901
+# %% ../nbs/45_compare.ipynb #f101c6af
 import csv
 import glob
 import html
@@ -29,13 +29,13 @@ from .flags import read_small, shown
 from .images import printable
 from .run import Run, RunFiles, run_settings
 
-# %% ../nbs/45_compare.ipynb #cf010b66
+# %% ../nbs/45_compare.ipynb #d38e8285
 _Z = 1.959963985  # 97.5 % of a normal distribution lie below
 _T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139,
       2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024, 2.085963,
       2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272)
 
-# %% ../nbs/45_compare.ipynb #f5e7b29b
+# %% ../nbs/45_compare.ipynb #d3e64df5
 def t_quantile(
     df: int,  # degrees of freedom, 1 or more
 ) -> float:
@@ -46,14 +46,14 @@ def t_quantile(
         return _T[df - 1]
     return _Z + (_Z**3 + _Z) / (4 * df) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * df**2)
 
-# %% ../nbs/45_compare.ipynb #85ff12a7
+# %% ../nbs/45_compare.ipynb #838ef162
 class Interval(NamedTuple):
     "A figure, and between which limits it lies; NaN where that isn't known."
     value: float
     low: float = math.nan
     high: float = math.nan
 
-# %% ../nbs/45_compare.ipynb #f4b5dc32
+# %% ../nbs/45_compare.ipynb #0d7554ed
 def seed_interval(values: Iterable[float]) -> Interval:
     "Return mean and 95 % interval of a figure over seeds; what isn't finite doesn't count, one value has no interval."
     x = np.array([value for value in values if math.isfinite(value)])  # (n,)
@@ -62,7 +62,7 @@ def seed_interval(values: Iterable[float]) -> Interval:
     half = t_quantile(len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
     return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half))
 
-# %% ../nbs/45_compare.ipynb #441b7683
+# %% ../nbs/45_compare.ipynb #96ed0f10
 @dataclass(frozen=True, eq=False)
 class RunRecord:
     "What the folder of a run says: settings, the course of the loss, and what was measured."
@@ -81,7 +81,7 @@ class RunRecord:
         "Images that the network has seen."
         return self.steps * self.config.batch_size * self.config.grad_accum
 
-# %% ../nbs/45_compare.ipynb #0e737545
+# %% ../nbs/45_compare.ipynb #eaeb3f11
 def _metrics_row(line: bytes) -> tuple[str, int, float, float] | None:  # kind, step, loss, seconds; None: not ours
     "Read a line of metrics.jsonl."
     try:
@@ -91,13 +91,13 @@ def _metrics_row(line: bytes) -> tuple[str, int, float, float] | None:  # kind, 
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
-# %% ../nbs/45_compare.ipynb #9d5deb84
+# %% ../nbs/45_compare.ipynb #105080f8
 def _metrics_rows(run: RunFiles) -> list[tuple[str, int, float, float]]:
     "Read all lines of metrics.jsonl that are whole and ours."
     lines = run.metrics_file.read_bytes().splitlines() if run.metrics_file.is_file() else []
     return [row for row in map(_metrics_row, lines) if row is not None]
 
-# %% ../nbs/45_compare.ipynb #cc70b7a5
+# %% ../nbs/45_compare.ipynb #2dbf189e
 def total_seconds(
     clock: np.ndarray,  # (S,) seconds since the training began or resumed
 ) -> np.ndarray:  # (S,) never falling
@@ -107,7 +107,7 @@ def total_seconds(
     passed[was_set_back] = clock[was_set_back]
     return np.cumsum(passed)
 
-# %% ../nbs/45_compare.ipynb #497c9d57
+# %% ../nbs/45_compare.ipynb #ace04bf1
 def read_measures(run: RunFiles) -> dict[str, Any]:  # empty: nothing was measured
     "Return the newest entry of a run's metrics.json. Raises `ValueError` of one line if the file is damaged."
     if not run.measures_file.exists():
@@ -121,7 +121,7 @@ def read_measures(run: RunFiles) -> dict[str, Any]:  # empty: nothing was measur
         raise ValueError(f"{run.measures_file}: not a list of measures; {todo}")
     return entries[-1] if entries else {}
 
-# %% ../nbs/45_compare.ipynb #06fd31e1
+# %% ../nbs/45_compare.ipynb #4b374d3d
 def read_run(
     folder: str | Path,  # of a run
     config: TrainConfig | None = None,  # None: what its config.yaml says
@@ -143,20 +143,20 @@ def read_run(
     seconds = total_seconds(steps[:, 2])
     return RunRecord(run, config, steps[:, 0].astype(int), steps[:, 1], seconds, final_loss, measured, damaged, failed)
 
-# %% ../nbs/45_compare.ipynb #6bfeec58
+# %% ../nbs/45_compare.ipynb #cbe47259
 def _mean(x: np.ndarray) -> float:
     "Return the mean of what is finite; NaN if nothing is."
     finite = x[np.isfinite(x)]
     return float(finite.mean()) if len(finite) else math.nan
 
-# %% ../nbs/45_compare.ipynb #ad725f0b
+# %% ../nbs/45_compare.ipynb #a486717e
 _NAMES = ("run_name", "result_path", "resume", "overwrite", "start_epoch", "load_model_dir")  # where a run lies
 
 def compared_settings(config: TrainConfig) -> dict[str, Any]:
     "List the settings in which runs may differ: all but their names and the seed."
     return {name: value for name, value in vars(config).items() if name not in (*_NAMES, "seed")}
 
-# %% ../nbs/45_compare.ipynb #16ef990f
+# %% ../nbs/45_compare.ipynb #ce2906a9
 @dataclass(frozen=True, eq=False)
 class Group:
     "Runs that differ in their seed alone."
@@ -190,7 +190,7 @@ class Group:
         known = [figure for figure in figures if math.isfinite(figure.value)]
         return known[0] if len(known) == 1 else seed_interval(figure.value for figure in known)
 
-# %% ../nbs/45_compare.ipynb #2987a573
+# %% ../nbs/45_compare.ipynb #767f0af0
 def figure_of(record: RunRecord, name: str) -> Interval:
     "Return a figure of a run: loss, images, seconds, or the name of a measure. NaN if the run has none."
     if name == "loss":
@@ -200,7 +200,7 @@ def figure_of(record: RunRecord, name: str) -> Interval:
         return Interval(float(values[-1]) if len(values) else math.nan)
     return _measure(record.measured.get(name)) or Interval(math.nan)
 
-# %% ../nbs/45_compare.ipynb #6069da21
+# %% ../nbs/45_compare.ipynb #82e307e1
 def _measure(entry: Any) -> Interval | None:  # None: it is something else
     "Read a measure of metrics.json."
     if not isinstance(entry, dict) or not _is_number(entry.get("value")):
@@ -208,11 +208,11 @@ def _measure(entry: Any) -> Interval | None:  # None: it is something else
     limits = [entry[name] if _is_number(entry.get(name)) else math.nan for name in ("low", "high")]
     return Interval(float(entry["value"]), *map(float, limits))
 
-# %% ../nbs/45_compare.ipynb #7b12ac46
+# %% ../nbs/45_compare.ipynb #ebf8cfad
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
-# %% ../nbs/45_compare.ipynb #fd855f1a
+# %% ../nbs/45_compare.ipynb #5e0c61ea
 def group_by_seed(records: Iterable[RunRecord]) -> list[Group]:
     "Put runs together that differ in their seed alone, in the order in which they come."
     groups: list[Group] = []
@@ -226,7 +226,7 @@ def group_by_seed(records: Iterable[RunRecord]) -> list[Group]:
             groups.append(Group([each]))
     return groups
 
-# %% ../nbs/45_compare.ipynb #ae16231b
+# %% ../nbs/45_compare.ipynb #9778005b
 def _all_measures(records: Sequence[RunRecord]) -> list[str]:
     "List the names of all measures, in the order in which they come."
     return list(dict.fromkeys(name for record in records for name in record.measured if _has(record, name)))
@@ -234,7 +234,7 @@ def _all_measures(records: Sequence[RunRecord]) -> list[str]:
 def _has(record: RunRecord, name: str) -> bool:
     return math.isfinite(figure_of(record, name).value)
 
-# %% ../nbs/45_compare.ipynb #a141e5ab
+# %% ../nbs/45_compare.ipynb #b2525d04
 def refused_measures(records: Sequence[RunRecord]) -> dict[str, str]:
     "Find the measures that can't be compared, because two runs used other features: name and reason, one line."
     found = {}
@@ -247,12 +247,12 @@ def refused_measures(records: Sequence[RunRecord]) -> dict[str, str]:
                            f"{_features(b)}); measure both with the same to compare them")
     return found
 
-# %% ../nbs/45_compare.ipynb #54ba616b
+# %% ../nbs/45_compare.ipynb #9452faa8
 def _features(record: RunRecord) -> str:
     "Name the features that a run was measured with."
     return shown(str(record.measured.get("features_hash", "unknown")))
 
-# %% ../nbs/45_compare.ipynb #02b5be49
+# %% ../nbs/45_compare.ipynb #d25e78a0
 _LOSS = ("prediction", "noise_schedule", "loss", "loss_weight")  # which change what the loss means
 _MEASURING = ("n", "ema")  # which change what a measure means
 
@@ -268,7 +268,7 @@ def _warnings(records: Sequence[RunRecord], differing: Sequence[str]) -> Iterato
             (a, first), (b, second), *_ = values.items()
             yield f"measures: {first.run} was measured with {name} {shown(a)}, {second.run} with {shown(b)}"
 
-# %% ../nbs/45_compare.ipynb #183bf56f
+# %% ../nbs/45_compare.ipynb #8bace343
 _COSTS = ("images", "seconds")  # figures without an interval
 _HIGHER_IS_BETTER = ("precision", "recall", "named_as_asked")
 
@@ -284,7 +284,7 @@ def _refusals(refused: dict[str, str]) -> Iterator[str]:
     for reason in dict.fromkeys(refused.values()):
         yield f"{', '.join(name for name in refused if refused[name] == reason)}: {reason}"
 
-# %% ../nbs/45_compare.ipynb #01b52d71
+# %% ../nbs/45_compare.ipynb #965fc67d
 @dataclass(frozen=True, eq=False)
 class Comparison:
     "Runs side by side: a row for each, or for those that differ in their seed alone."
@@ -334,14 +334,14 @@ class Comparison:
 
     def _repr_markdown_(self) -> str: return self.markdown()
 
-# %% ../nbs/45_compare.ipynb #b1b6686f
+# %% ../nbs/45_compare.ipynb #60d203d8
 def _setting_text(value: Any) -> str:
     "Write a setting in a table."
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
-# %% ../nbs/45_compare.ipynb #fba721d2
+# %% ../nbs/45_compare.ipynb #fb75424a
 def _figure_text(name: str, figure: Interval) -> str:
     "Write a figure in a table, with its limits if it has any."
     if math.isnan(figure.value):
@@ -351,12 +351,12 @@ def _figure_text(name: str, figure: Interval) -> str:
     text = f"{figure.value:.4g}"
     return text if math.isnan(figure.low) else f"{text} ({figure.low:.4g} to {figure.high:.4g})"
 
-# %% ../nbs/45_compare.ipynb #bda9d0c5
+# %% ../nbs/45_compare.ipynb #38bafc3a
 def markdown_text(text: str) -> str:
     "Escape a text, so that Markdown shows it as it is, on one line."
     return re.sub(r"([\\`*\[\]|~$])", r"\\\1", html.escape(printable(text), quote=False))
 
-# %% ../nbs/45_compare.ipynb #bb6b0125
+# %% ../nbs/45_compare.ipynb #07c6da02
 def _markdown_table(comparison: Comparison) -> Iterator[str]:
     "Write the lines of the table."
     settings, figures = comparison.settings, comparison.figures
@@ -371,7 +371,7 @@ def _markdown_table(comparison: Comparison) -> Iterator[str]:
                *([group.failures] if has_failures else [])]
         yield f"| {' | '.join(map(markdown_text, row))} |"
 
-# %% ../nbs/45_compare.ipynb #b5d56d35
+# %% ../nbs/45_compare.ipynb #5e3f0d26
 def _csv_table(comparison: Comparison) -> Iterator[list[Any]]:
     "List the rows of the table, with all digits."
     settings = comparison.settings
@@ -383,7 +383,7 @@ def _csv_table(comparison: Comparison) -> Iterator[list[Any]]:
         yield [group.name, *(_setting_text(getattr(config, name)) for name in settings),
                " ".join(map(str, group.seeds)), *("" if math.isnan(o) else o for o in figures), group.failures]
 
-# %% ../nbs/45_compare.ipynb #243f465b
+# %% ../nbs/45_compare.ipynb #3c13ad53
 def compare(
     runs: str | Path | Run | Iterable[str | Path | Run],  # "results/*", "results", or runs
     grouped: bool = True,  # one row for runs that differ in their seed alone; False: a row for each run
@@ -398,12 +398,12 @@ def compare(
         raise ValueError("compare([]): give at least one run, such as results/df")
     return compare_records([read_run(folder) for folder in unique.values()], grouped)
 
-# %% ../nbs/45_compare.ipynb #b1b0d204
+# %% ../nbs/45_compare.ipynb #ac648101
 def compare_records(records: Sequence[RunRecord], grouped: bool = True) -> Comparison:
     "Compare runs that were read."
     return Comparison(group_by_seed(records) if grouped else [Group([record]) for record in records])
 
-# %% ../nbs/45_compare.ipynb #fe1a0889
+# %% ../nbs/45_compare.ipynb #961d9cdf
 def _folders(given: str | Path | Run) -> list[Path]:
     "Find the runs that are meant. Raises `ValueError` if there is none."
     path = Path(str(given))
@@ -416,7 +416,7 @@ def _folders(given: str | Path | Run) -> list[Path]:
                          "(results) or a pattern (results/*)")
     return folders
 
-# %% ../nbs/45_compare.ipynb #60c1fa81
+# %% ../nbs/45_compare.ipynb #a6d2deae
 class Curve(NamedTuple):
     "The course of the loss: means, and between which limits they lie."
     name: str
@@ -425,7 +425,7 @@ class Curve(NamedTuple):
     low: np.ndarray  # (P,) NaN for a single run
     high: np.ndarray  # (P,)
 
-# %% ../nbs/45_compare.ipynb #679abe04
+# %% ../nbs/45_compare.ipynb #3b99e24a
 def loss_curve(
     group: Group,
     by: Literal["step", "images", "seconds"] = "images",
@@ -445,14 +445,14 @@ def loss_curve(
 def _xs(record: RunRecord, by: str) -> np.ndarray:  # (S,)
     return record.steps if by == "step" else getattr(record, by)
 
-# %% ../nbs/45_compare.ipynb #488a30fc
+# %% ../nbs/45_compare.ipynb #92084d8c
 class Chart(str):
     "A drawing as SVG text, which a notebook shows."
     __slots__ = ()
 
     def _repr_svg_(self) -> str: return str(self)
 
-# %% ../nbs/45_compare.ipynb #230ef363
+# %% ../nbs/45_compare.ipynb #88923261
 def plot(
     comparison: Comparison,
     by: Literal["step", "images", "seconds"] = "images",
@@ -474,7 +474,7 @@ def plot(
         figure.savefig(out, format="svg", metadata=dict(Date=None))
     return Chart(out.getvalue())
 
-# %% ../nbs/45_compare.ipynb #1338831e
+# %% ../nbs/45_compare.ipynb #d98fdf37
 def grids(comparison: Comparison) -> Image.Image | None:  # None: no run has one
     "Put the newest grids of the EMA side by side: a row for each group, a column for each seed."
     seeds = sorted({seed for group in comparison.groups for seed in group.seeds})
@@ -493,7 +493,7 @@ def grids(comparison: Comparison) -> Image.Image | None:  # None: no run has one
         canvas.paste(tile, (width * j + 4, height * i + 20))
     return canvas
 
-# %% ../nbs/45_compare.ipynb #9ffe161e
+# %% ../nbs/45_compare.ipynb #34c25d75
 def _newest_grids(record: RunRecord) -> list[Image.Image]:  # one, or none
     "Read the newest grid of a run, if there is one that can be read."
     path = record.run.newest_grid()

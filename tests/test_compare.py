@@ -19,7 +19,7 @@ from iddm.compare import (
     Group, _measure, _warnings, compare, compare_records, grids, group_by_seed, loss_curve, plot, read_run,
     refused_measures, seed_interval, t_quantile, total_seconds)
 
-# %% ../nbs/45_compare.ipynb #a0230ef2
+# %% ../nbs/45_compare.ipynb #a449cb99
 @pytest.mark.parametrize("df", [*range(1, 31), 31, 32, 40, 60, 100, 1000, 10**6])
 def test_the_quantile_is_that_of_scipy(df):
     assert t_quantile(df) == pytest.approx(stats.t.ppf(.975, df), abs=1e-4)
@@ -39,13 +39,13 @@ def test_an_interval_needs_two_finite_values():
     assert math.isnan(seed_interval([]).value)
     assert seed_interval([1., 1., math.inf]) == (1., 1., 1.)
 
-# %% ../nbs/45_compare.ipynb #24485e81
+# %% ../nbs/45_compare.ipynb #b2e6549d
 def test_the_clock_of_a_resumed_run_is_added_up():
     clock = np.array([1., 2., 4., .5, 1., .25])  # resumed twice
     assert total_seconds(clock).tolist() == [1., 2., 4., 4.5, 5., 5.25]
     assert total_seconds(np.array([])).tolist() == []
 
-# %% ../nbs/45_compare.ipynb #2362974f
+# %% ../nbs/45_compare.ipynb #c81e92db
 def made_up(folder, losses=(3., 2., 1.), measures=None, **settings):
     "A run that never was: a loss for each step, two seconds each, and what was measured."
     run = RunFiles(folder)
@@ -69,7 +69,7 @@ def test_a_run_is_read_as_its_trainer_has_recorded_it(tmp_path):
     assert (np.diff(found.seconds) >= 0).all()
     assert found.measured == {}
 
-# %% ../nbs/45_compare.ipynb #72b58fd9
+# %% ../nbs/45_compare.ipynb #034bdb92
 def test_what_is_no_line_of_ours_is_passed_over(tmp_path):
     run = RunFiles(made_up(tmp_path / "a"))
     with open(run.metrics_file, "ab") as f:
@@ -109,7 +109,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(ValueError, match="no run of iddm; its folder holds config.yaml"):
         read_run(tmp_path)
 
-# %% ../nbs/45_compare.ipynb #6145a0fa
+# %% ../nbs/45_compare.ipynb #034a0a65
 def test_runs_that_differ_in_their_seed_alone_are_together(tmp_path):
     given = dict(a=dict(seed=0), b=dict(seed=1), c=dict(seed=0, lr=1e-4), d=dict(seed=0), e=dict(seed=1, lr=1e-4))
     records = [read_run(made_up(tmp_path / name, **settings)) for name, settings in given.items()]
@@ -145,7 +145,7 @@ def test_a_measure_may_lack_its_limits(entry, want):
 def test_what_is_no_measure_is_passed_over(entry):
     assert _measure(entry) is None
 
-# %% ../nbs/45_compare.ipynb #a7965fd3
+# %% ../nbs/45_compare.ipynb #d7fd608c
 def measured(folder, features="ab", value=1., name="fd", **more):
     return read_run(made_up(folder, measures=[{"features_hash": features, name: dict(value=value)} | more]))
 
@@ -173,7 +173,7 @@ def test_a_loss_with_another_meaning_is_said():
     assert list(_warnings([], ["loss", "prediction"])) == [
         "loss: it has another meaning with another prediction or loss; compare the measures"]
 
-# %% ../nbs/45_compare.ipynb #e847f99a
+# %% ../nbs/45_compare.ipynb #6e253571
 def test_the_table_by_hand(tmp_path):
     made_up(tmp_path / "a0", (4., 1.), [dict(fd=dict(value=3, low=2, high=5))], seed=0, lr=1e-3)
     made_up(tmp_path / "a1", (4., 3.), None, seed=1, lr=1e-3)
@@ -191,7 +191,7 @@ def test_the_table_by_hand(tmp_path):
     assert [rows[1][o] for o in ("run", "widths", "lr", "seeds", "fd")] == ["b<|>", "32, 64", "0.002", "5", ""]
     assert found._repr_markdown_() == found.markdown()
 
-# %% ../nbs/45_compare.ipynb #476c0415
+# %% ../nbs/45_compare.ipynb #ce18010c
 def test_runs_are_rows_of_their_own_if_they_are_not_grouped(tmp_path):
     for i in range(3):
         made_up(tmp_path / f"a{i}", seed=i)
@@ -231,7 +231,7 @@ def test_what_is_refused_and_what_is_damaged_is_noted(tmp_path):
     assert found.notes[1].endswith("c/metrics.json: not JSON; delete it and measure again")
     assert len(found.markdown().splitlines()) == 2 + 3 + 2 * 2
 
-# %% ../nbs/45_compare.ipynb #2ab34d62
+# %% ../nbs/45_compare.ipynb #05666996
 def test_runs_are_given_in_many_ways(tmp_path):
     a, b = made_up(tmp_path / "a[1]", seed=0), made_up(tmp_path / "b", seed=1, lr=.1)
     (tmp_path / "cache").mkdir()
@@ -250,7 +250,7 @@ def test_without_runs_nothing_is_compared():
     with pytest.raises(ValueError, match="give at least one run"):
         compare([])
 
-# %% ../nbs/45_compare.ipynb #d46e144a
+# %% ../nbs/45_compare.ipynb #472a3c0e
 def test_a_point_of_a_curve_is_the_mean_of_its_piece(tmp_path):
     folder = made_up(tmp_path / "a", losses=[6., 2., 5., 1., None, 9.], batch_size=10, grad_accum=2)
     group = Group([read_run(folder)])
@@ -287,7 +287,7 @@ def test_a_chart_is_a_drawing_with_all_names(tmp_path):
     assert chart._repr_svg_() == plot(compare(tmp_path), "step")
     assert "<b>" not in chart.replace("<b>-->", "")
 
-# %% ../nbs/45_compare.ipynb #4d91fead
+# %% ../nbs/45_compare.ipynb #2ae728ba
 def with_grid(folder, color, size=(20, 10), **settings):
     run = RunFiles(made_up(folder, **settings))
     run.grids.mkdir()
