@@ -19,7 +19,7 @@ from iddm.sweep import (
     Cell, SweepConfig, _Child, _State, cell_configs, cell_environment, default_processes, gpus, is_finished, main,
     plan_cells, read_sweep, seen_images, sweep, sweep_progress)
 
-# %% ../nbs/47_sweep.ipynb #55383dcb
+# %% ../nbs/47_sweep.ipynb #3e68fd41
 TINY = dict(image_size=8, widths=(32,), attention=(), epochs=1, batch_size=600, sample_steps=2, precision="fp32",
             device="cpu")
 
@@ -56,6 +56,7 @@ def test_what_can_not_be_swept_is_named(changes, say):
     with pytest.raises(ValueError, match=say):
         SweepConfig(**changes)
 
+# %% ../nbs/47_sweep.ipynb #b018b382
 @pytest.mark.parametrize("choices, say", [
     (dict(prediction=["v", "x"]), "^prediction=x,seed=0: --prediction x: choose"),
     (dict(lr=[.1, 100]), "^lr=100,seed=0: --lr 100"), (dict(lr=[.1, .1]), "lr=0.1,seed=0: a value is there twice"),
@@ -71,7 +72,7 @@ def test_a_sweep_has_a_folder_of_its_own(tmp_path):
     with pytest.raises(ValueError, match="name x: .*x is a run; give the sweep another name"):
         SweepConfig(base(tmp_path), name="x")
 
-# %% ../nbs/47_sweep.ipynb #65f0a7ac
+# %% ../nbs/47_sweep.ipynb #c269d179
 @pytest.mark.parametrize("changes, say", [
     (dict(batch_size=5000), "^seed=0: .*batch_size 5000"), (dict(device="cuda:99"), "^seed=0: --device cuda:99"),
     (dict(dataset_path="nowhere"), "^seed=0: .*nowhere"), (dict(groups=32), "^seed=0: --groups 32"),
@@ -87,7 +88,7 @@ def test_a_plan_leaves_nothing_open(tmp_path):
     assert (cell.steps, cell.images, cell.device) == (2, 1200, "cpu")
     assert not is_finished(cell)
 
-# %% ../nbs/47_sweep.ipynb #050f81c2
+# %% ../nbs/47_sweep.ipynb #e42221ea
 @pytest.fixture
 def cell():
     return Cell(TrainConfig(batch_size=10), 5, "cuda")
@@ -130,7 +131,7 @@ def test_a_failure_is_said_in_one_line(tmp_path, cell, status, text, say):
     process.returncode = status
     assert _Child(cell, process, tmp_path / "out").failure == say
 
-# %% ../nbs/47_sweep.ipynb #a33f204d
+# %% ../nbs/47_sweep.ipynb #143b5f0c
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     "The events of a sweep of four cells."
@@ -177,6 +178,7 @@ def test_the_report_is_in_the_folder(done):
     assert "</svg>" in (folder / "loss.svg").read_text()
     assert (folder / "grids.png").is_file()
 
+# %% ../nbs/47_sweep.ipynb #7894beb6
 def test_what_is_finished_is_not_trained_again(done):
     where, _ = done
     before = contents(where / "sweep" / CELLS[0])
@@ -194,7 +196,7 @@ def test_one_sweep_at_a_time_works_in_a_folder(done):
         with pytest.raises(ValueError, match="sweep: another sweep is at work in it"):
             next(sweep(base(done[0]), prediction=["eps"], seeds=1))
 
-# %% ../nbs/47_sweep.ipynb #0b5be979
+# %% ../nbs/47_sweep.ipynb #751360a0
 def test_a_cell_that_fails_is_in_the_table_and_the_others_are_trained(tmp_path):
     events = []
     for event in sweep(base(tmp_path), prediction=["eps", "v"], seeds=1, processes=2):
@@ -229,17 +231,20 @@ def test_images_are_counted_as_far_as_lines_are_whole(tmp_path, cell):
     found.run.metrics_file.write_text(lines + '{"kind": "st')
     assert seen_images(found) == 30
 
-# %% ../nbs/47_sweep.ipynb #48f08166
+# %% ../nbs/47_sweep.ipynb #b1c04758
 @pytest.mark.parametrize("text, say", [
     ("seed: 3", "unknown setting seed: did you mean seeds"), ("bases: {}", "unknown setting bases: did you mean base"),
     ("seeds: 0", "seeds 0: give a whole number of at least 1"), ("seeds: many", "seeds many: give a whole number"),
     ("seeds: 1\nseeds: 2", "seeds is there twice"), ("processes: 0", "processes 0"), ("name: a/b", "name 'a/b'"),
-    ("base: 3", "base: give names and values, such as base: {epochs: 24}"), ("base: {epoch: 3}", "base: unknown setting"),
+    ("base: 3", "base: give names and values, such as base: {epochs: 24}"),
+    ("base: {epoch: 3}", "base: unknown setting"),
     ("base: {epochs: 0}", "base: epochs 0: give"), ("base: {run_name: a}", "base: run_name: cells are named by what"),
     ("base: {resume: true}", "base: resume True: leave it out"), ("choices: [a]", "choices: give names and values"),
     ("choices: {lr: 3}", "choices: lr: give a list"), ("choices: {lr: []}", "choices: lr .*: give a list"),
-    ("choices: {lr: [x]}", "choices: lr x: give a number"), ("choices: {predict: [v]}", "choices: unknown setting predict"),
-    ("choices: {lr: [1], lr: [2]}", "choices: lr is there twice"), ("choices: {seed: [1]}", "choices: seed .*: it can't"),
+    ("choices: {lr: [x]}", "choices: lr x: give a number"),
+    ("choices: {predict: [v]}", "choices: unknown setting predict"),
+    ("choices: {lr: [1], lr: [2]}", "choices: lr is there twice"),
+    ("choices: {seed: [1]}", "choices: seed .*: it can't"),
     ("seeds: !!python/name:os.system 3", "leave out what begins with !"), ("[", "not YAML"), ("", "no settings"),
 ])
 def test_a_wrong_file_is_refused_in_one_line(tmp_path, capsys, text, say):
@@ -256,14 +261,15 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, capsys, text, say):
 
 def test_a_file_gives_settings_their_types(tmp_path):
     path = tmp_path / "sweep.yaml"
-    path.write_text("base: {epochs: 3, lr: 1e-3}\nchoices: {widths: [[32], [32, 64], null], dataset_path: [007, 'no']}\n"
+    path.write_text("base: {epochs: 3, lr: 1e-3}\n"
+                    "choices: {widths: [[32], [32, 64], null], dataset_path: [007, 'no']}\n"
                     "seeds: 2\nprocesses: null\nname: 7")
     found = read_sweep(path)
     assert found.base == TrainConfig(epochs=3, lr=1e-3)
     assert found.choices == dict(widths=[(32,), (32, 64), None], dataset_path=["007", "no"])
     assert (found.seeds, found.processes, found.name) == (2, None, "7")
 
-# %% ../nbs/47_sweep.ipynb #9304150c
+# %% ../nbs/47_sweep.ipynb #dd1421b6
 @pytest.mark.parametrize("argv", [[], ["a", "b"], ["--processes", "3"], ["-x"]])
 def test_a_command_without_a_file_says_what_to_give(argv, capsys):
     with pytest.raises(SystemExit) as e:
@@ -275,8 +281,9 @@ def test_help_shows_a_file(capsys):
     main(["--help"])
     assert "choices:" in capsys.readouterr().out
 
+# %% ../nbs/47_sweep.ipynb #2c0107d7
 FILE = """
-base: {image_size: 8, widths: [32], attention: [], epochs: 30, batch_size: 128, sample_steps: 2, precision: fp32,
+base: {image_size: 8, widths: [32], attention: [], epochs: 1, batch_size: 16, sample_steps: 2, precision: fp32,
        device: cpu, result_path: %s}
 choices: {lr: [1e-3]}
 seeds: 2
@@ -298,7 +305,7 @@ def wait_until(condition, seconds=120):
 def n_steps(run):
     return len(run.metrics_file.read_bytes().splitlines()) if run.metrics_file.is_file() else 0
 
-# %% ../nbs/47_sweep.ipynb #da69bc7e
+# %% ../nbs/47_sweep.ipynb #835f19db
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
 def test_a_sweep_is_stopped_killed_and_resumed(tmp_path):
     first, second = (Run(tmp_path / f"results/sweep/lr=0.001,seed={i}") for i in (0, 1))
@@ -328,5 +335,5 @@ def test_a_sweep_is_stopped_killed_and_resumed(tmp_path):
     assert contents(first.folder) == before
     for run in (first, second):
         rows = map(json.loads, run.metrics_file.read_text().splitlines())
-        assert [row["step"] for row in rows if row["kind"] == "step"] == list(range(1, 421)), run
+        assert [row["step"] for row in rows if row["kind"] == "step"] == list(range(1, 113)), run
     assert "| lr=0.001 | 0, 1 | " in out
