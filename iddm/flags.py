@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['option', 'convert_fields', 'check_ranges', 'takes_aliases', 'shown', 'convert', 'check_names',
-           'from_mapping', 'read_small', 'read_settings', 'names_in', 'exit_with_error', 'read', 'plain_values',
-           'parse_args']
+           'from_mapping', 'read_small', 'yaml_pairs', 'read_pair', 'settings_in', 'read_settings', 'names_in',
+           'exit_with_error', 'read', 'plain_values', 'parse_args']
 
 # %% ../nbs/19_flags.ipynb #2570d178
 import dataclasses
@@ -380,7 +380,7 @@ def read_small(
         raise ValueError(f"{shown(str(path))}: it can't be opened ({e.strerror})") from None
 
 # %% ../nbs/19_flags.ipynb #8a130a45
-def _pairs(path: str | Path) -> list[tuple[yaml.Node, yaml.Node]]:
+def yaml_pairs(path: str | Path) -> list[tuple[yaml.Node, yaml.Node]]:
     "Read the names and values of a YAML file, still as text."
     try:
         root = yaml.compose(read_small(path), yaml.SafeLoader)
@@ -420,7 +420,7 @@ def _from_node(node: yaml.Node, f: dataclasses.Field) -> Any:
     return tuple(_from_text(item.value, kind) for item, kind in zip(node.value, kinds, strict=True))
 
 # %% ../nbs/19_flags.ipynb #ee867fc6
-def _from_pair(cls: type, key: yaml.Node, node: yaml.Node) -> tuple[str, Any]:
+def read_pair(cls: type, key: yaml.Node, node: yaml.Node) -> tuple[str, Any]:
     "Read a line of a file: the name of the field, and its value."
     given = key.value if isinstance(key, yaml.ScalarNode) else "(names and values)"
     check_names(cls, [given])
@@ -433,23 +433,31 @@ def _from_pair(cls: type, key: yaml.Node, node: yaml.Node) -> tuple[str, Any]:
     except ValueError as e:
         raise ValueError(f"{given} {e}") from None
 
+# %% ../nbs/19_flags.ipynb #9d96ddba
+def settings_in(
+    cls: type,  # a dataclass of settings
+    pairs: list[tuple[yaml.Node, yaml.Node]],  # names and values, as `yaml_pairs` reads them
+) -> dict[str, Any]:
+    "Read names and values of settings. Raises `ValueError` that names setting and value."
+    found: dict[str, Any] = {}
+    for key, node in pairs:
+        name, value = read_pair(cls, key, node)
+        if name in found:
+            raise _explained(cls, ValueError(f"{name} is there twice"), _scalars(pairs))
+        found[name] = value
+    return found
+
 # %% ../nbs/19_flags.ipynb #0ec9c503
 def read_settings(
     cls: type,  # a dataclass of settings
     path: str | Path,  # a YAML file
 ) -> dict[str, Any]:  # what it sets, by the names of the fields and with their types
     "Read a file of settings. Raises `ValueError` that names file, setting and value."
-    pairs = _pairs(path)
-    found: dict[str, Any] = {}
+    pairs = yaml_pairs(path)
     try:
-        for key, node in pairs:
-            name, value = _from_pair(cls, key, node)
-            if name in found:
-                raise _explained(cls, ValueError(f"{name} is there twice"), _scalars(pairs))
-            found[name] = value
+        return settings_in(cls, pairs)
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from None
-    return found
 
 # %% ../nbs/19_flags.ipynb #b4f6ebea
 def _scalars(pairs: list[tuple[yaml.Node, yaml.Node]]) -> set[str]:
@@ -457,7 +465,7 @@ def _scalars(pairs: list[tuple[yaml.Node, yaml.Node]]) -> set[str]:
 
 def names_in(path: str | Path) -> set[str]:
     "List the names that a file of settings gives, known or not. Raises `ValueError` for another file."
-    return _scalars(_pairs(path))
+    return _scalars(yaml_pairs(path))
 
 # %% ../nbs/19_flags.ipynb #858d5c72
 def exit_with_error(

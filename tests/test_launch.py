@@ -10,7 +10,7 @@ from pathlib import Path
 from iddm.config import TrainConfig
 import json
 import pytest
-from iddm.launch import _environment, launch
+from iddm.launch import launch, process_environment
 
 # %% ../nbs/38_launch.ipynb #b4a3db55
 TINY = dict(image_size=8, widths=(32,), attention=(), batch_size=600, sample_interval=0, precision="fp32", device="cpu")
@@ -218,4 +218,4 @@ def test_processes_share_the_processors_unless_the_user_says_how_many(monkeypatc
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    assert _environment(2, is_piped=False)["OMP_NUM_THREADS"] == found
+    assert process_environment(2, is_piped=False)["OMP_NUM_THREADS"] == found

@@ -19,7 +19,7 @@ from iddm.config import plain_config
 from iddm.parallel import HERE, note
 from iddm.train import (
     _after_restart, _describe_left_out, _end_process, _error_message, _exit_stopped, _fail, _is_done, _make_trainer,
-    _stop_signals, closing_message, handle_signals, main, parse_command_line, resume_command, run_summary, train)
+    closing_message, handle_signals, main, parse_command_line, resume_command, run_summary, stop_signals, train)
 
 # %% ../nbs/39_train.ipynb #0c05c8f8
 TINY = ("--image_size 8 --widths 32 --attention [] --batch_size 600 --save_interval 1 --sample_steps 2 "
@@ -156,7 +156,7 @@ def test_settings_of_a_run_that_are_damaged_are_named(tmp_path, text, say):
     assert err.count("\n") == 1
 
 # %% ../nbs/39_train.ipynb #cd8fd724
-@pytest.mark.parametrize("number", _stop_signals()[1:], ids=lambda o: o.name)
+@pytest.mark.parametrize("number", stop_signals()[1:], ids=lambda o: o.name)
 def test_a_signal_finishes_the_step_and_saves_and_a_second_one_stops_at_once(number, tmp_path, capsys):
     trainer = tiny(tmp_path, "--epochs 9")
     before = signal.getsignal(number)
@@ -176,10 +176,10 @@ def test_a_signal_finishes_the_step_and_saves_and_a_second_one_stops_at_once(num
 def test_a_hangup_that_was_ignored_from_outside_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        assert signal.SIGHUP not in _stop_signals()
+        assert signal.SIGHUP not in stop_signals()
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert signal.SIGHUP in _stop_signals()
+    assert signal.SIGHUP in stop_signals()
 
 # %% ../nbs/39_train.ipynb #90e1b33a
 def test_a_run_that_was_stopped_names_its_checkpoint_and_its_command(tmp_path, capsys):
