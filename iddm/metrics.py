@@ -61,7 +61,7 @@ def frechet_distance(
     samples: Tensor,  # (N, D)
     real: Tensor,  # (M, D)
 ) -> float:
-    "Return the squared Frechet distance of two sets of features ([Heusel et al. 2017](https://arxiv.org/abs/1706.08500))."
+    "Return the squared Frechet distance of two sets of features (Heusel et al. 2017, section 2)."
     _check_features(samples=samples, real=real)
     mean, cov = _moments(real)
     return gaussian_distance(mean, _root(cov), *_moments(samples))
@@ -84,7 +84,7 @@ def frechet_infinity(
     points: int = 15,  # sizes, evenly from a tenth of N to all of it
     seed: int = 0,
 ) -> float:
-    "Extrapolate the Frechet distance to infinitely many samples ([Chong & Forsyth 2020](https://arxiv.org/abs/1911.07023))."
+    "Extrapolate the Frechet distance to infinitely many samples (Chong & Forsyth 2020, section 4)."
     _check_features(samples=samples, real=real)
     n = len(samples)
     if n < 20:
@@ -129,7 +129,7 @@ def kernel_distance(
     samples: Tensor,  # (N, D)
     real: Tensor,  # (M, D)
 ) -> float:
-    "Return the unbiased kernel distance, of the cubic kernel ([Binkowski et al. 2018](https://arxiv.org/abs/1801.01401))."
+    "Return the unbiased kernel distance, of the cubic kernel (Binkowski et al. 2018, section 4)."
     _check_features(samples=samples, real=real)
     return float(_kernel_distances(samples, real, torch.ones(1, len(samples), device=samples.device)))
 

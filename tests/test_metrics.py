@@ -82,7 +82,7 @@ def test_the_kernel_distance_is_the_sum_over_all_pairs():
     assert kernel_distance(x, y) == pytest.approx(among_x + among_y - 2 * cross)
 
 # %% ../nbs/27_metrics.ipynb #ff542a10
-def test_the_kernel_distance_is_that_of_torchmetrics_and_needs_no_more_than_a_block_at_once():
+def test_the_kernel_distance_is_that_of_torchmetrics_over_several_blocks_of_rows():
     from torchmetrics.image.kid import poly_mmd
 
     rng = torch.Generator().manual_seed(5)
