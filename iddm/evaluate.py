@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EvalConfig', 'choose_number', 'SampledFeatures', 'sample_features', 'Evaluation', 'evaluate_steps',
-           'evaluate', 'evaluate_run', 'read_measures', 'write_measures', 'evaluation_image', 'evaluation_table',
-           'main']
+           'evaluate', 'evaluate_run', 'read_measures', 'write_measures', 'evaluation_image', 'figure_text',
+           'evaluation_table', 'main']
 
 # %% ../nbs/44_evaluate.ipynb #05dd7e7f
 import json
@@ -28,7 +28,7 @@ from .config import only_cfg_scale
 from .console import steady_output
 from .dataset import ImageDataset
 from .features import Features, make_features
-from .flags import check_ranges, convert_fields, exit_with_error, option, parse_args
+from .flags import check_ranges, convert_fields, exit_with_error, option, parse_args, read_small
 from .generate import GenerateConfig, sample_batches
 from .images import image_grid, to_uint8
 from iddm.metrics import (
@@ -41,7 +41,7 @@ from iddm.metrics import (
     with_floors,
 )
 from .model import TrainedModel, load
-from .run import Run, resolve_checkpoint
+from .run import Run, RunFiles, resolve_checkpoint
 from .trainer import run_data
 
 # %% ../nbs/44_evaluate.ipynb #4b07cd42
@@ -237,21 +237,22 @@ def evaluate_run(
         yield found
 
 # %% ../nbs/44_evaluate.ipynb #df6f9010
-def read_measures(run: Run) -> list[dict[str, Any]]:
-    "Return all entries of a run's metrics.json, the newest last. Raises `ValueError` if it's damaged."
-    if not run.measures_file.exists():
+def read_measures(run: RunFiles) -> list[dict[str, Any]]:  # empty: nothing was measured
+    "Return all entries of a run's metrics.json, the newest last. Raises `ValueError` of one line if it's damaged."
+    file = run.measures_file
+    if not file.exists():
         return []
+    todo = "mend it, or move it away and measure again"
     try:
-        rows = json.loads(run.measures_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise ValueError(f"{run.measures_file}: can't be read ({e}); mend it, or move it away") from None
-    is_list = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
-    if not is_list:
-        raise ValueError(f"{run.measures_file}: not a list of measures; mend it, or move it away")
+        rows = json.loads(read_small(file, 2**24))
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError(f"{file}: not JSON; {todo}") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{file}: not a list of measures; {todo}")
     return rows
 
 # %% ../nbs/44_evaluate.ipynb #01083657
-def write_measures(run: Run, rows: list[dict[str, Any]]) -> None:
+def write_measures(run: RunFiles, rows: list[dict[str, Any]]) -> None:
     "Write metrics.json, from one moment to the next."
     atomic_write_text(run.measures_file, json.dumps(rows, indent=1))
 
@@ -263,6 +264,16 @@ def evaluation_image(
     "Make an image of real images, samples, and the nearest real image to each sample."
     index = torch.cdist(samples.flatten(1).float(), real.flatten(1).float()).argmin(1)  # (n,)
     return image_grid(torch.cat([evenly(real, len(samples)), samples, real[index]]), len(samples))
+
+# %% ../nbs/44_evaluate.ipynb #e0fd169d
+def figure_text(
+    value: float,
+    low: float,  # NaN: there is no interval
+    high: float,
+) -> str:
+    "Write a figure and its 95 % interval, with four digits."
+    text = f"{value:.4g}"
+    return text if math.isnan(low) else f"{text} ({low:.4g} to {high:.4g})"
 
 # %% ../nbs/44_evaluate.ipynb #5a3d898f
 _TITLES = dict(fd="FD", kd="KD", precision="precision", recall="recall", density="density", coverage="coverage",
@@ -281,10 +292,10 @@ def evaluation_table(evaluations: dict[str, Evaluation]) -> str:  # by the name 
     "Lay out figures, intervals and floors, a line for each run and figure."
     lines = []
     for name, evaluation in evaluations.items():
-        lines += [f"{name}: {_head(evaluation)}", f"{'':16} {'value':>9}  {'95 % interval':^21}  {'floor':>9}"]
+        lines += [f"{name}: {_head(evaluation)}", f"{'':16} {'value (95 % interval)':30} {'floor':>9}"]
         for key, measure in evaluation.measures.items():
-            between = f"[{measure.low:.4g}, {measure.high:.4g}]"
-            lines.append(f"{_TITLES.get(key, key):16} {measure.value:9.4g}  {between:^21}  {measure.floor:9.4g}")
+            text = figure_text(measure.value, measure.low, measure.high)
+            lines.append(f"{_TITLES.get(key, key):16} {text:30} {measure.floor:9.4g}")
     return "\n".join(lines)
 
 # %% ../nbs/44_evaluate.ipynb #558cd0af

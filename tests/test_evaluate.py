@@ -2,19 +2,22 @@
 
 # %% ../nbs/44_evaluate.ipynb #auto
 import json
+import math
 import torch
 from PIL import Image
 from iddm.dataset import ImageDataset
 from iddm.features import make_features
 from iddm.metrics import proportional_labels, reference_sets
 from iddm.model import TrainedModel
-from iddm.run import Run
+from iddm.run import Run, RunFiles
 import pytest
 from iddm.config import TrainConfig
 from iddm.dataset import load_digits
 from iddm.model import build_model
 from iddm.trainer import Trainer
-from iddm.evaluate import EvalConfig, choose_number, evaluate, evaluate_steps, main, read_measures, sample_features
+from iddm.evaluate import (
+    EvalConfig, choose_number, evaluate, evaluate_steps, figure_text, main, read_measures, sample_features,
+    write_measures)
 
 # %% ../nbs/44_evaluate.ipynb #de6a8aa9
 def test_the_floor_has_as_many_real_images_as_there_are_samples():
@@ -27,6 +30,29 @@ def test_the_floor_has_as_many_real_images_as_there_are_samples():
         choose_number(5000, others)
     with pytest.raises(ValueError, match="0 real images to measure the floor with: 20 are the least"):
         choose_number(None, empty)
+
+# %% ../nbs/44_evaluate.ipynb #607a4a00
+@pytest.mark.parametrize("text, say", [
+    ("{", "not JSON; mend it, or move it away and measure again"), ("[" * 10**5, "not JSON"), ('["\xff"', "not JSON"),
+    ("{}", "not a list of measures; mend it"), ("[1]", "not a list of measures"), ("1" * 2**25, "larger than"),
+])
+def test_damaged_measures_are_said_in_one_line(tmp_path, text, say):
+    run = RunFiles(tmp_path)
+    run.measures_file.write_text(text)
+    with pytest.raises(ValueError, match=f"metrics.json: {say}") as error:
+        read_measures(run)
+    assert "\n" not in str(error.value)
+
+def test_measures_are_read_as_they_were_written(tmp_path):
+    run = RunFiles(tmp_path)
+    assert read_measures(run) == []
+    write_measures(run, [dict(n=3), dict(n=4)])
+    assert read_measures(run) == [dict(n=3), dict(n=4)]
+
+# %% ../nbs/44_evaluate.ipynb #6d33536f
+def test_a_figure_is_written_with_its_interval_if_it_has_one():
+    assert figure_text(3.14159, 2, 4.5) == "3.142 (2 to 4.5)"
+    assert figure_text(3., math.nan, math.nan) == "3"
 
 # %% ../nbs/44_evaluate.ipynb #e5d7e130
 def test_real_images_as_samples_are_at_the_floor_and_noise_is_far_from_it():
@@ -112,11 +138,8 @@ def test_damaged_measures_are_named_before_any_work(tmp_path, capsys):
     (run / "metrics.json").write_text("{")
     with pytest.raises(SystemExit, match="2"):
         main([str(run)])
-    assert "metrics.json: can't be read" in capsys.readouterr().err
+    assert "metrics.json: not JSON; mend it" in capsys.readouterr().err
     assert (run / "metrics.json").read_text() == "{"
-    (run / "metrics.json").write_text("{}")
-    with pytest.raises(ValueError, match="not a list of measures"):
-        read_measures(Run(run))
 
 
 def test_more_samples_than_held_out_images_are_refused(tmp_path):
