@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EvalConfig', 'choose_number', 'SampledFeatures', 'sample_features', 'Evaluation', 'evaluate_steps',
-           'evaluate', 'evaluate_run', 'read_measures', 'write_measures', 'evaluation_image', 'figure_text',
-           'evaluation_table', 'main']
+           'evaluate', 'RunToJudge', 'look_at_run', 'evaluate_run', 'read_measures', 'write_measures',
+           'evaluation_image', 'figure_text', 'evaluation_table', 'main']
 
 # %% ../nbs/44_evaluate.ipynb #05dd7e7f
 import json
@@ -27,9 +27,9 @@ from .checkpoints import atomic_write_text
 from .config import only_cfg_scale
 from .console import steady_output
 from .dataset import ImageDataset
-from .features import Features, make_features
+from .features import Features, classifier_features, make_features
 from .flags import check_ranges, convert_fields, exit_with_error, option, parse_args, read_small
-from .generate import GenerateConfig, sample_batches
+from .generate import GenerateConfig, sample_batches, times
 from .images import image_grid, to_uint8
 from iddm.metrics import (
     Measure,
@@ -173,9 +173,7 @@ def evaluate_steps(
 ) -> Iterator[Evaluation | SampledFeatures | None]:  # None after each step; the samples; the figures
     "Judge a model, step by step. Raises `ValueError` if the images don't fit it, or there are too few."
     begun = time.monotonic()
-    _check_images(model, train)
-    reference, others = reference_sets(train, held_out)
-    n = choose_number(config.num_images, others)
+    reference, others, n = _sets(model, train, held_out, config)
     real = features(reference.images)  # (M, D)
     floors = measure_all(features(evenly(others.images, n)), real)
     found = None
@@ -189,6 +187,18 @@ def evaluate_steps(
     yield Evaluation(checkpoint, model.epoch, config.ema, n, len(real), features.name, features.hash,
                      features.accuracy, how.sample, how.cfg_scale or 0., config.seed,
                      round(time.monotonic() - begun, 1), measures)
+
+# %% ../nbs/44_evaluate.ipynb #5fd6d65c
+def _sets(
+    model: TrainedModel,
+    train: ImageDataset,
+    held_out: ImageDataset,
+    config: EvalConfig,
+) -> tuple[ImageDataset, ImageDataset, int]:  # to compare samples with; for the floor; number of samples
+    "Choose the real images and the number of samples. Raises `ValueError` if the images don't fit, or are too few."
+    _check_images(model, train)
+    reference, others = reference_sets(train, held_out)
+    return reference, others, choose_number(config.num_images, others)
 
 # %% ../nbs/44_evaluate.ipynb #535c8c86
 def _check_images(model: TrainedModel, data: ImageDataset) -> None:
@@ -211,29 +221,77 @@ def evaluate(
     assert isinstance(last, Evaluation)
     return last
 
+# %% ../nbs/44_evaluate.ipynb #56aa0792
+@dataclass(frozen=True, eq=False)
+class RunToJudge:
+    "A run with what judging it needs, in which nothing was found wrong."
+    checkpoint: Path
+    model: TrainedModel
+    train: ImageDataset
+    held_out: ImageDataset
+    n: int  # samples to be drawn
+    earlier: list[dict[str, Any]]  # entries of metrics.json
+
+    @property
+    def run(self) -> Run: return Run.of_checkpoint(self.checkpoint)
+
+    @property
+    def device(self) -> torch.device: return next(self.model.net.parameters()).device
+
+# %% ../nbs/44_evaluate.ipynb #5be4694f
+def look_at_run(
+    run: str | Path,  # a run or a checkpoint in it
+    config: EvalConfig = EvalConfig(),
+    features: Features | None = None,  # None: those that the settings name
+) -> RunToJudge:
+    "Load a run, and find out if it can be judged. Raises `ValueError` of one line if not."
+    checkpoint = resolve_checkpoint(run)
+    folder = Run.of_checkpoint(checkpoint)
+    earlier = read_measures(folder)
+    model = load(checkpoint, config.ema, config.device)
+    train, held_out = run_data(folder.folder)
+    _, _, n = _sets(model, train, held_out, config)
+    if features is None:
+        _check_features(config, train)
+    next(sample_batches(model, proportional_labels(train.labels, n), _settings(model, config)))
+    return RunToJudge(checkpoint, model, train, held_out, n, earlier)
+
+# %% ../nbs/44_evaluate.ipynb #a405e5ec
+def _check_features(config: EvalConfig, data: ImageDataset) -> None:
+    "Raise `ValueError` if the network of the features can't be made."
+    takes_classifier = config.features == "classifier" or (config.features == "auto" and len(data.classes) > 1)
+    if takes_classifier:
+        classifier_features(data, steps=1)  # what it raises depends on the data alone
+    elif config.features == "inception":
+        make_features("inception", data)
+
 # %% ../nbs/44_evaluate.ipynb #cd618821
 def evaluate_run(
     run: str | Path,  # a run or a checkpoint in it
     config: EvalConfig = EvalConfig(),
     features: Features | None = None,
 ) -> Iterator[Evaluation | SampledFeatures | None]:
-    "Judge a run step by step, and write metrics.json and the image into it."
-    checkpoint = resolve_checkpoint(run)
-    folder = Run.of_checkpoint(checkpoint)
-    earlier = read_measures(folder)  # a damaged file is found before any work
-    model = load(checkpoint, config.ema, config.device)
-    train, held_out = run_data(folder.folder)
+    "Judge a run step by step, and write metrics.json and the image into it. Raises `ValueError` as `look_at_run`."
+    yield from _judge(look_at_run(run, config, features), config, features)
+
+# %% ../nbs/44_evaluate.ipynb #9b4f8b94
+def _judge(
+    ready: RunToJudge,
+    config: EvalConfig,
+    features: Features | None = None,
+) -> Iterator[Evaluation | SampledFeatures | None]:
+    "Judge a run that was looked at."
+    model, train = ready.model, ready.train
     if features is None:
-        device = next(model.net.parameters()).device
-        features = make_features(config.features, train, folder.folder.parent / "cache", device)
+        features = make_features(config.features, train, ready.run.folder.parent / "cache", ready.device)
     samples = None
-    for found in evaluate_steps(model, train, held_out, features, config, checkpoint.name):
+    for found in evaluate_steps(model, train, ready.held_out, features, config, ready.checkpoint.name):
         if isinstance(found, SampledFeatures):
             samples = found
         if isinstance(found, Evaluation):
             assert samples is not None  # they came before
-            write_measures(folder, [*earlier, found.row()])
-            evaluation_image(samples.shown, train.images).save(folder.measures_image)
+            write_measures(ready.run, [*ready.earlier, found.row()])
+            evaluation_image(samples.shown, train.images).save(ready.run.measures_image)
         yield found
 
 # %% ../nbs/44_evaluate.ipynb #df6f9010
@@ -305,13 +363,24 @@ def _runs_of(argv: Sequence[str]) -> tuple[list[str], list[str]]:  # runs; flags
     return runs or ["results/df"], list(argv[len(runs):])
 
 # %% ../nbs/44_evaluate.ipynb #0fec0874
-def _with_bar(run: str, config: EvalConfig) -> Evaluation:
+def _with_bar(run: str, ready: RunToJudge, config: EvalConfig) -> Evaluation:
     "Judge a run, and show the steps of the sampler."
-    with tqdm(desc=f"judging {run}", unit="step") as bar:
-        for found in evaluate_run(run, config):
+    steps = len(times(_settings(ready.model, config))) * math.ceil(ready.n / config.batch_size)
+    with tqdm(desc=f"judging {run}", unit="step", total=steps) as bar:
+        for found in _judge(ready, config):
             bar.update(found is None)
     assert isinstance(found, Evaluation)
     return found
+
+# %% ../nbs/44_evaluate.ipynb #bbc77c21
+def _judge_all(runs: Sequence[str], config: EvalConfig) -> dict[str, Evaluation]:
+    "Look at all runs, then judge one after the other."
+    *others, last = dict.fromkeys(runs)
+    for run in others:
+        look_at_run(run, config)  # and not kept: images of many runs don't fit in memory
+    ready = look_at_run(last, config)
+    judged = {run: _with_bar(run, look_at_run(run, config), config) for run in others}
+    return judged | {last: _with_bar(last, ready, config)}
 
 # %% ../nbs/44_evaluate.ipynb #bd9969ce
 def _run_command(argv: list[str]) -> None:
@@ -319,9 +388,7 @@ def _run_command(argv: list[str]) -> None:
     runs, flags = _runs_of(argv)
     config = parse_args(EvalConfig, "iddm-eval", flags)
     try:
-        for run in runs:
-            resolve_checkpoint(run)  # before any work
-        judged = {run: _with_bar(run, config) for run in dict.fromkeys(runs)}
+        judged = _judge_all(runs, config)
     except (ValueError, OSError) as e:
         exit_with_error("iddm-eval", e)
     except KeyboardInterrupt:
