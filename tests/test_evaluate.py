@@ -12,14 +12,16 @@ from iddm.model import TrainedModel
 from iddm.run import Run, RunFiles
 import re
 import shutil
+from types import SimpleNamespace
 import pytest
 from iddm.config import TrainConfig
-from iddm.dataset import load_digits
+from iddm.dataset import load_digits, split_holdout
+from iddm.images import to_float
 from iddm.model import build_model
 from iddm.trainer import Trainer
 from iddm.evaluate import (
-    EvalConfig, choose_number, evaluate, evaluate_steps, figure_text, look_at_run, main, read_measures,
-    sample_features, write_measures)
+    EvalConfig, choose_number, copy_measure, copy_number, evaluate, evaluate_steps, evaluation_table, figure_text,
+    look_at_run, main, read_measures, sample_features, write_measures)
 
 # %% ../nbs/44_evaluate.ipynb #de6a8aa9
 def test_the_floor_has_as_many_real_images_as_there_are_samples():
@@ -32,6 +34,26 @@ def test_the_floor_has_as_many_real_images_as_there_are_samples():
         choose_number(5000, others)
     with pytest.raises(ValueError, match="0 real images to measure the floor with: 20 are the least"):
         choose_number(None, empty)
+
+# %% ../nbs/44_evaluate.ipynb #c846ec2f
+def test_copies_have_a_share_of_one_and_other_images_of_about_one_half():
+    images = load_digits(8).images
+    train, held_out, fresh = (images[i::3] for i in range(3))
+    assert copy_measure(train[:100], train, held_out) == (1, 1, 1, .5)
+    found = copy_measure(fresh, train, held_out)
+    assert found.low < .5 < found.high
+    assert found.value == pytest.approx(.5, abs=.06)
+    mirrored = train[:100].flip(-1)
+    assert copy_measure(mirrored, train, held_out).value < .9
+    assert copy_measure(mirrored, train, held_out, mirror=True).value > .99
+
+# %% ../nbs/44_evaluate.ipynb #4b669a2c
+def test_the_copy_test_looks_at_a_bounded_number_of_samples_and_pixels():
+    image = torch.zeros(1, dtype=torch.uint8)
+    assert copy_number(10_000, image.expand(50_000, 1, 28, 28)) == 1000
+    assert copy_number(300, image.expand(50_000, 1, 28, 28)) == 300
+    assert copy_number(10_000, image.expand(50_000, 3, 32, 32)) == 651
+    assert copy_number(10_000, image.expand(50_000, 3, 256, 256)) == 100
 
 # %% ../nbs/44_evaluate.ipynb #607a4a00
 @pytest.mark.parametrize("text, say", [
@@ -75,6 +97,25 @@ def test_real_images_as_samples_are_at_the_floor_and_noise_is_far_from_it():
     with pytest.raises(ValueError, match="compare it with images of its own size"):
         list(evaluate_steps(noise, load_digits(16), empty, features))
 
+# %% ../nbs/44_evaluate.ipynb #3d32c395
+def test_a_model_that_copies_is_found_out(monkeypatch):
+    train, held_out = split_holdout(load_digits(8), .3)
+    def copier(model, y, config):
+        yield 1, SimpleNamespace(x=to_float(train.images[:len(y)])), True
+    monkeypatch.setitem(evaluate_steps.__globals__, "sample_batches", copier)
+    config = TrainConfig(image_size=8, widths=(32, 32))
+    model = TrainedModel(build_model(config, 1, 10).eval(), config, 1, train.classes, 0)
+    features = make_features("random", train)
+    *_, samples, judged = evaluate_steps(model, train, held_out, features, EvalConfig(num_images=200))
+    assert judged.measures["copies"] == (1, 1, 1, .5)
+    assert judged.n_copies == len(samples.kept) == 200
+    assert torch.equal(samples.shown, train.images[:200:20])
+    lines = evaluation_table(dict(copier=judged)).splitlines()
+    assert lines[-1].split() == ["nearer", "to", "training", "1", "(1", "to", "1)", "0.5", "200"]
+    *_, judged = evaluate_steps(model, *split_holdout(train, 0), features, EvalConfig(num_images=200))
+    assert "copies" not in judged.measures
+    assert judged.n_copies == 0
+
 # %% ../nbs/44_evaluate.ipynb #35a81eec
 def test_the_figures_don_t_depend_on_the_batch_and_memory_holds_one_batch():
     digits = load_digits(8)
@@ -84,8 +125,11 @@ def test_the_figures_don_t_depend_on_the_batch_and_memory_holds_one_batch():
     y = proportional_labels(digits.labels, 30)
     *_, a = sample_features(noise, y, features, EvalConfig(steps=2))
     *_, b = sample_features(noise, y, features, EvalConfig(steps=2, batch_size=7))
+    *_, c = sample_features(noise, y, features, EvalConfig(steps=2, batch_size=7), keep=30)
     assert torch.allclose(a.features, b.features, atol=1e-4)
     assert torch.equal(a.shown, b.shown)
+    assert torch.equal(a.kept, c.kept[::3])
+    assert len(c.kept) == 30
 
 # %% ../nbs/44_evaluate.ipynb #5fe77a12
 def small_run(folder):
@@ -105,11 +149,12 @@ def test_a_run_is_judged_from_the_shell(tmp_path, capsys):
     assert "100 samples of epoch_001 (EMA, ddim, cfg_scale 1)" in out
     first, second = read_measures(Run(run))
     assert first["fd"] == second["fd"]
-    assert first["n"] == 100
+    assert first["n"] == first["n_copies"] == 100
+    assert first["copies"]["low"] <= .5 <= first["copies"]["high"]
     assert 1400 < first["n_real"] < 1480
     assert Image.open(run / "metrics.png").size[0] > 100
 
-
+# %% ../nbs/44_evaluate.ipynb #b517712c
 def test_a_classifier_says_what_is_named_as_asked(tmp_path):
     run = small_run(tmp_path)
     features = classifier_features(load_digits(8), tmp_path / "cache", steps=60)
