@@ -226,10 +226,14 @@ def _has(record: RunRecord, name: str) -> bool:
     return math.isfinite(figure_of(record, name).value)
 
 # %% ../nbs/45_compare.ipynb #b2525d04
+_OF_PIXELS = ("copies",)  # which need no features
+
 def refused_measures(records: Sequence[RunRecord]) -> dict[str, str]:
     "Find the measures that can't be compared, because two runs used other features: name and reason, one line."
     found = {}
     for name in _all_measures(records):
+        if name in _OF_PIXELS:
+            continue
         having = [record for record in records if _has(record, name)]
         others = [record for record in having if _features(record) != _features(having[0])]
         if others:

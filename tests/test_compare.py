@@ -151,6 +151,10 @@ def test_measures_with_other_features_are_refused(tmp_path):
     assert line.startswith(f"{tmp_path}/a and {tmp_path}/c were measured with other features (ab and cd); measure")
     assert "\n" not in line
 
+def test_a_figure_of_pixels_needs_no_features(tmp_path):
+    records = [measured(tmp_path / "a", name="copies"), measured(tmp_path / "b", "cd", name="copies")]
+    assert refused_measures(records) == {}
+
 def test_only_the_figure_that_both_have_is_refused(tmp_path):
     records = [measured(tmp_path / "a"), measured(tmp_path / "b", "cd", name="kd")]
     assert refused_measures(records) == {}
