@@ -13,12 +13,14 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import Timeout
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -28,7 +30,7 @@ from .config import only_cfg_scale
 from .console import steady_output
 from .dataset import ImageDataset
 from .features import Features, classifier_features, make_features
-from .flags import check_ranges, convert_fields, exit_with_error, option, parse_args, read_small
+from .flags import check_ranges, convert_fields, exit_with_error, option, parse_args, read_small, shown
 from .generate import GenerateConfig, sample_batches, times
 from .images import image_grid, to_uint8
 from .memorisation import copy_test
@@ -42,7 +44,7 @@ from iddm.metrics import (
     with_floors,
 )
 from .model import TrainedModel, load
-from .run import Run, RunFiles, resolve_checkpoint
+from .run import Run, RunFiles, acquire_lock, resolve_checkpoint
 from .trainer import run_data
 
 # %% ../nbs/44_evaluate.ipynb #4b07cd42
@@ -144,6 +146,7 @@ def _classified(features: Features, images: Tensor) -> Tensor:  # (B,)
 # %% ../nbs/44_evaluate.ipynb #57a063ef
 _PAIRS = 10**11  # of pixels
 
+# %% ../nbs/44_evaluate.ipynb #c1e5fdf0
 def copy_number(
     n: int,  # samples
     images: Tensor,  # (M, C, H, W) that are trained on
@@ -316,7 +319,9 @@ def _judge(
     "Judge a run that was looked at."
     model, train = ready.model, ready.train
     if features is None:
-        features = make_features(config.features, train, ready.run.folder.parent / "cache", ready.device)
+        cache = ready.run.folder.parent / "cache"
+        with _turn(cache / "features"):
+            features = make_features(config.features, train, cache, ready.device)
     samples = None
     for found in evaluate_steps(model, train, ready.held_out, features, config, ready.checkpoint.name):
         if isinstance(found, SampledFeatures):
@@ -326,6 +331,18 @@ def _judge(
             write_measures(ready.run, [*ready.earlier, found.row()])
             evaluation_image(samples.shown, train.images).save(ready.run.measures_image)
         yield found
+
+# %% ../nbs/44_evaluate.ipynb #e19f5851
+def _turn(file: Path) -> AbstractContextManager:  # whose end lets the next one begin
+    "Wait until no other process does what this file stands for; a folder that can't be written has no turns."
+    while True:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return acquire_lock(Run(file).lock_file)
+        except Timeout:
+            time.sleep(.3)
+        except OSError:
+            return nullcontext()
 
 # %% ../nbs/44_evaluate.ipynb #df6f9010
 def read_measures(run: RunFiles) -> list[dict[str, Any]]:  # empty: nothing was measured
@@ -407,12 +424,24 @@ def _with_bar(run: str, ready: RunToJudge, config: EvalConfig) -> Evaluation:
     return found
 
 # %% ../nbs/44_evaluate.ipynb #bbc77c21
+def _image_shape(ready: RunToJudge) -> tuple[int, ...]:
+    return tuple(ready.train.images.shape[1:])
+
+def _check_alike(shapes: dict[str, tuple[int, ...]]) -> None:  # by the name of the run
+    "Raise `ValueError` if runs sample images of different sizes or channels, whose figures can't be compared."
+    (first, wanted), *_ = shapes.items()
+    for run, shape in shapes.items():
+        if shape != wanted:
+            raise ValueError(f"{shown(first)} samples images of {wanted}, {shown(run)} of {shape} (channels, height, "
+                             "width): their figures can't be compared; judge them one at a time")
+
+# %% ../nbs/44_evaluate.ipynb #5d17034f
 def _judge_all(runs: Sequence[str], config: EvalConfig) -> dict[str, Evaluation]:
     "Look at all runs, then judge one after the other."
     *others, last = dict.fromkeys(runs)
-    for run in others:
-        look_at_run(run, config)  # and not kept: images of many runs don't fit in memory
+    shapes = {run: _image_shape(look_at_run(run, config)) for run in others}  # images of all wouldn't fit in memory
     ready = look_at_run(last, config)
+    _check_alike(shapes | {last: _image_shape(ready)})
     judged = {run: _with_bar(run, look_at_run(run, config), config) for run in others}
     return judged | {last: _with_bar(last, ready, config)}
 

@@ -4,14 +4,16 @@
 import json
 import math
 import torch
+from filelock import Timeout
 from PIL import Image
 from iddm.dataset import ImageDataset
 from iddm.features import classifier_features, make_features
 from iddm.metrics import proportional_labels, reference_sets
 from iddm.model import TrainedModel
-from iddm.run import Run, RunFiles
+from iddm.run import Run, RunFiles, acquire_lock
 import re
 import shutil
+import threading
 from types import SimpleNamespace
 import pytest
 from iddm.config import TrainConfig
@@ -20,8 +22,8 @@ from iddm.images import to_float
 from iddm.model import build_model
 from iddm.trainer import Trainer
 from iddm.evaluate import (
-    EvalConfig, choose_number, copy_measure, copy_number, evaluate, evaluate_steps, evaluation_table, figure_text,
-    look_at_run, main, read_measures, sample_features, write_measures)
+    EvalConfig, _check_alike, _turn, choose_number, copy_measure, copy_number, evaluate, evaluate_steps,
+    evaluation_table, figure_text, look_at_run, main, read_measures, sample_features, write_measures)
 
 # %% ../nbs/44_evaluate.ipynb #de6a8aa9
 def test_the_floor_has_as_many_real_images_as_there_are_samples():
@@ -54,6 +56,24 @@ def test_the_copy_test_looks_at_a_bounded_number_of_samples_and_pixels():
     assert copy_number(300, image.expand(50_000, 1, 28, 28)) == 300
     assert copy_number(10_000, image.expand(50_000, 3, 32, 32)) == 651
     assert copy_number(10_000, image.expand(50_000, 3, 256, 256)) == 100
+
+# %% ../nbs/44_evaluate.ipynb #ada9c7d4
+def test_a_classifier_is_made_by_one_process_at_a_time(tmp_path):
+    file = tmp_path / "cache/features"
+    with _turn(file):
+        with pytest.raises(Timeout):
+            acquire_lock(Run(file).lock_file)
+        waiting = threading.Thread(target=lambda: _turn(file).__exit__(None, None, None))
+        waiting.start()
+        waiting.join(.3)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+def test_a_folder_that_can_not_be_written_has_no_turns(tmp_path):
+    (tmp_path / "cache").touch()
+    with _turn(tmp_path / "cache/features") as nothing:
+        assert nothing is None
 
 # %% ../nbs/44_evaluate.ipynb #607a4a00
 @pytest.mark.parametrize("text, say", [
@@ -130,6 +150,12 @@ def test_the_figures_don_t_depend_on_the_batch_and_memory_holds_one_batch():
     assert torch.equal(a.shown, b.shown)
     assert torch.equal(a.kept, c.kept[::3])
     assert len(c.kept) == 30
+
+# %% ../nbs/44_evaluate.ipynb #226799d3
+def test_runs_of_different_images_are_not_judged_together():
+    _check_alike(dict(a=(1, 8, 8), b=(1, 8, 8)))
+    with pytest.raises(ValueError, match=r"a samples images of \(1, 8, 8\), c of \(3, 8, 8\)"):
+        _check_alike(dict(a=(1, 8, 8), b=(1, 8, 8), c=(3, 8, 8)))
 
 # %% ../nbs/44_evaluate.ipynb #5fe77a12
 def small_run(folder):
