@@ -35,13 +35,16 @@ from .compare import Comparison, compare_records, grids, plot, read_run
 from .config import TrainConfig
 from .console import steady_output
 from .dataset import ImageDataset
+from .evaluate import choose_number, read_measures
+from .evaluate import main as eval_main
 from .flags import check_names, convert, exit_with_error, plain_values, read_pair, settings_in, shown, yaml_pairs
 from .images import printable, safe_name
 from .launch import end_with_input, process_environment
+from .metrics import reference_sets
 from .run import Run, acquire_lock, is_trained, run_settings
 from .train import exit_with_signal, on_signals, stop_signals
 from .train import main as train_main
-from .trainer import LOCAL, has_grid, make_plan
+from .trainer import LOCAL, Plan, has_grid, make_plan
 
 # %% ../nbs/47_sweep.ipynb #282b69f3
 _OWN = ("seed", "run_name", "result_path", "resume", "overwrite", "start_epoch", "load_model_dir", "distributed")
@@ -54,6 +57,7 @@ class SweepConfig:
     seeds: int = 3  # runs of each combination: base.seed and those after it
     processes: int | None = None  # how many train at a time; None: by GPUs or cores
     name: str = "sweep"  # of its folder in base.result_path
+    evaluate: int | None = None  # number of samples for `iddm-eval` of each cell; None: cells aren't judged
 
     def __post_init__(self):
         _check_base(self.base)
@@ -64,6 +68,8 @@ class SweepConfig:
         for name, value in numbers.items():
             if convert(value, int, name) < 1:
                 raise ValueError(f"{name} {value}: give a whole number of at least 1")
+        if self.evaluate is not None and convert(self.evaluate, int, "evaluate") < 20:
+            raise ValueError(f"evaluate {self.evaluate}: give a whole number of at least 20, or leave it out")
         _check_name(self)
 
     @property
@@ -136,6 +142,7 @@ class Cell:
     config: TrainConfig  # with nothing left open
     steps: int  # of the whole training
     device: str  # cpu, cuda, mps
+    evaluate: int | None = None  # samples to judge it by, once it is trained
 
     @property
     def run(self) -> Run: return Run(_place(self.config))
@@ -155,7 +162,7 @@ class Cell:
 def _place(config: TrainConfig) -> Path:
     return Path(config.result_path) / config.run_name
 
-def plan_cells(configs: Sequence[TrainConfig]) -> list[Cell]:
+def plan_cells(configs: Sequence[TrainConfig], evaluate: int | None = None) -> list[Cell]:
     "Check all cells on this machine, and decode their images. Raises `ValueError` that names the cell."
     cells = []
     loaded: dict[tuple, ImageDataset] = {}  # the images that the last cell used
@@ -165,11 +172,22 @@ def plan_cells(configs: Sequence[TrainConfig]) -> list[Cell]:
         try:
             plan = make_plan(replace(config, resume=run.folder.is_dir()), loaded.get(key), True)
             _check_stored(run, plan.config)
+            _check_number(plan, evaluate)
         except (ValueError, OSError) as e:
             raise ValueError(f"{config.run_name}: {e}") from None
         loaded = {key: plan.data}
-        cells.append(Cell(replace(plan.config, resume=False), plan.total_steps, plan.device.type))
+        cells.append(Cell(replace(plan.config, resume=False), plan.total_steps, plan.device.type, evaluate))
     return cells
+
+# %% ../nbs/47_sweep.ipynb #4b15a62c
+def _check_number(plan: Plan, evaluate: int | None) -> None:
+    "Raise `ValueError` if a cell is to be judged by more samples than there are real images for the floor."
+    if evaluate is None:
+        return
+    try:
+        choose_number(evaluate, reference_sets(plan.data, plan.held_out)[1])
+    except ValueError as e:
+        raise ValueError(str(e).replace("--num_images", "evaluate")) from None
 
 # %% ../nbs/47_sweep.ipynb #3cf2178a
 def _check_stored(run: Run, config: TrainConfig) -> None:
@@ -183,19 +201,38 @@ def _check_stored(run: Run, config: TrainConfig) -> None:
         raise ValueError(f"{name} {shown(new[name])}: it was trained with {shown(old[name])} before; use that again, "
                          "or give the sweep another name")
 
-# %% ../nbs/47_sweep.ipynb #5a88d2a6
-def is_finished(cell: Cell) -> bool:
+# %% ../nbs/47_sweep.ipynb #2a3271c8
+def _has_trained(cell: Cell) -> bool:
     "Tell if a cell has its last checkpoint, and the grid that belongs to it."
     run, epochs = cell.run, cell.config.epochs
     return epochs in run.epochs() and (run.grid(epochs).is_file() or not has_grid(cell.config, epochs))
 
+# %% ../nbs/47_sweep.ipynb #dfbee69b
+def _is_judged(cell: Cell) -> bool:
+    "Tell if the newest measures of a cell, which the table shows, are of its last checkpoint and as many samples."
+    try:
+        newest = read_measures(cell.run)[-1]
+    except (ValueError, IndexError):
+        return False  # damaged, which `iddm-eval` will say; or not there
+    name = cell.run.epoch_checkpoint(cell.config.epochs).name
+    return newest.get("checkpoint") == name and newest.get("n") == cell.evaluate
+
+# %% ../nbs/47_sweep.ipynb #5a88d2a6
+def is_finished(cell: Cell) -> bool:
+    "Tell if a cell is trained and, if that was asked for, judged."
+    return _has_trained(cell) and (cell.evaluate is None or _is_judged(cell))
+
 # %% ../nbs/47_sweep.ipynb #93a555b6
 _CELL = "import sys; from iddm.sweep import _be_cell; _be_cell(sys.argv[1:])"
 
-def _be_cell(argv: list[str]) -> None:
-    "Train as `iddm-train` does, until the standard input ends."
+def _be_cell(argv: list[str]) -> None:  # what iddm-train gets, "--", what iddm-eval gets; one of them may be empty
+    "Train and judge as the commands do, until the standard input ends."
     threading.Thread(target=end_with_input, daemon=True).start()
-    train_main(argv)
+    between = argv.index("--")
+    if argv[:between]:
+        train_main(argv[:between])
+    if argv[between + 1:]:
+        eval_main(argv[between + 1:])
 
 # %% ../nbs/47_sweep.ipynb #0e01518b
 def gpus() -> list[str]:
@@ -238,24 +275,33 @@ class _Child:
 
 # %% ../nbs/47_sweep.ipynb #5d764ebf
 def _last_words(output: Path) -> str:
-    "Find the last line that a process has printed, if possible one in which `iddm-train` says why it ends."
+    "Find the last line that a process has printed, if possible one in which a command says why it ends."
     lines = [line.strip() for line in output.read_text("utf-8", "replace").splitlines() if line.strip()]
-    said = [line.removeprefix("iddm-train: ") for line in lines if line.startswith("iddm-train: ")]
+    said = [line.removeprefix(name) for line in lines for name in ("iddm-train: ", "iddm-eval: ")
+            if line.startswith(name)]
     return printable([*lines, *said][-1])[:500] if lines else ""
 
 # %% ../nbs/47_sweep.ipynb #d60523a5
 def _start(cell: Cell, slot: int, processes: int, folder: Path, settings: Path) -> _Child:
-    "Start to train a cell, or resume it."
+    "Start to train a cell, or resume it; what is trained is only judged."
     file = settings / f"{slot}.yaml"
     config = replace(cell.config, resume=cell.run.folder.is_dir())
     file.write_text(yaml.safe_dump(plain_values(config)), encoding="utf-8")
     output = folder / "output" / f"{cell.name}.txt"
     output.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", _CELL, "--config", str(file)]
+    to_train = [] if _has_trained(cell) else ["--config", str(file)]
+    command = [sys.executable, "-c", _CELL, *to_train, "--", *_judging(cell)]
     with open(output, "wb") as f:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=f, stderr=subprocess.STDOUT,
                                    env=cell_environment(cell, slot, processes), start_new_session=True)
     return _Child(cell, process, output)
+
+# %% ../nbs/47_sweep.ipynb #1ce85e43
+def _judging(cell: Cell) -> list[str]:  # empty: it isn't to be judged
+    "Write what `iddm-eval` gets."
+    if cell.evaluate is None:
+        return []
+    return [str(cell.run.folder.absolute()), "--num_images", str(cell.evaluate), "--device", cell.config.device]
 
 # %% ../nbs/47_sweep.ipynb #bc22b6da
 def _stop(children: Sequence[_Child]) -> None:
@@ -333,18 +379,19 @@ def sweep(
     seeds: int = 3,  # runs of each combination
     processes: int | None = None,  # how many train at a time; None: one for each GPU, or core
     name: str = "sweep",  # of the folder, in base.result_path
+    evaluate: int | None = None,  # number of samples for `iddm-eval` of each run; None: runs aren't judged
     **choices: Sequence[Any],  # settings of `TrainConfig`, each with a list of values
 ) -> Generator[SweepEvent, None, None]:
     """Train all combinations: `for event in sweep(base, prediction=['eps', 'v'], seeds=3): ...`.
 
     Raises `ValueError` for what can't be, before anything is trained."""
-    config = SweepConfig(base, choices, seeds, processes, name)
+    config = SweepConfig(base, choices, seeds, processes, name, evaluate)
     return sweep_events(config)
 
 # %% ../nbs/47_sweep.ipynb #80b639b9
 def sweep_events(config: SweepConfig) -> Generator[SweepEvent, None, None]:
     "Check all cells, then return what trains them. Raises `ValueError` that names the first cell that can't be."
-    return _events(config, plan_cells(cell_configs(config)))
+    return _events(config, plan_cells(cell_configs(config), config.evaluate))
 
 def _events(config: SweepConfig, cells: list[Cell]) -> Generator[SweepEvent, None, None]:
     "Train the cells that aren't finished, then compare all."
@@ -489,6 +536,7 @@ Train every combination of some settings with several seeds, and compare them. F
     seeds: 3                               # runs of each combination; default: 3
     name: noise                            # its folder in result_path; default: sweep
     processes: 2                           # at a time; default: one for each GPU, or core
+    evaluate: 500                          # samples for iddm-eval of each run; default: runs aren't judged
 
 Each run is a folder in results/noise. After Ctrl-C or a kill the same command resumes: what is finished is
 skipped. At the end that folder holds table.md, table.csv, runs.csv, loss.svg and grids.png. The exit status is

@@ -11,10 +11,17 @@ from itertools import product
 import torch
 from iddm.compare import read_run
 from iddm.config import TrainConfig
+from iddm.evaluate import read_measures
 from iddm.run import Run, acquire_lock, is_trained, run_settings
 import csv
 import json
+import re
 import pytest
+from PIL import Image
+from iddm.compare import seed_interval
+from iddm.evaluate import EvalConfig, evaluate
+from iddm.recording import record
+from iddm.trainer import Trainer
 from iddm.sweep import (
     Cell, SweepConfig, _Child, _State, cell_configs, cell_environment, default_processes, gpus, is_finished, main,
     plan_cells, read_sweep, seen_images, sweep, sweep_progress)
@@ -48,6 +55,7 @@ def test_a_name_of_a_cell_is_one_of_a_folder(tmp_path):
     (dict(choices=dict(prediction=[])), "choices: prediction .*: give a list of values"),
     (dict(seeds=0), "seeds 0: give a whole number of at least 1"), (dict(seeds="3"), "seeds"),
     (dict(processes=0), "processes 0: give a whole number of at least 1"), (dict(processes=1.5), "processes 1.5"),
+    (dict(evaluate=19), "evaluate 19: give a whole number of at least 20, or"), (dict(evaluate="x"), "evaluate 'x'"),
     (dict(name="a/b"), "name 'a/b': give a plain name"), (dict(name="cache"), "name 'cache': give another name"),
     (dict(base=3), "base 3: give settings"), (dict(base=TrainConfig(resume=True)), "base: resume True: leave it out"),
     (dict(base=TrainConfig(distributed=True)), "base: distributed True: leave it out"),
@@ -81,6 +89,12 @@ def test_what_a_cell_can_not_be_on_this_machine_is_named(tmp_path, changes, say)
     with pytest.raises(ValueError, match=say):
         sweep(base(tmp_path, **changes), seeds=1)
     assert not (tmp_path / "sweep").exists() or not list((tmp_path / "sweep").glob("seed*"))
+
+def test_cells_can_be_judged_by_no_more_samples_than_there_are_real_images(tmp_path):
+    configs = cell_configs(SweepConfig(base(tmp_path, holdout=.1), seeds=1))
+    assert plan_cells(configs, 150)[0].evaluate == 150
+    with pytest.raises(ValueError, match=r"^seed=0: evaluate 500: there are \d+ real images to measure the floor"):
+        plan_cells(configs, 500)
 
 def test_a_plan_leaves_nothing_open(tmp_path):
     cell, = plan_cells(cell_configs(SweepConfig(base(tmp_path), seeds=1)))
@@ -123,6 +137,7 @@ def test_without_a_gpu_there_is_a_process_for_each_core(monkeypatch, cell):
 @pytest.mark.parametrize("status, text, say", [
     (0, "all well", ""), (-9, "", "its process was ended by SIGKILL"), (3, "", "ended with status 3"),
     (2, "iddm-train: no memory\nand more", "no memory"), (1, "Trace\nValueError: x\x1b[0m\n", "ValueError: x\\x1b[0m"),
+    (2, "epoch 1\niddm-eval: no images\n", "no images"),
 ])
 def test_a_failure_is_said_in_one_line(tmp_path, cell, status, text, say):
     (tmp_path / "out").write_text(text)
@@ -211,6 +226,50 @@ def test_a_cell_that_fails_is_in_the_table_and_the_others_are_trained(tmp_path):
     assert lines[3].startswith("| prediction=v,seed=0 | v | 0 | 0.")
     assert events[-1].images == events[-1].total
 
+# %% ../nbs/47_sweep.ipynb #9791f90c
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    "A sweep of four seeds: one with damaged measures, one that is judged already, one trained, one new; its events."
+    where = tmp_path_factory.mktemp("judged")
+    (where / "images").mkdir()
+    for i, image in enumerate(torch.randint(256, (60, 8, 8), dtype=torch.uint8)):
+        Image.fromarray(image.numpy()).save(where / f"images/{i}.png")
+    given = base(where / "results", dataset_path=str(where / "images"), batch_size=60)
+    cells = plan_cells(cell_configs(SweepConfig(given, seeds=4)), 20)
+    for cell in cells[:3]:
+        trainer = Trainer(cell.config)
+        list(record(trainer.fit(), trainer))
+    cells[0].run.measures_file.write_text("{")
+    assert not is_finished(cells[1])
+    evaluate(cells[1].run.folder, EvalConfig(num_images=20))
+    before = [contents(cell.run.folder) for cell in cells]
+    return cells, before, list(sweep(given, seeds=4, processes=3, evaluate=20))
+
+def test_what_is_judged_is_not_judged_again(judged):
+    cells, before, events = judged
+    assert of_kind(events, "skipped") == ["seed=1"]
+    assert contents(cells[1].run.folder) == before[1]
+    assert is_finished(cells[1])
+    assert not is_finished(replace(cells[1], evaluate=25))
+
+def test_what_is_trained_is_only_judged(judged):
+    cells, before, events = judged
+    after = contents(cells[2].run.folder)
+    assert {path: after[path] for path in before[2]} == before[2]
+    assert sorted(of_kind(events, "finished")) == ["seed=2", "seed=3"]
+    assert [is_finished(cell) for cell in cells] == [False, True, True, True]
+
+def test_a_cell_whose_judging_fails_is_in_the_table_and_the_others_are_judged(judged):
+    cells, _, events = judged
+    assert of_kind(events, "failed") == ["seed=0"]
+    group, = events[-1].comparison.groups
+    assert re.fullmatch("seed 0: .*metrics.json: not JSON; mend it, or move it away and measure again", group.failures)
+    values = [read_measures(cell.run)[-1]["fd"]["value"] for cell in cells[1:]]
+    assert group.figure("fd") == seed_interval(values)
+    assert len(set(values)) == 3
+    assert "fd" in (cells[0].run.folder.parent / "table.csv").read_text()
+
+# %% ../nbs/47_sweep.ipynb #6ca8377e
 def test_a_cell_that_is_trained_elsewhere_waits(tmp_path):
     cells = plan_cells(cell_configs(SweepConfig(base(tmp_path), seeds=2)))
     cells[0].run.folder.parent.mkdir(exist_ok=True)
@@ -234,6 +293,7 @@ def test_images_are_counted_as_far_as_lines_are_whole(tmp_path, cell):
 # %% ../nbs/47_sweep.ipynb #b1c04758
 @pytest.mark.parametrize("text, say", [
     ("seed: 3", "unknown setting seed: did you mean seeds"), ("bases: {}", "unknown setting bases: did you mean base"),
+    ("evaluate: 3", "evaluate 3: give"), ("evaluate: many", "evaluate many: give"),
     ("seeds: 0", "seeds 0: give a whole number of at least 1"), ("seeds: many", "seeds many: give a whole number"),
     ("seeds: 1\nseeds: 2", "seeds is there twice"), ("processes: 0", "processes 0"), ("name: a/b", "name 'a/b'"),
     ("base: 3", "base: give names and values, such as base: {epochs: 24}"),
@@ -263,11 +323,11 @@ def test_a_file_gives_settings_their_types(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text("base: {epochs: 3, lr: 1e-3}\n"
                     "choices: {widths: [[32], [32, 64], null], dataset_path: [007, 'no']}\n"
-                    "seeds: 2\nprocesses: null\nname: 7")
+                    "seeds: 2\nprocesses: null\nname: 7\nevaluate: 500")
     found = read_sweep(path)
     assert found.base == TrainConfig(epochs=3, lr=1e-3)
     assert found.choices == dict(widths=[(32,), (32, 64), None], dataset_path=["007", "no"])
-    assert (found.seeds, found.processes, found.name) == (2, None, "7")
+    assert (found.seeds, found.processes, found.name, found.evaluate) == (2, None, "7", 500)
 
 # %% ../nbs/47_sweep.ipynb #dd1421b6
 @pytest.mark.parametrize("argv", [[], ["a", "b"], ["--processes", "3"], ["-x"]])
