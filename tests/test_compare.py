@@ -16,8 +16,8 @@ from iddm.config import config_yaml
 from iddm.recording import record
 from iddm.trainer import Trainer
 from iddm.compare import (
-    Group, _measure, _warnings, compare, compare_records, grids, group_by_seed, loss_curve, plot, read_run,
-    refused_measures, seed_interval, t_quantile, total_seconds)
+    Group, _measure, _warnings, all_measures, compare, compare_records, grids, group_by_seed, loss_curve, plot,
+    read_run, refused_measures, seed_interval, t_quantile, table_rows, total_seconds)
 
 # %% ../nbs/45_compare.ipynb #a449cb99
 @pytest.mark.parametrize("df", [*range(1, 31), 31, 32, 40, 60, 100, 1000, 10**6])
@@ -102,6 +102,7 @@ def test_measures_that_are_damaged_are_said_in_one_line(tmp_path, text, say):
 
 def test_the_newest_measures_count(tmp_path):
     folder = made_up(tmp_path / "a", measures=[dict(fd=dict(value=2)), dict(fd=dict(value=1))])
+    assert [entry["fd"]["value"] for entry in all_measures(RunFiles(folder))] == [2, 1]
     assert read_run(folder).measured == dict(fd=dict(value=1))
     assert read_run(made_up(tmp_path / "b", measures=[])).measured == {}
 
@@ -180,6 +181,7 @@ def test_the_table_by_hand(tmp_path):
     made_up(tmp_path / "b<|>", (4., 0.), None, seed=5, lr=2e-3, widths=(32, 64))
     found = compare(tmp_path)
     assert found.settings == ["widths", "lr"]
+    assert list(table_rows(found))[2] == ["b<|>", "32, 64", "0.002", "5", "2", "128", "4", ""]
     assert found.markdown().splitlines() == [
         "| run | widths | lr | seed | loss | images | seconds | fd |",
         "|---|---|---|---|---|---|---|---|",
