@@ -204,7 +204,7 @@ def event_of(line: bytes) -> TrainEvent | None:  # None: not a line of ours
         measures = {name: float(row[name]) for name in _MEASURES if name in row}
         return TrainEvent(row["kind"], int(row["step"]), int(row["epoch"]), loss, lr,
                           skipped=int(row["skipped"]), measures=measures or None)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 # %% ../nbs/37_recording.ipynb #3ad9956b

@@ -16,7 +16,7 @@ from iddm.config import config_yaml
 from iddm.recording import record
 from iddm.trainer import Trainer
 from iddm.compare import (
-    Group, _measure, _warnings, all_measures, compare, compare_records, grids, group_by_seed, loss_curve, plot,
+    Group, _measure, _warnings, compare, compare_records, grids, group_by_seed, loss_curve, measured_entries, plot,
     read_run, refused_measures, seed_interval, t_quantile, table_rows, total_seconds)
 
 # %% ../nbs/45_compare.ipynb #a449cb99
@@ -102,7 +102,7 @@ def test_measures_that_are_damaged_are_said_in_one_line(tmp_path, text, say):
 
 def test_the_newest_measures_count(tmp_path):
     folder = made_up(tmp_path / "a", measures=[dict(fd=dict(value=2)), dict(fd=dict(value=1))])
-    assert [entry["fd"]["value"] for entry in all_measures(RunFiles(folder))] == [2, 1]
+    assert [entry["fd"]["value"] for entry in measured_entries(RunFiles(folder))] == [2, 1]
     assert read_run(folder).measured == dict(fd=dict(value=1))
     assert read_run(made_up(tmp_path / "b", measures=[])).measured == {}
 

@@ -169,7 +169,8 @@ def test_a_run_is_followed_as_long_as_it_is_locked(tmp_path):
     assert [e.step for e in seen if e.kind == "step"] == [2, 3, 4]
 
 # %% ../nbs/37_recording.ipynb #acf6b278
-@pytest.mark.parametrize("line", [b"", b"[]", b"null", b"{}", b'{"kind": "step"}', b"\xff", b"[" * 10**5])
+@pytest.mark.parametrize("line", [b"", b"[]", b"null", b"{}", b'{"kind": "step"}', b"\xff", b"[" * 10**5,
+    b'{"kind": "step", "step": 1e999, "epoch": 1, "loss": 1, "lr": 1, "skipped": 0}'])
 def test_a_line_that_is_not_ours_is_passed_over(line):
     assert event_of(line) is None
 

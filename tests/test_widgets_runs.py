@@ -17,6 +17,7 @@ import json
 import re
 import shutil
 import threading
+from unittest import mock
 import pytest
 from PIL import Image
 from iddm.checkpoints import save_checkpoint
@@ -96,12 +97,24 @@ def test_a_damaged_run_is_named_and_the_others_are_read(tmp_path, text):
     assert problem.startswith("b is left out: ")
     assert "\n" not in problem
 
-# %% ../nbs/62_runs.ipynb #c553b53f
+# %% ../nbs/62_runs.ipynb #b5ee4af4
+def test_a_run_that_could_not_be_opened_is_tried_again(tmp_path, monkeypatch):
+    made_up(tmp_path / "a")
+    shelf = _Shelf(tmp_path)
+    with monkeypatch.context() as away:
+        away.setattr("iddm.widgets.runs.read_run", mock.Mock(side_effect=OSError("the disk is away")))
+        assert shelf.read()
+        assert shelf.problems == ["a is left out: the disk is away"]
+        assert not shelf.read()
+    assert shelf.read()
+    assert list(shelf.runs) == ["a"]
+
 def test_lines_of_epochs_and_measures_are_read(tmp_path):
     run = made_up(tmp_path / "a")
     write_row(run, kind="epoch", step=3, epoch=1, loss=2.)
     write_measure(run, 3, 7.)
     with open(run.metrics_file, "ab") as file:
+        file.write(b'{"kind": "epoch", "step": 1%s, "epoch": 2, "loss": 1, "lr": 1, "skipped": 0}\n' % (b"0" * 99))
         file.write(b'{"kind": "epoch", "st')
     course = _read_course(run)
     assert course.ends == {1: 3}
@@ -288,10 +301,10 @@ def test_runs_are_chosen_and_compared(tmp_path):
     assert ui.table.value == ui.curves.value == ""
     assert "no run is chosen" in ui.notes.value
 
-# %% ../nbs/62_runs.ipynb #cda7239b
+# %% ../nbs/62_runs.ipynb #7e88395b
 def test_the_table_is_sorted_and_menus_follow_the_choice(tmp_path):
     for name, fd in zip("abc", (3., 1., None)):
-        made_up(tmp_path / name, losses=(fd or 2.,), measures=None if fd is None else [entry("step_1", fd)])
+        made_up(tmp_path / name, losses=(fd or 2.,), measures=None if fd is None else [entry("step_00000001", fd)])
     ui = opened(tmp_path)
     assert ui.order.options == ("as they appeared", "loss", "images", "seconds", "fd")
     ui.order.value = "fd"
@@ -313,7 +326,7 @@ def test_curves_lie_on_the_axis_that_is_chosen(tmp_path, axis, last):
 
 def test_measures_with_other_features_are_not_compared_and_that_is_said(tmp_path):
     for name, features in zip("ab", ("ab", "cd")):
-        made_up(tmp_path / name, measures=[entry("step_1", 2., features_hash=features)])
+        made_up(tmp_path / name, measures=[entry("step_00000001", 2., features_hash=features)])
     ui = opened(tmp_path)
     assert "fd" not in ui.order.options + ui.measure.options
     assert "were measured with other features (ab and cd)" in ui.notes.value
@@ -345,7 +358,21 @@ def test_a_new_run_can_be_chosen_and_the_choice_stays(tmp_path):
     assert ui.runs.value == ("b",)
     assert names_in(ui) == ["b"]
 
-# %% ../nbs/62_runs.ipynb #ccfcc5a9
+# %% ../nbs/62_runs.ipynb #687fd96e
+def test_a_single_run_is_shown_too(tmp_path):
+    assert names_in(opened(made_up(tmp_path / "a").folder)) == ["a"]
+
+def test_a_choice_made_in_the_browser_is_drawn(tmp_path):
+    for name in "abc":
+        made_up(tmp_path / name)
+    ui = opened(tmp_path)
+    ui.runs.set_state(dict(index=(2, 1)))
+    assert names_in(ui) == ["c", "b"]
+    ui.order.set_state(dict(index=1))
+    ui.axis.set_state(dict(index=2))
+    assert ui.order.value == "loss"
+    assert ">seconds</text>" in ui.curves.value
+
 def test_many_runs_are_not_all_chosen_unasked(tmp_path):
     for i in range(9):
         made_up(tmp_path / f"{i}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['runs_panel']
 
-# %% ../../nbs/62_runs.ipynb #49fa57ec
+# %% ../../nbs/62_runs.ipynb #4ca30716
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints import CheckpointMeta, read_header
+from ..checkpoints import CheckpointMeta, is_our_name, read_header
 from iddm.compare import (
     Comparison,
     RunRecord,
-    all_measures,
     compare_records,
     figure_of,
     loss_curve,
+    measured_entries,
     read_run,
     table_rows,
 )
@@ -58,13 +58,14 @@ class _Course(NamedTuple):
     ends: dict[int, int]  # epoch to its last step
     measures: dict[int, dict[str, float]]  # step to fd, kd, n and their floors
 
-# %% ../../nbs/62_runs.ipynb #5baa4f8b
+# %% ../../nbs/62_runs.ipynb #1fcd341a
 def _read_course(run: Run) -> _Course:
     "Read the lines of epochs and measures; those of steps are passed over, unparsed."
     lines = run.metrics_file.read_bytes().splitlines() if run.metrics_file.is_file() else []
-    events = [event_of(line) for line in lines if b'"kind": "step"' not in line]
-    ends = {event.epoch: event.step for event in events if event and event.kind == "epoch"}
-    return _Course(ends, {event.step: event.measures for event in events if event and event.measures})
+    read = [event_of(line) for line in lines if b'"kind": "step"' not in line]
+    events = [event for event in read if event is not None and 0 <= event.step < 2**53]
+    ends = {event.epoch: event.step for event in events if event.kind == "epoch"}
+    return _Course(ends, {event.step: event.measures for event in events if event.measures})
 
 # %% ../../nbs/62_runs.ipynb #0ac1f33b
 class _Found(NamedTuple):
@@ -86,17 +87,17 @@ def _one_line(e: Exception) -> str:
 def _number_of_runs(n: int) -> str:
     return "1 run" if n == 1 else f"{n} runs"
 
-# %% ../../nbs/62_runs.ipynb #a14dbd46
+# %% ../../nbs/62_runs.ipynb #50e1836f
 def _read(run: Run) -> _Found | _Damaged:
     "Read a run, or say why that can't be."
     stamp = _stamp(run)  # taken before: what is written meanwhile is read next time
     try:
         record = read_run(run.folder)
-        return _Found(run, stamp, record, _read_course(run), [] if record.damaged else all_measures(run))
+        return _Found(run, stamp, record, _read_course(run), [] if record.damaged else measured_entries(run))
     except (ValueError, OSError) as e:
         return _Damaged(stamp, f"{run.name} is left out: {_one_line(e)}")
 
-# %% ../../nbs/62_runs.ipynb #388187ef
+# %% ../../nbs/62_runs.ipynb #36517bcd
 class _Shelf:
     "The runs of a folder as they were read last, by name, in the order in which they appeared."
     def __init__(self, where: Path):
@@ -111,7 +112,7 @@ class _Shelf:
         for name in now:
             self.numbers.setdefault(name, len(self.numbers))
         self.found = {name: now[name] for name in self.numbers if name in now}
-        return {name: o.stamp for name, o in before.items()} != {name: o.stamp for name, o in self.found.items()}
+        return _marks(before) != _marks(self.found)
 
     @property
     def runs(self) -> dict[str, _Found]:
@@ -125,7 +126,11 @@ class _Shelf:
 
     def _kept_or_read(self, run: Run) -> _Found | _Damaged:
         kept = self.found.get(run.name)
-        return kept if kept is not None and kept.stamp == _stamp(run) else _read(run)
+        return kept if isinstance(kept, _Found) and kept.stamp == _stamp(run) else _read(run)
+
+def _marks(found: dict[str, _Found | _Damaged]) -> dict[str, Any]:
+    "Return what differs if a run was written, appeared, was damaged or mended."
+    return {name: o.stamp if isinstance(o, _Found) else o for name, o in found.items()}
 
 # %% ../../nbs/62_runs.ipynb #2df40965
 _By = Literal["step", "images", "seconds"]
@@ -155,12 +160,13 @@ def _evaluated(found: _Found, name: str) -> dict[int, float]:
             values[step] = figure.value
     return dict(sorted(values.items()))
 
-# %% ../../nbs/62_runs.ipynb #49aeadd2
+# %% ../../nbs/62_runs.ipynb #68c7f221
 def _step_of(entry: dict[str, Any], course: _Course) -> int | None:  # None: not known
     "Find the step of the checkpoint that an entry of metrics.json is about."
-    kind, _, number = str(entry.get("checkpoint")).partition("_")
-    if not number.isdecimal():
+    name = str(entry.get("checkpoint"))
+    if not is_our_name(name):
         return None
+    kind, number = name.split("_")
     return int(number) if kind == "step" else course.ends.get(int(number))
 
 # %% ../../nbs/62_runs.ipynb #213ca14f
@@ -332,13 +338,13 @@ def _controls() -> dict[str, w.Widget]:
 
 _AS_FOUND = "as they appeared"
 
-# %% ../../nbs/62_runs.ipynb #7e91e1cb
+# %% ../../nbs/62_runs.ipynb #51cd1f48
 class _Board:
     "The runs of a folder, and the widgets that show them."
     def __init__(self, where: Path):
         self.shelf = _Shelf(where)
         self.ui = _controls()
-        self.notes = add_css_class(add_css_class(Html(), "error"), "notes")
+        self.notes = add_css_class(Html(), "notes")
         self.table = add_css_class(Html(layout=dict(overflow="auto", max_width="100%")), "table")
         self.curves = add_css_class(Html(), "curves")
         self.lock = RLock()
