@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['t_quantile', 'Interval', 'seed_interval', 'RunRecord', 'total_seconds', 'read_run', 'compared_settings',
-           'Group', 'figure_of', 'group_by_seed', 'refused_measures', 'Comparison', 'markdown_text', 'compare',
-           'compare_records', 'Curve', 'loss_curve', 'Chart', 'plot', 'grids']
+           'Group', 'figure_of', 'group_by_seed', 'refused_measures', 'Comparison', 'markdown_text', 'table_rows',
+           'compare', 'compare_records', 'Curve', 'loss_curve', 'Chart', 'plot', 'grids']
 
 # %% ../nbs/45_compare.ipynb #f101c6af
 import csv
@@ -351,19 +351,24 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\`*\[\]|~$])", r"\\\1", html.escape(printable(text), quote=False))
 
 # %% ../nbs/45_compare.ipynb #07c6da02
-def _markdown_table(comparison: Comparison) -> Iterator[str]:
-    "Write the lines of the table."
+def table_rows(comparison: Comparison) -> Iterator[list[str]]:
+    "Write the cells of the table as plain text: those of its head, then those of each row."
     settings, figures = comparison.settings, comparison.figures
     has_failures = any(group.failures for group in comparison.groups)
-    head = ["run", *settings, "seed", *figures, *(["failed"] if has_failures else [])]
-    yield f"| {' | '.join(map(markdown_text, head))} |"
-    yield f"|{'---|' * len(head)}"
+    yield ["run", *settings, "seed", *figures, *(["failed"] if has_failures else [])]
     for group in comparison.groups:
         config = group.records[0].config
-        row = [group.name, *(_setting_text(getattr(config, name)) for name in settings),
+        yield [group.name, *(_setting_text(getattr(config, name)) for name in settings),
                ", ".join(map(str, group.seeds)), *(_figure_text(name, group.figure(name)) for name in figures),
                *([group.failures] if has_failures else [])]
-        yield f"| {' | '.join(map(markdown_text, row))} |"
+
+# %% ../nbs/45_compare.ipynb #f5d90d36
+def _markdown_table(comparison: Comparison) -> Iterator[str]:
+    "Write the lines of the table in Markdown."
+    head, *rows = [f"| {' | '.join(map(markdown_text, cells))} |" for cells in table_rows(comparison)]
+    yield head
+    yield f"|{'---|' * len(next(table_rows(comparison)))}"
+    yield from rows
 
 # %% ../nbs/45_compare.ipynb #5e3f0d26
 def _csv_table(comparison: Comparison) -> Iterator[list[Any]]:

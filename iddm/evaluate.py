@@ -281,7 +281,10 @@ def look_at_run(
     features: Features | None = None,  # None: those that the settings name
 ) -> RunToJudge:
     "Load a run, and find out if it can be judged. Raises `ValueError` of one line if not."
-    checkpoint = resolve_checkpoint(run)
+    try:
+        checkpoint = resolve_checkpoint(run)
+    except ValueError as e:
+        raise ValueError(str(e).replace("weight_path", "run", 1)) from None  # this command has no such flag
     folder = Run.of_checkpoint(checkpoint)
     earlier = read_measures(folder)
     model = load(checkpoint, config.ema, config.device)

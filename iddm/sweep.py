@@ -187,7 +187,8 @@ def _check_number(plan: Plan, evaluate: int | None) -> None:
     try:
         choose_number(evaluate, reference_sets(plan.data, plan.held_out)[1])
     except ValueError as e:
-        raise ValueError(str(e).replace("--num_images", "evaluate")) from None
+        why = str(e).removeprefix(f"--num_images {evaluate}: ")
+        raise ValueError(f"evaluate {evaluate}: {why}") from None
 
 # %% ../nbs/47_sweep.ipynb #3cf2178a
 def _check_stored(run: Run, config: TrainConfig) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 from iddm.config import TrainConfig
+from iddm.evaluate import read_measures
 from iddm.run import Run, RunFiles
 import pytest
 from scipy import stats
@@ -17,7 +18,7 @@ from iddm.recording import record
 from iddm.trainer import Trainer
 from iddm.compare import (
     Group, _measure, _warnings, compare, compare_records, grids, group_by_seed, loss_curve, plot, read_run,
-    refused_measures, seed_interval, t_quantile, total_seconds)
+    refused_measures, seed_interval, t_quantile, table_rows, total_seconds)
 
 # %% ../nbs/45_compare.ipynb #a449cb99
 @pytest.mark.parametrize("df", [*range(1, 31), 31, 32, 40, 60, 100, 1000, 10**6])
@@ -97,6 +98,7 @@ def test_a_run_with_damaged_measures_is_read_and_says_so(tmp_path):
 
 def test_the_newest_measures_count(tmp_path):
     folder = made_up(tmp_path / "a", measures=[dict(fd=dict(value=2)), dict(fd=dict(value=1))])
+    assert [entry["fd"]["value"] for entry in read_measures(RunFiles(folder))] == [2, 1]
     assert read_run(folder).measured == dict(fd=dict(value=1))
     assert read_run(made_up(tmp_path / "b", measures=[])).measured == {}
 
@@ -179,6 +181,7 @@ def test_the_table_by_hand(tmp_path):
     made_up(tmp_path / "b<|>", (4., 0.), None, seed=5, lr=2e-3, widths=(32, 64))
     found = compare(tmp_path)
     assert found.settings == ["widths", "lr"]
+    assert list(table_rows(found))[2] == ["b<|>", "32, 64", "0.002", "5", "2", "128", "4", ""]
     assert found.markdown().splitlines() == [
         "| run | widths | lr | seed | loss | images | seconds | fd |",
         "|---|---|---|---|---|---|---|---|",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from iddm.images import to_float
 from iddm.ui import _STYLE
-from iddm.svg import _COLORS, _DASHES, _thin, _ticks, image_place, svg_chart, to_png
+from iddm.svg import _COLORS, _DASHES, _thin, _ticks, image_place, line_sample, svg_chart, to_png
 
 # %% ../nbs/51_svg.ipynb #a1b59730
 def test_an_image_goes_through_PNG_unchanged():
@@ -43,6 +43,20 @@ def test_a_curve_is_where_it_should_be():
     assert 'class="mark" d="M84.0 6V100"' in s
     s = svg_chart({"a": ([0, 1, 2], [.01, .1, 1])}, log=True, size=(142, 118))
     assert 'points="34.0,100.0 84.0,53.0 134.0,6.0"' in s
+
+# %% ../nbs/51_svg.ipynb #eccb9253
+def test_a_line_has_the_colour_and_the_dashes_of_its_number():
+    s = svg_chart({"a": ([0, 1], [0, 1]), "b": ([0, 1], [1, 0])}, color=[4, 8], legend=False)
+    assert f'stroke="{_COLORS[4]}" stroke-width="2" stroke-dasharray="{_DASHES[4]}"' in s
+    assert ">b</text>" not in s
+    assert f'stroke="{_COLORS[1]}" stroke-width="2" stroke-dasharray="{_DASHES[2]}"' in line_sample(8)
+    assert len({line_sample(i) for i in range(49)}) == 49
+
+# %% ../nbs/51_svg.ipynb #ef28cd69
+def test_a_single_point_is_a_dot():
+    s = svg_chart({"a": ([5], [1])}, size=(142, 118))
+    assert 'points="84.0,53.0 84.0,53.0"' in s
+    assert 'stroke-linecap="round"' in s
 
 # %% ../nbs/51_svg.ipynb #d346d904
 def test_a_chart_stands_odd_values_and_names():

@@ -11,7 +11,8 @@ from iddm.run import Run
 import json
 import pytest
 from iddm.widgets.models import (
-    CancellableModel, class_menu, list_models, ready_model, sample_states, steps_in_words, toy_model, usable_guidance)
+    CancellableModel, class_menu, list_models, ready_model, runs_in, sample_states, steps_in_words, toy_model,
+    usable_guidance)
 
 # %% ../nbs/57_models.ipynb #c2b383ce
 def test_runs_are_found_and_an_empty_place_is_named(tmp_path):
@@ -27,6 +28,8 @@ def test_runs_are_found_and_an_empty_place_is_named(tmp_path):
     (tmp_path / "no_run").mkdir()
     for name in "ab":
         Run(tmp_path / name).config_file.touch()
+    assert [run.name for run in runs_in(tmp_path)] == ["a", "b"]
+    assert runs_in(tmp_path / "a") == [tmp_path / "a"]
     assert list(list_models(tmp_path)) == ["a", "b", "b, epoch_002"]
     assert list(list_models(tmp_path / "b")) == ["b", "b, epoch_002"]
 

@@ -433,6 +433,59 @@ def test_a_run_is_watched_while_it_is_written(opened, kind):
         nb.check_clean()
 
 
+NAME = "<img src=x onerror=window.pwned=1>"  # of a class, a run and a file
+RUNS = (f"""
+import tempfile, threading
+from iddm import TrainConfig, Trainer, record
+from iddm.widgets import runs_panel
+folder = tempfile.mkdtemp()
+small = dict(image_size=8, widths=(32,), attention=(), batch_size=100, epochs=1, sample_interval=0, device="cpu")
+
+def train(run_name, **settings):
+    trainer = Trainer(TrainConfig(result_path=folder, run_name=run_name, **small | settings))
+    for event in record(trainer.fit(), trainer):
+        pass
+
+train({NAME!r})
+train("slow", lr=1e-4)
+train("large", lr=1e-4, image_size=12)
+""",
+        "runs_panel(folder, n=4, steps=4)",
+        "print('all cells ran')",
+        "threading.Thread(target=train, args=('late',), daemon=True).start()")
+
+
+@pytest.mark.parametrize("kind", ["lab", "voila"])
+def test_runs_are_compared_and_one_appears(opened, kind):
+    with opened(kind, "runs", *RUNS) as nb:
+        table, curves, runs = nb.hook("table"), nb.hook("curves"), nb.hook("runs").locator("select")
+        expect(table.locator("tr")).to_have_count(5, timeout=60_000)
+        expect(table).to_contain_text("late")
+        expect(table).to_contain_text(NAME)
+        nb.shoot("runs")
+        runs.select_option(label=[NAME, "slow", "large"])
+        expect(table.locator("tr")).to_have_count(4)
+        expect(table).to_contain_text("image_size")
+        nb.hook("draw-go").click()
+        expect(nb.hook("draw-error")).to_contain_text("12x12 pixels")
+        runs.select_option(label=[NAME, "slow"])
+        expect(curves.locator("polyline")).to_have_count(2)
+        nb.hook("axis").locator("select").select_option(label="seconds")
+        expect(curves).to_contain_text("seconds")
+        nb.hook("order").locator("select").select_option(label="loss")
+        expect(table.locator("tr").nth(1)).to_contain_text(NAME)
+        nb.changes("image", nb.hook("draw-go").click)
+        expect(nb.hook("draw-status")).to_contain_text("done · 2 runs", timeout=60_000)
+        expect(nb.hook("drawn")).to_contain_text(f"from above: {NAME} · slow")
+        nb.shoot("runs-drawn")
+        nb.hook("follow-stop").click()
+        expect(nb.hook("follow-status")).to_contain_text("stopped")
+        nb.hook("refresh").click()
+        expect(nb.hook("follow-status")).to_contain_text("done · 4 runs")
+        assert nb.page.evaluate("window.pwned") is None
+        nb.check_clean()
+
+
 def test_a_recorded_trajectory_is_scrubbed_and_played(opened):
     with opened("lab", "54_trajectory") as nb:
         at = nb.hook("at-ddim").locator("span")
@@ -449,7 +502,6 @@ def test_a_recorded_trajectory_is_scrubbed_and_played(opened):
         nb.check_clean()
 
 
-NAME = "<img src=x onerror=window.pwned=1>"  # of a class, a run and a file
 HOSTILE = (f"""
 from pathlib import Path
 import shutil, tempfile, torch

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import re
+import shutil
 import struct
 import typing
 from pathlib import Path
@@ -14,30 +15,44 @@ import torch
 from PIL import Image
 
 import iddm.bench
+import iddm.evaluate
 import iddm.generate
+import iddm.sweep
 import iddm.train
 from iddm import TrainConfig, Trainer, load, run_config, sample
 from iddm.dataset import ImageDataset
+from iddm.evaluate import EvalConfig
 from iddm.generate import GenerateConfig
 
 SMALL = dict(image_size=8, widths=(32,), attention=(), epochs=1, batch_size=600, sample_steps=2, precision="fp32",
              device="cpu")
 TINY = ("--image_size 8 --widths 32 --attention [] --batch_size 600 --sample_steps 2 --precision fp32 "
         "--device cpu").split()
-COMMANDS = {"iddm-train": iddm.train.main, "iddm-generate": iddm.generate.main, "iddm-bench": iddm.bench.main}
+COMMANDS = {"iddm-train": iddm.train.main, "iddm-generate": iddm.generate.main, "iddm-bench": iddm.bench.main,
+            "iddm-eval": iddm.evaluate.main, "iddm-sweep": iddm.sweep.main}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    "A folder with a trained run `results/df`, some images, and many files that lie."
+    "A folder with a trained run `results/df`, one of larger images, some images, and many files that lie."
     here = tmp_path_factory.mktemp("wrong")
-    for _ in Trainer(TrainConfig(**SMALL, sample_interval=0, result_path=str(here / "results"))).fit():
-        pass
+    train_run(here)
+    train_run(here, image_size=16, run_name="large")
+    (here / "bare/run").mkdir(parents=True)
+    shutil.copy(here / "results/df/config.yaml", here / "bare/run")
+    shutil.copytree(here / "results/df", here / "lies/df")
+    (here / "lies/df/metrics.json").write_text("{")
     images(here)
     tables(here)
     settings(here)
     weights(here)
     return here
+
+
+def train_run(here: Path, **changes) -> None:
+    given = SMALL | dict(sample_interval=0, result_path=str(here / "results")) | changes
+    for _ in Trainer(TrainConfig(**given)).fit():
+        pass
 
 
 def images(here: Path) -> None:
@@ -81,7 +96,9 @@ def tables(here: Path) -> None:
 def settings(here: Path) -> None:
     files = dict(
         number="3", text="just text", list="- 1\n- 2\n", unknown="epoks: 3\n", wrong="epochs: many\n",
-        nested="epochs:\n  a: 1\n", tab="a:\tb: c\n", null="epochs: null\n", choice="optim: sgd\n", bomb=bomb())
+        nested="epochs:\n  a: 1\n", tab="a:\tb: c\n", null="epochs: null\n", choice="optim: sgd\n", bomb=bomb(),
+        sweep="bass: {epochs: 3}\n", value="choices: {optim: [adam, sgd]}\n", many="evaluate: many\n",
+        few="base: {dataset_path: pets, image_size: 8, widths: [32], batch_size: 8}\nevaluate: 100\n")
     for name, text in files.items():
         (here / f"{name}.yaml").write_text(text)
     (here / "binary.yaml").write_bytes(bytes(range(256)))
@@ -112,6 +129,8 @@ def wrong(command, *args, say):
 def train(*args, say): return wrong("iddm-train", *args, say=say)
 def generate(*args, say): return wrong("iddm-generate", *args, say=say)
 def bench(*args, say): return wrong("iddm-bench", *args, say=say)
+def judge(*args, say): return wrong("iddm-eval", *args, say=say)
+def sweep(*args, say): return wrong("iddm-sweep", *args, say=say)
 
 
 # ---- every flag of every command: a value of another type, and one beyond each end of what is allowed
@@ -139,7 +158,7 @@ def flags(command, config):
             yield wrong(command, f"--{f.name}=maybe", say="choose True or False")
 
 
-FLAGS = [*flags("iddm-train", TrainConfig), *flags("iddm-generate", GenerateConfig)]
+FLAGS = [*flags("iddm-train", TrainConfig), *flags("iddm-generate", GenerateConfig), *flags("iddm-eval", EvalConfig)]
 
 # ---- what people type
 
@@ -285,6 +304,47 @@ TYPED = [
     bench("--rounds", "-1", say="--rounds"),
     bench("--rounds", "many", say="--rounds"),
     bench("--bogus", "1", say="--bogus"),
+    train("--holdout", "1.5", say="--holdout 1.5: give"),
+    train("--holdout", "10%", say="--holdout 10%"),
+    train("--holdout", "0.00001", say="--holdout 1e-05: no image is held out of 1797"),
+    train("--metrics_interval", "1", "--holdout", "0.005", say="--metrics_interval 1: there are .* 20 are the least"),
+    train("--metric_interval", "1", say="did you mean --metrics_interval"),
+    train("--ema_snapshots", "1001", say="--ema_snapshots 1001"),
+    train("--ema_snapshots", "4", "--shard", "True", say="--shard True"),
+    train("--ema_std", "0.1", say="unknown flag --ema_std"),
+    generate("--ema_std", "0.1", say="no snapshots of averages; .* --ema_snapshots 16"),
+    generate("--ema_std", "0.5", say="--ema_std 0.5"),
+    generate("--ema_std", "0.1", "--ema", "False", say="--ema False with --ema_std 0.1: choose one"),
+    judge("missing", say="missing.*no such file or folder"),
+    judge("", say="^iddm-eval: run '': give"),
+    judge("results/df", "missing", say="missing.*no such file or folder"),
+    judge("empty", say="^iddm-eval: run 'empty': no checkpoint in it"),
+    judge("bare/run", say="run.*no checkpoint"),
+    judge("notes.txt", say="notes.txt"),
+    judge("results", say="run 'results': no checkpoint in it; give a run .results/df."),
+    judge("results/df", "results/large", say="df samples images of .*large of .*one at a time"),
+    judge("results/df", "lies/df", say="metrics.json: not JSON; mend it"),
+    judge("--num_images", "5000", say="--num_images 5000: there are"),
+    judge("--num_images", "19", say="--num_images 19"),
+    judge("--features", "vgg", say="--features vgg: choose from"),
+    judge("--features", "inception", say="inception: needs one package more|no such file"),
+    judge("--steps", "1001", say="--steps 1001"),
+    judge("--cfg_scale", "1000", say="cfg_scale"),
+    judge("--cfg_scale", "nan", say="cfg_scale"),
+    judge("--device", "quantum", say="--device quantum"),
+    judge("--numimages", "100", say="did you mean --num_images"),
+    judge("--num_images", "100", "results/df", say="results/df"),
+    sweep(say="give one YAML file"),
+    sweep("a.yaml", "b.yaml", say="give one YAML file"),
+    sweep("missing.yaml", say="missing.yaml: no such file"),
+    sweep("pets", say="pets: not a file"),
+    sweep("--seeds", "3", say="give one YAML file"),
+    *(sweep(f"{o}.yaml", say=f"^iddm-sweep: {o}.yaml: ") for o in ("number", "text", "list", "tab", "binary", "bomb")),
+    sweep("unknown.yaml", say="unknown setting epoks"),
+    sweep("sweep.yaml", say="unknown setting bass: did you mean base"),
+    sweep("value.yaml", say="optim sgd: choose from"),
+    sweep("many.yaml", say="evaluate many: give a whole number"),
+    sweep("few.yaml", say="seed=0: evaluate 100: .* real images to measure the floor with"),
 ]
 
 
