@@ -194,7 +194,7 @@ def test_a_classifier_says_what_is_named_as_asked(tmp_path):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["nowhere"], "weight_path 'nowhere': no such file or folder"),
+    (["nowhere"], "run 'nowhere': no such file or folder"),
     (["nowhere", "--num_images", "3"], "--num_images 3"),
     (["--features", "vgg"], "--features"),
 ])
