@@ -223,7 +223,8 @@ def _all_measures(records: Sequence[RunRecord]) -> list[str]:
     return list(dict.fromkeys(name for record in records for name in record.measured if _has(record, name)))
 
 def _has(record: RunRecord, name: str) -> bool:
-    return math.isfinite(figure_of(record, name).value)
+    measure = _measure(record.measured.get(name))  # None for what only describes how it was measured, such as seconds
+    return measure is not None and math.isfinite(measure.value)
 
 # %% ../nbs/45_compare.ipynb #b2525d04
 _OF_PIXELS = ("copies",)  # which need no features

@@ -176,7 +176,7 @@ def test_a_loss_with_another_meaning_is_said():
 
 # %% ../nbs/45_compare.ipynb #6e253571
 def test_the_table_by_hand(tmp_path):
-    made_up(tmp_path / "a0", (4., 1.), [dict(fd=dict(value=3, low=2, high=5))], seed=0, lr=1e-3)
+    made_up(tmp_path / "a0", (4., 1.), [dict(fd=dict(value=3, low=2, high=5), seconds=9)], seed=0, lr=1e-3)
     made_up(tmp_path / "a1", (4., 3.), None, seed=1, lr=1e-3)
     made_up(tmp_path / "b<|>", (4., 0.), None, seed=5, lr=2e-3, widths=(32, 64))
     found = compare(tmp_path)

@@ -6,7 +6,8 @@ import os
 import torch
 import pytest
 from iddm.device import (
-    _read_bytes, enough_memory, has_bf16, keep_memory, memory, own_device, resolve_device, resolve_dtype, seeded)
+    _read_bytes, enough_memory, has_bf16, keep_memory, machine, memory, own_device, resolve_device, resolve_dtype,
+    seeded)
 
 # %% ../nbs/31_device.ipynb #1df0a40a
 @pytest.mark.parametrize("name, shown", [
@@ -58,6 +59,12 @@ def test_precision_is_what_was_asked_for_or_refused():
 def test_the_hardware_is_asked_for_bf16():
     assert has_bf16(torch.device("cpu")) in (True, False)
     assert not has_bf16(torch.device("meta"))
+
+# %% ../nbs/31_device.ipynb #109e23be
+def test_a_machine_is_named_with_its_cores_and_the_version_of_torch():
+    assert f", {os.cpu_count()} cores, " in machine()
+    assert machine().endswith(f"torch {torch.__version__}")
+    assert not machine().startswith(",")
 
 # %% ../nbs/31_device.ipynb #de955e01
 def test_a_seed_counts_within_its_scope_alone():

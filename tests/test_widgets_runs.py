@@ -428,7 +428,7 @@ def test_the_panel_follows_runs_while_they_are_written(tmp_path, monkeypatch):
     assert soon(lambda: ui.curves.value != before)
     made_up(tmp_path / "b")
     assert soon(lambda: names_in(ui) == ["a", "b"])
-    assert ui.live.status.value.startswith("2 runs, read at ")
+    assert soon(lambda: ui.live.status.value.startswith("2 runs, read at "))
     ui.live.halt.click()
     assert ui.live.wait(20)
     assert ui.live.status.value.startswith("stopped at 2 runs")
