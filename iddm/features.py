@@ -28,7 +28,7 @@ from .images import to_float
 
 # %% ../nbs/26_features.ipynb #916caf70
 def _hash_weights(net: nn.Module, name: str) -> str:
-    "Hash name, shapes and bytes of all weights: the same features have the same hash."
+    "Hash name, shapes and bytes of all weights: other weights, another hash."
     digest = hashlib.sha256(name.encode())
     for key, value in sorted(net.state_dict().items()):
         digest.update(f"{key}{tuple(value.shape)}".encode() + value.detach().cpu().float().numpy().tobytes())
@@ -123,7 +123,7 @@ class _Classifier(nn.Module):
 
 # %% ../nbs/26_features.ipynb #e70a1923
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    "Move a batch by one pixel or none in each direction, so that the classifier doesn't depend on the place."
+    "Move a whole batch by one pixel or none in each direction, so that place matters less to the classifier."
     dx, dy = torch.randint(-1, 2, (2,), generator=generator).tolist()
     padded = F.pad(images.float(), (1, 1, 1, 1), "replicate").byte()  # (B, C, H + 2, W + 2)
     size_y, size_x = images.shape[2:]

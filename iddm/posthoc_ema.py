@@ -158,7 +158,7 @@ def nearest_std(
 KEPT_STDS = .05, .10  # of the averages that a training keeps, as in the paper
 
 class PowerAverages:
-    "Keep two power-function averages of the weights of a network, in their own precision."
+    "Keep two power-function averages of a network's weights, in its precision."
     def __init__(self, net: nn.Module):
         self.live = net.state_dict()  # these tensors change when the network is trained
         self.averages = {std: {name: x.clone() for name, x in self.live.items()} for std in KEPT_STDS}

@@ -97,14 +97,14 @@ def test_without_a_difference_the_kernel_distance_is_zero_on_average():
     assert min(values) < 0
 
 # %% ../nbs/27_metrics.ipynb #ea22803a
-def test_a_part_has_full_precision_and_a_blurred_cloud_full_recall():
+def test_a_part_has_full_precision_and_a_wide_cloud_full_recall():
     rng = torch.Generator().manual_seed(0)
     real = torch.randn(1000, 2, generator=rng)
-    part, blurred = .3 * torch.randn(1000, 2, generator=rng), 3 * torch.randn(1000, 2, generator=rng)
+    part, wide = .3 * torch.randn(1000, 2, generator=rng), 3 * torch.randn(1000, 2, generator=rng)
     near = neighbours(part, real)
     assert near.precision.mean() > .99
     assert near.recall.mean() < .6
-    near = neighbours(blurred, real)
+    near = neighbours(wide, real)
     assert near.precision.mean() < .8
     assert near.recall.mean() > .9
 
