@@ -230,7 +230,7 @@ def _has(record: RunRecord, name: str) -> bool:
 _OF_PIXELS = ("copies",)  # which need no features
 
 def refused_measures(records: Sequence[RunRecord]) -> dict[str, str]:
-    "Find the measures that can't be compared, because two runs used other features: name and reason, one line."
+    "Find the measures that can't be compared, because two runs used different features: name and reason, one line."
     found = {}
     for name in _all_measures(records):
         if name in _OF_PIXELS:
@@ -239,7 +239,7 @@ def refused_measures(records: Sequence[RunRecord]) -> dict[str, str]:
         others = [record for record in having if _features(record) != _features(having[0])]
         if others:
             a, b = having[0], others[0]
-            found[name] = (f"{a.run} and {b.run} were measured with other features ({_features(a)} and "
+            found[name] = (f"{a.run} and {b.run} were measured with different features ({_features(a)} and "
                            f"{_features(b)}); measure both with the same to compare them")
     return found
 

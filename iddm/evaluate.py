@@ -364,7 +364,7 @@ def read_measures(run: RunFiles) -> list[dict[str, Any]]:  # empty: nothing was 
 
 # %% ../nbs/44_evaluate.ipynb #01083657
 def write_measures(run: RunFiles, rows: list[dict[str, Any]]) -> None:
-    "Write metrics.json, from one moment to the next."
+    "Write metrics.json as a whole or not at all."
     atomic_write_text(run.measures_file, json.dumps(rows, indent=1))
 
 # %% ../nbs/44_evaluate.ipynb #0378fac0
@@ -388,7 +388,7 @@ def figure_text(
 
 # %% ../nbs/44_evaluate.ipynb #5a3d898f
 _TITLES = dict(fd="FD", kd="KD", precision="precision", recall="recall", density="density", coverage="coverage",
-               named_as_asked="named as asked", copies="nearer to training")
+               named_as_asked="named as asked", copies="copy test")
 
 def _head(evaluation: Evaluation) -> str:
     "Say how the figures were made."

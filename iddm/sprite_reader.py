@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SpriteReader', 'ReaderSettings', 'train_reader', 'read_sprites', 'reader_accuracy', 'load_reader', 'Share',
-           'factor_coverage', 'composition', 'nearest_distance', 'copy_floor', 'copies']
+           'factor_coverage', 'composition', 'nearest_distance', 'copy_limit', 'copies']
 
 # %% ../nbs/46_sprite_reader.ipynb #1ddaaa74
 import os
@@ -248,7 +248,7 @@ def nearest_distance(
     return far.square().mean(1).sqrt(), which
 
 # %% ../nbs/46_sprite_reader.ipynb #72a6f4f3
-def copy_floor(
+def copy_limit(
     factors: Tensor,  # (M, 5) of the training images
     training: Tensor,  # (M, 3, H, W) uint8
     seed: int = 30_011,  # not that of the training images
@@ -262,7 +262,7 @@ def copy_floor(
 def copies(
     images: Tensor,  # (N, 3, H, W) uint8
     training: Tensor,  # (M, 3, H, W) uint8
-    floor: float,  # from `copy_floor`
+    limit: float,  # from `copy_limit`
 ) -> Tensor:  # (N,) bool
-    "Tell which images are nearer to a training image than the floor."
-    return nearest_distance(images, training)[0] < floor
+    "Tell which images are nearer to a training image than the limit."
+    return nearest_distance(images, training)[0] < limit

@@ -326,7 +326,7 @@ def _stop(children: Sequence[_Child]) -> None:
 class SweepEvent:
     "Something that happened in a sweep."
     kind: Literal["begin", "skipped", "started", "progress", "finished", "failed", "report"]
-    images: int  # that all cells have seen; of one that failed: all of its
+    images: int  # seen by all cells; a failed one counts as whole
     total: int  # images of the whole sweep
     done: int  # cells that are finished or have failed
     cells: int

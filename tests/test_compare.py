@@ -150,7 +150,7 @@ def test_measures_with_other_features_are_refused(tmp_path):
     a, b, c = measured(tmp_path / "a"), measured(tmp_path / "b"), measured(tmp_path / "c", "cd")
     assert refused_measures([a, b]) == {}
     line = refused_measures([a, b, c])["fd"]
-    assert line.startswith(f"{tmp_path}/a and {tmp_path}/c were measured with other features (ab and cd); measure")
+    assert line.startswith(f"{tmp_path}/a and {tmp_path}/c were measured with different features (ab and cd); measure")
     assert "\n" not in line
 
 def test_a_figure_of_pixels_needs_no_features(tmp_path):
@@ -218,7 +218,7 @@ def test_the_best_comes_first(tmp_path, by, names):
 def test_by_what_can_not_be_compared_nothing_is_sorted(tmp_path):
     measured(tmp_path / "a")
     measured(tmp_path / "b", "cd")
-    with pytest.raises(ValueError, match="by fd: .*a and .*b were measured with other features"):
+    with pytest.raises(ValueError, match="by fd: .*a and .*b were measured with different features"):
         compare(tmp_path).sorted("fd")
     with pytest.raises(ValueError, match="by x: choose of loss, images, seconds$"):
         compare(tmp_path).sorted("x")
@@ -229,7 +229,7 @@ def test_what_is_refused_and_what_is_damaged_is_noted(tmp_path):
     RunFiles(made_up(tmp_path / "c")).measures_file.write_text("{")
     found = compare(tmp_path)
     assert found.figures == ["loss", "images", "seconds"]
-    assert found.notes[0].startswith(f"fd, kd: {tmp_path}/a and {tmp_path}/b were measured with other features")
+    assert found.notes[0].startswith(f"fd, kd: {tmp_path}/a and {tmp_path}/b were measured with different features")
     assert found.notes[1].endswith("c/metrics.json: not JSON; mend it, or move it away and measure again")
     assert len(found.markdown().splitlines()) == 2 + 3 + 2 * 2
 

@@ -79,7 +79,7 @@ def test_the_other_way_round_the_share_is_the_rest():
     some, train, other = x.split([60, 50, 9])
     assert copy_test(some, train, other).share + copy_test(some, other, train).share == pytest.approx(1)
     assert copy_test(some, train, train).share == .5
-    assert str(copy_test(some, train, train)).startswith("0.50 of samples nearer to training images (0.")
+    assert str(copy_test(some, train, train)).startswith("copy test 0.50 (0.")
 
 # %% ../nbs/43_memorisation.ipynb #e7aaf72c
 @pytest.mark.parametrize("n_train, n_held_out", [(100, 100), (300, 40), (40, 300)])

@@ -6,7 +6,7 @@ from iddm.images import to_float
 from iddm.sprites import all_factors, draw_sprites, sample_factors
 import pytest
 from iddm.sprite_reader import (
-    ReaderSettings, SpriteReader, _loss, _reader_file, _write_reader, composition, copies, copy_floor, factor_coverage,
+    ReaderSettings, SpriteReader, _loss, _reader_file, _write_reader, composition, copies, copy_limit, factor_coverage,
     load_reader, nearest_distance, read_sprites, reader_accuracy, train_reader)
 
 # %% ../nbs/46_sprite_reader.ipynb #3f1f3f51
@@ -139,13 +139,13 @@ def test_the_nearest_image_is_found_with_its_distance():
 def test_a_copy_is_one_with_a_sampler_s_error_and_an_honest_drawing_is_none():
     factors = sample_factors(600, seed=1)
     training = draw_sprites(factors, 16, seed=1)
-    floor = copy_floor(factors, training)
-    assert copies(training, training, floor).all()
+    limit = copy_limit(factors, training)
+    assert copies(training, training, limit).all()
     error = torch.randint(-5, 6, training.shape, generator=torch.Generator().manual_seed(0))
-    assert copies((training + error).clamp(0, 255).byte(), training, floor).all()
-    honest = copies(draw_sprites(factors, 16, seed=2), training, floor).double().mean()
+    assert copies((training + error).clamp(0, 255).byte(), training, limit).all()
+    honest = copies(draw_sprites(factors, 16, seed=2), training, limit).double().mean()
     assert honest < .03
-    assert copies(draw_sprites(sample_factors(600, seed=3), 16, seed=3), training, floor).double().mean() < .03
+    assert copies(draw_sprites(sample_factors(600, seed=3), 16, seed=3), training, limit).double().mean() < .03
 
 # %% ../nbs/46_sprite_reader.ipynb #c3f59836
 @pytest.mark.parametrize("images, training", [((1, 3, 16, 16), (2, 3, 32, 32)), ((1, 3, 16, 16), (0, 3, 16, 16))])

@@ -329,7 +329,7 @@ def test_measures_with_other_features_are_not_compared_and_that_is_said(tmp_path
         made_up(tmp_path / name, measures=[entry("step_00000001", 2., features_hash=features)])
     ui = opened(tmp_path)
     assert "fd" not in ui.order.options + ui.measure.options
-    assert "were measured with other features (ab and cd)" in ui.notes.value
+    assert "were measured with different features (ab and cd)" in ui.notes.value
 
 # %% ../nbs/62_runs.ipynb #1292a796
 def test_a_folder_without_a_run_says_so_and_runs_that_appear_are_shown(tmp_path):
