@@ -106,7 +106,9 @@ class _Optimization:
     ema_snapshots: int = option(
         0, "keep so many snapshots of two averages over the run, for an EMA of any length afterwards; 16 are plenty")
     loss: Literal["mse", "l1", "huber"] = option("mse", "how an error is measured")
-    loss_weight: Literal["uniform", "min_snr"] = option("uniform", "how errors at different times are weighted")
+    loss_weight: Literal["uniform", "min_snr", "p2", "sigmoid"] = option(
+        "uniform", "how errors at different times are weighted: uniform as the prediction has it; the others lower the "
+                   "weight of times with hardly any noise, alike for all predictions")
     label_drop: float = option(.1, "probability that an image is trained without its label, for guidance")
 
 # %% ../nbs/29_config.ipynb #198debbb

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'TO_X0', 'TO_EPS', 'WEIGHTS', 'LOSSES', 'check_prediction', 'convert_prediction',
-           'uniform_weight', 'min_snr_weight', 'scale_input', 'predicted', 'diffusion_loss', 'denoiser',
-           'clip_denoised']
+           'uniform_weight', 'min_snr_weight', 'p2_weight', 'sigmoid_weight', 'logsnr_rate', 'time_weight',
+           'scale_input', 'predicted', 'diffusion_loss', 'denoiser', 'clip_denoised']
 
 # %% ../nbs/01_predictions.ipynb #ccc00766
 from collections.abc import Callable
@@ -126,8 +126,71 @@ def min_snr_weight(
     snr = snr.clamp(min=1e-20)  # eps: the limit, instead of 0 / 0
     return snr.clamp(max=gamma) / _IMPLIED_WEIGHTS[prediction](snr)
 
-# %% ../nbs/01_predictions.ipynb #9837965d
-WEIGHTS = Choices("loss_weight", uniform=uniform_weight, min_snr=min_snr_weight)
+# %% ../nbs/01_predictions.ipynb #d55f554e
+def p2_weight(
+    prediction: str,  # a key of `TARGETS`
+    snr: Tensor,  # (B,)
+    k: float = 1.,
+    gamma: float = 1.,  # 0: every error of eps counts alike
+) -> Tensor:  # (B,) factor on the output's loss
+    """Weigh errors of eps by `1 / (k + snr)**gamma`, whatever is predicted (Choi et al. 2022, arXiv 2204.00227).
+
+    Raise `ValueError` for an unknown prediction, a k that isn't above 0, and a gamma below 0.
+    """
+    if not number("k", k) > 0:
+        raise ValueError(f"k={k}: give a number above 0")
+    if not number("gamma", gamma) >= 0:
+        raise ValueError(f"gamma={gamma}: give a number of at least 0")
+    return _as_eps(prediction, snr) / (k + snr.clamp(max=_MOST))**gamma
+
+# %% ../nbs/01_predictions.ipynb #b1535fd7
+_MOST = 1e20  # in place of an infinite SNR
+
+def _as_eps(prediction: str, snr: Tensor) -> Tensor:  # (B,)
+    "Return the factor with which the output's loss is that of eps."
+    snr = snr.clamp(1e-20, _MOST)
+    return snr / _IMPLIED_WEIGHTS[prediction](snr)
+
+# %% ../nbs/01_predictions.ipynb #dc38db2e
+def sigmoid_weight(
+    prediction: str,  # a key of `TARGETS`
+    snr: Tensor,  # (B,)
+    bias: float = 2.,  # log SNR at which the weight is one half
+) -> Tensor:  # (B,) factor on the output's loss, for evenly drawn log SNR
+    """Weigh errors of eps by `sigmoid(bias - log(snr)) / 2`, whatever is predicted.
+
+    Kingma & Gao 2023 (arXiv 2303.00848). For evenly drawn times it is to be multiplied by `logsnr_rate`, as
+    `time_weight` does. Raise `ValueError` for an unknown prediction, and a bias that isn't finite.
+    """
+    if not abs(number("bias", bias)) < float("inf"):
+        raise ValueError(f"bias={bias}: give a finite number")
+    logsnr = snr.clamp(1e-20, _MOST).log()
+    return _as_eps(prediction, snr) * torch.sigmoid(bias - logsnr) / 2
+
+# %% ../nbs/01_predictions.ipynb #f11bddce
+def logsnr_rate(schedule: Schedule) -> Tensor:  # (T,) float64
+    "Return how fast log SNR falls as time rises from 0 to 1; 0 where it is infinite."
+    if schedule.T < 3:
+        raise ValueError(f"a schedule of T={schedule.T}: give one of at least 3 times, to measure how fast SNR falls")
+    def slope(x: Tensor) -> Tensor:  # (T,)
+        return torch.gradient(x * schedule.T, edge_order=2)[0]
+    alpha, sigma = schedule.alpha, schedule.sigma
+    return 2 * _safe_divide(slope(sigma) * alpha - slope(alpha) * sigma, alpha * sigma)
+
+# %% ../nbs/01_predictions.ipynb #7ff6106f
+WEIGHTS = Choices("loss_weight", uniform=uniform_weight, min_snr=min_snr_weight, p2=p2_weight, sigmoid=sigmoid_weight)
+_OVER_LOGSNR = ("sigmoid",)  # weights that are for evenly drawn log SNR, not for evenly drawn times
+
+# %% ../nbs/01_predictions.ipynb #c70ea446
+def time_weight(
+    loss_weight: str,  # a key of `WEIGHTS`
+    prediction: str,  # a key of `TARGETS`
+    schedule: Schedule,
+    t: Tensor,  # (B,) int in 0..T-1, on the CPU
+) -> Tensor:  # (B,) float64
+    "Return the factor on the output's loss at these times. Raise `ValueError` for unknown names."
+    weight = WEIGHTS[loss_weight](prediction, schedule.snr[t])
+    return weight * logsnr_rate(schedule)[t] if loss_weight in _OVER_LOGSNR else weight
 
 # %% ../nbs/01_predictions.ipynb #4cbba994
 def scale_input(x: Tensor, marginal_std: Tensor | float) -> Tensor:
@@ -171,7 +234,7 @@ def diffusion_loss(
 
     Raise `ValueError` for unknown names and shapes that don't fit, `TypeError` for what isn't a tensor.
     """
-    target, error_of, weight = TARGETS[prediction], LOSSES[loss], WEIGHTS[loss_weight]
+    target, error_of = TARGETS[prediction], LOSSES[loss]
     x = add_noise(schedule, x0, t, eps)
     if x0.ndim != 4 or t.shape != x0.shape[:1]:
         raise ValueError(f"x0 is {tuple(x0.shape)} and t {tuple(t.shape)}: "
@@ -179,11 +242,12 @@ def diffusion_loss(
     if y is not None and len(y) != len(x0):
         raise ValueError(f"{len(y)} labels for {len(x0)} images: give one for each")
     times = t.cpu()  # once: each copy waits for the GPU
+    weight = time_weight(loss_weight, prediction, schedule, times)  # (B,)
     alpha, sigma = extract(schedule.alpha, times, x0), extract(schedule.sigma, times, x0)
     marginal_std = extract(schedule.marginal_std, times, x0)
     out = predicted(model, scale_input(x, marginal_std), t, y)
     error = error_of(out.float(), target(x0, eps, alpha, sigma), reduction="none").mean((1, 2, 3))
-    return error * weight(prediction, schedule.snr[times]).to(error)
+    return error * weight.to(error)
 
 # %% ../nbs/01_predictions.ipynb #4bc7c69c
 def denoiser(

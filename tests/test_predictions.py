@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from iddm.predictions import (
     LOSSES, TARGETS, TO_EPS, TO_X0, WEIGHTS, _IMPLIED_WEIGHTS, _safe_divide, check_prediction, clip_denoised,
-    convert_prediction, denoiser, diffusion_loss, min_snr_weight, uniform_weight)
+    convert_prediction, denoiser, diffusion_loss, logsnr_rate, min_snr_weight, p2_weight, sigmoid_weight, time_weight,
+    uniform_weight)
 
 # %% ../nbs/01_predictions.ipynb #94de9659
 def test_noise_becomes_velocity_and_back():
@@ -109,6 +110,17 @@ def test_the_implied_weights_are_those_stated_by_the_gradients_of_both_losses(ma
     grad_x0, = torch.autograd.grad(error_x0.square(), out)
     assert (grad / grad_x0).item() == pytest.approx(_IMPLIED_WEIGHTS[name](make().snr[t]).item(), rel=1e-9)
 
+# %% ../nbs/01_predictions.ipynb #67c7d885
+def test_the_rate_of_log_SNR_is_that_of_the_closed_forms():
+    s = flow()
+    torch.testing.assert_close(logsnr_rate(s)[:-1], (2 / (s.alpha * s.sigma))[:-1])
+    assert logsnr_rate(s)[-1] == 0
+    s = cosine()
+    angle = torch.atan2(s.sigma, s.alpha)  # (T,) about pi t / 2
+    turned = torch.gradient(angle * s.T)[0]
+    torch.testing.assert_close(logsnr_rate(s)[1:-1], (2 * turned / (s.alpha * s.sigma))[1:-1], rtol=1e-3, atol=0)
+    assert abs(turned[500] / (math.pi / 2) - 1) < .01
+
 # %% ../nbs/01_predictions.ipynb #59f1ea88
 @pytest.mark.parametrize("name", TARGETS)
 def test_min_snr_weighs_the_image_alike_whatever_is_predicted(name):
@@ -129,6 +141,65 @@ def test_min_snr_has_its_limits_at_both_ends():
     assert min_snr_weight("x0", ends)[1] == 5
     assert min_snr_weight("v", ends)[0] < 1e-19
     assert (uniform_weight("eps", ends) == 1).all()
+
+# %% ../nbs/01_predictions.ipynb #c92520fe
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("k, gamma", [(1., 1.), (2., .5), (1., 0.)])
+def test_p2_weighs_eps_alike_whatever_is_predicted(name, k, gamma):
+    snr = torch.tensor([1e-6, .1, 1, 5, 6, 1e6], dtype=torch.float64)
+    weight = p2_weight(name, snr, k, gamma) * _IMPLIED_WEIGHTS[name](snr)  # of the image's error
+    torch.testing.assert_close(weight, snr / (k + snr)**gamma)
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("bias", [-3., 0., 2.])
+def test_the_sigmoid_is_p2_times_k_over_2(name, bias):
+    snr = torch.tensor([1e-6, .1, 1, 5, 6, 1e6], dtype=torch.float64)
+    k = math.exp(bias)
+    torch.testing.assert_close(sigmoid_weight(name, snr, bias), p2_weight(name, snr, k=k) * k / 2)
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "eps"])
+def test_over_log_snr_the_sigmoid_is_the_same_on_every_schedule(name):
+    found = {}
+    for make in (cosine, flow):
+        s = make(10_000)
+        weight = time_weight("sigmoid", name, s, torch.arange(s.T)) * _IMPLIED_WEIGHTS[name](s.snr)
+        density = 1 / logsnr_rate(s)  # of evenly drawn times, over log SNR
+        at = (s.logsnr - 1.).abs().argmin()
+        found[make] = (weight * density)[at].item()
+    closed = math.exp(1) / (1 + math.exp(1 - 2)) / 2
+    assert found == pytest.approx(dict.fromkeys(found, closed), rel=2e-3)
+
+# %% ../nbs/01_predictions.ipynb #8ff2d249
+def test_on_the_cosine_schedule_the_sigmoid_without_bias_is_half_of_a_hyperbolic_secant_over_v():
+    s = cosine()
+    t = torch.arange(5, 990)
+    weight = sigmoid_weight("v", s.snr[t], bias=0.) * math.pi / (s.alpha * s.sigma)[t]
+    torch.testing.assert_close(weight, math.pi / 4 / torch.cosh(s.logsnr[t] / 2))
+
+# %% ../nbs/01_predictions.ipynb #de362b3c
+@pytest.mark.parametrize("weigh", [p2_weight, sigmoid_weight])
+@pytest.mark.parametrize("name", TARGETS)
+def test_p2_and_sigmoid_are_finite_at_both_ends(weigh, name):
+    weight = weigh(name, torch.tensor([0., 1e-6, .1, 1, 5, 6, 1e6, math.inf], dtype=torch.float64))
+    assert weight.isfinite().all()
+    assert (weight >= 0).all()
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_weight_is_finite_on_every_schedule(schedule, weight, name):
+    s = SCHEDULES[schedule]()
+    found = time_weight(weight, name, s, torch.arange(s.T))
+    assert found.isfinite().all()
+    assert (found >= 0).all()
+    assert found.max() > 0
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_rate_of_log_snr_adds_up_to_its_fall(schedule):
+    s = SCHEDULES[schedule]()
+    inner = slice(100, 900)
+    fall = s.logsnr[inner][0] - s.logsnr[inner][-1]
+    assert torch.trapezoid(logsnr_rate(s)[inner], dx=1 / s.T).item() == pytest.approx(fall.item(), rel=1e-3)
 
 # %% ../nbs/01_predictions.ipynb #95930fd7
 def test_a_perfect_answer_costs_nothing():
@@ -165,12 +236,14 @@ def test_the_best_answer_of_a_loss_is_the_mean_or_nearer_the_median(name, expect
 
 # %% ../nbs/01_predictions.ipynb #d41cf551
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_loss_is_weighed_image_by_image(name):
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_the_loss_is_weighed_image_by_image(weight, name):
     s = cosine()
     t = torch.tensor([0, 500, 999])
     x0, eps = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    plain, weighed = (diffusion_loss(lambda x, t, y: x, s, name, x0, t, eps, loss_weight=w) for w in WEIGHTS)
-    torch.testing.assert_close(weighed, plain * min_snr_weight(name, s.snr[t]).float())
+    plain = diffusion_loss(lambda x, t, y: x, s, name, x0, t, eps)
+    weighed = diffusion_loss(lambda x, t, y: x, s, name, x0, t, eps, loss_weight=weight)
+    torch.testing.assert_close(weighed, plain * time_weight(weight, name, s, t).float())
 
 # %% ../nbs/01_predictions.ipynb #804c6fde
 def test_a_loss_is_taken_in_float32_over_all_channels_and_the_network_gets_its_labels():
@@ -314,6 +387,19 @@ WRONG_MODELS = {
     "a cap as text": (lambda: min_snr_weight("v", S.snr, "5"), TypeError, "gamma='5': give a number"),
     "a weight of an unknown prediction": (
         lambda: min_snr_weight("noise", S.snr), ValueError, "prediction='noise': choose eps"),
+    "P2 with a k of 0": (lambda: p2_weight("v", S.snr, 0), ValueError, "k=0: give a number above 0"),
+    "P2 with a k of NaN": (lambda: p2_weight("v", S.snr, math.nan), ValueError, "k=nan: give a number above 0"),
+    "P2 with a gamma below 0": (
+        lambda: p2_weight("v", S.snr, 1, -1), ValueError, "gamma=-1: give a number of at least 0"),
+    "P2 with a gamma as text": (lambda: p2_weight("v", S.snr, 1, "1"), TypeError, "gamma='1': give a number"),
+    "P2 of an unknown prediction": (lambda: p2_weight("noise", S.snr), ValueError, "prediction='noise': choose eps"),
+    "a bias that is infinite": (
+        lambda: sigmoid_weight("v", S.snr, math.inf), ValueError, "bias=inf: give a finite number"),
+    "a bias of NaN": (lambda: sigmoid_weight("v", S.snr, math.nan), ValueError, "bias=nan: give a finite number"),
+    "a weight at a time by an unknown name": (
+        lambda: time_weight("snr", "v", S, TS), ValueError, "loss_weight='snr': choose uniform"),
+    "a rate over two times": (
+        lambda: logsnr_rate(cosine(2)), ValueError, "a schedule of T=2: give one of at least 3 times"),
 }
 
 # %% ../nbs/01_predictions.ipynb #0317920b

@@ -303,6 +303,14 @@ def test_models_of_one_class_and_of_colour_and_odd_sizes_train(tmp_path, n, chan
     assert images["ema"].shape == (20, channels, size, size)
     assert images["ema"].isfinite().all()
 
+@pytest.mark.parametrize("weight", ["p2", "sigmoid"])
+@pytest.mark.parametrize("schedule", ["cosine", "flow", "edm"])
+def test_every_weight_trains_on_schedules_that_end_differently(tmp_path, schedule, weight):
+    trainer = Trainer(tiny(tmp_path, noise_schedule=schedule, loss_weight=weight, epochs=1))
+    losses = [event.loss for event in run_to_the_end(trainer) if event.kind == "step"]
+    assert losses
+    assert all(map(math.isfinite, losses))
+
 def test_an_unconditional_model_trains_and_samples(tmp_path):
     trainer = Trainer(tiny(tmp_path, conditional=False, batch_size=8, epochs=1), random_data(0, 1, 8))
     run_to_the_end(trainer)

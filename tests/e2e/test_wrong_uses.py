@@ -394,8 +394,8 @@ CONFIGS = [
     dict(resume="yes"), dict(resume=1), dict(hflip="no"), dict(seed=-1), dict(seed=2**80), dict(seed=1.5),
     dict(num_workers=-1), dict(dropout=1), dict(dropout="none"), dict(label_drop=2), dict(label_drop=math.nan),
     dict(noise_schedule="pink"), dict(noise_schedule=len), dict(prediction="x1"), dict(loss="l3"), dict(loss_weight=2.),
-    dict(act="tanhh"), dict(grad_clip=-1.), dict(ema_decay=.999), dict(ema_decay=-1), dict(ema_halflife=.5),
-    dict(save_minutes="ten"), dict(conditional="maybe"),
+    dict(loss_weight="snr"), dict(act="tanhh"), dict(grad_clip=-1.), dict(ema_decay=.999), dict(ema_decay=-1),
+    dict(ema_halflife=.5), dict(save_minutes="ten"), dict(conditional="maybe"),
 ]
 GENERATES = [
     dict(num_images=0), dict(num_images=2.5), dict(num_images="8"), dict(steps=0), dict(steps=5.5), dict(steps="all"),
