@@ -9,13 +9,15 @@ __all__ = ['check_mapped', 'load_cached', 'load_data']
 import errno
 import glob
 import hashlib
+import inspect
 import json
 import os
 import shutil
+import sys
 import uuid
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -33,6 +35,7 @@ from .dataset import ImageDataset, load_digits, load_sprites
 from .decoding import Chunk, decode_chunks
 from .images import printable, safe_name
 from .sources import Source, check_file, find_source
+from .sprites import FACTORS, draw_sprites, sample_factors
 
 # %% ../nbs/24_cache.ipynb #d4da7e4d
 def _write_images(file: Path, chunks: Iterable[Chunk]) -> list[Chunk]:
@@ -85,12 +88,13 @@ def _decode_into(
     channels: str | int,  # auto, 1 or 3
     workers: int | None = None,
     fingerprint: str = "",  # of the source
+    decode: Callable[..., Iterable[Chunk]] = decode_chunks,
 ) -> None:
     "Decode a source into `images.bin` and `data.json`. Raises `ValueError` if nothing of a class can be read."
     file = out / "images.bin"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # decoders warn of large and of odd files; those that can't be read are listed
-        chunks = _write_images(file, decode_chunks(source, size, "L" if channels == 1 else "RGB", workers))
+        chunks = _write_images(file, decode(source, size, "L" if channels == 1 else "RGB", workers))
     good = [i for chunk in chunks for i in chunk.good.tolist()]
     broken = [line for chunk in chunks for line in chunk.skipped]
     _check_classes(source, good, broken)
@@ -298,7 +302,7 @@ def _check_room(folder: Path, need: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 # %% ../nbs/24_cache.ipynb #d3f16b57
-def _make_anew(entry: _Entry, workers: int | None) -> ImageDataset:
+def _make_anew(entry: _Entry, workers: int | None, decode: Callable[..., Iterable[Chunk]]) -> ImageDataset:
     "Decode what is wanted beside its place, and rename it when it's whole."
     out, cache = entry.folder, entry.cache
     with _one_at_a_time(cache / f".{out.name}.lock") as is_alone:
@@ -312,7 +316,7 @@ def _make_anew(entry: _Entry, workers: int | None) -> ImageDataset:
         new = cache / f".{out.name}.{uuid.uuid4().hex[:8]}.new"
         new.mkdir()
         try:
-            _decode_into(new, entry.source, entry.size, entry.channels, workers, entry.fingerprint)
+            _decode_into(new, entry.source, entry.size, entry.channels, workers, entry.fingerprint, decode)
             data = _open_decoded(new)
             _put_in_place(new, entry)
         finally:
@@ -370,19 +374,49 @@ def load_cached(
     channels: str | int = "auto",  # auto: one if no image has colour; 1 or 3
     cache: str | Path | None = None,  # folder of decoded data; None: decode into memory, keep nothing
     workers: int | None = None,  # threads; None: as many as there are processors, up to 8
+    decode: Callable[..., Iterable[Chunk]] = decode_chunks,  # (source, size, mode, workers) -> chunks
 ) -> ImageDataset:
     "Decode a source, or find it decoded already. Raises `ValueError` if it can't be decoded or kept."
     need = _most_bytes(source, size, channels)
     if cache is None:
         with TemporaryDirectory() as d, _explain_no_room(Path(d), need, "TMPDIR"):
-            _decode_into(Path(d), source, size, channels, workers)
+            _decode_into(Path(d), source, size, channels, workers, decode=decode)
             return _open_decoded(Path(d), in_memory=True)
     cache = Path(cache)
     with _explain_no_room(cache, need, "--result_path"):
         cache.mkdir(parents=True, exist_ok=True)
         entry = _Entry(source, _known_fingerprint(source, cache), size, channels, cache)
         found = _find(entry)
-        return _make_anew(entry, workers) if found is None else found
+        return _make_anew(entry, workers, decode) if found is None else found
+
+# %% ../nbs/24_cache.ipynb #53b49663
+_SPRITES = "sprites 8192 seed 0"  # as `load_sprites` says
+
+def _sprites() -> Source:
+    "List the sprites as a source."
+    labels = sample_factors(8192)[:, 0].numpy()  # (8192,)
+    def fingerprint() -> str:
+        code = inspect.getsource(sys.modules[draw_sprites.__module__])
+        return hashlib.sha256(f"{_SPRITES} {code}".encode()).hexdigest()
+    return Source("sprites", range(len(labels)), labels, FACTORS["kind"], fingerprint)
+
+# %% ../nbs/24_cache.ipynb #9e51b28e
+def _draw_chunks(source: Source, size: int, mode: str, workers: int | None) -> Iterator[Chunk]:
+    "Draw the sprites, as one chunk in colour."
+    images = load_sprites(size).images.numpy()  # (N, 3, size, size)
+    yield Chunk(images, np.arange(len(images)), np.full((len(images), 2), size, np.int32), False, [])
+
+# %% ../nbs/24_cache.ipynb #60c33d2b
+def _load_sprites(image_size: int, cache: str | Path | None) -> ImageDataset:
+    "Draw the sprites, or find them drawn already. Raises `ValueError` for a size that can't be drawn."
+    load_sprites(image_size, 0)  # refuses the size before a folder is made
+    if cache is None:
+        return load_sprites(image_size)
+    try:
+        kept = load_cached(_sprites(), image_size, 3, cache, decode=_draw_chunks)
+    except ValueError:  # nothing can be kept there
+        return load_sprites(image_size)
+    return replace(kept, sizes=None, fingerprint=_SPRITES)
 
 # %% ../nbs/24_cache.ipynb #f3e2b18d
 def load_data(
@@ -397,6 +431,6 @@ def load_data(
         data = load_digits(image_size)
         return data if channels != 3 else replace(data, images=data.images.repeat(1, 3, 1, 1))
     if name == "sprites":
-        data = load_sprites(image_size)
+        data = _load_sprites(image_size, cache)
         return data if channels != 1 else replace(data, images=rgb_to_grayscale(data.images))
     return load_cached(find_source(name, data_root), image_size, channels, cache)

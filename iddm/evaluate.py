@@ -29,7 +29,7 @@ from .checkpoints import atomic_write_text
 from .config import only_cfg_scale
 from .console import steady_output
 from .dataset import ImageDataset
-from .features import Features, classifier_features, make_features
+from .features import Features, check_classifier, kept_features, make_features
 from .flags import check_ranges, convert_fields, exit_with_error, option, parse_args, read_small, shown
 from .generate import GenerateConfig, sample_batches, times
 from .images import image_grid, to_uint8
@@ -203,11 +203,12 @@ def evaluate_steps(
     features: Features,
     config: EvalConfig = EvalConfig(),
     checkpoint: str = "",  # its name
+    folder: Path | None = None,  # where the features of real images are kept
 ) -> Iterator[Evaluation | SampledFeatures | None]:  # None after each step; the samples; the figures
     "Judge a model, step by step. Raises `ValueError` if the images don't fit it, or there are too few."
     begun = time.monotonic()
     reference, others, n = _sets(model, train, held_out, config)
-    real = features(reference.images)  # (M, D)
+    real = kept_features(features, reference.images, folder)  # (M, D)
     floors = measure_all(features(evenly(others.images, n)), real)
     n_copies = copy_number(n, train.images) if len(held_out) else 0
     found = None
@@ -300,7 +301,7 @@ def _check_features(config: EvalConfig, data: ImageDataset) -> None:
     "Raise `ValueError` if the network of the features can't be made."
     takes_classifier = config.features == "classifier" or (config.features == "auto" and len(data.classes) > 1)
     if takes_classifier:
-        classifier_features(data, steps=1)  # what it raises depends on the data alone
+        check_classifier(data)
     elif config.features == "inception":
         make_features("inception", data)
 
@@ -321,12 +322,12 @@ def _judge(
 ) -> Iterator[Evaluation | SampledFeatures | None]:
     "Judge a run that was looked at."
     model, train = ready.model, ready.train
+    cache = ready.run.folder.parent / "cache"
     if features is None:
-        cache = ready.run.folder.parent / "cache"
         with _turn(cache / "features"):
             features = make_features(config.features, train, cache, ready.device)
     samples = None
-    for found in evaluate_steps(model, train, ready.held_out, features, config, ready.checkpoint.name):
+    for found in evaluate_steps(model, train, ready.held_out, features, config, ready.checkpoint.name, cache):
         if isinstance(found, SampledFeatures):
             samples = found
         if isinstance(found, Evaluation):

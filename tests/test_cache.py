@@ -3,24 +3,28 @@
 # %% ../nbs/24_cache.ipynb #auto
 import errno
 import hashlib
+import inspect
 import json
 import os
 import shutil
+import sys
+from dataclasses import replace
 from functools import partial
 import numpy as np
 import torch
 from filelock import FileLock
-from iddm.dataset import load_digits
+from iddm.dataset import load_digits, load_sprites
 from iddm.images import printable
+from iddm.sprites import sample_factors
 import gzip
-import sys
 from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 from iddm.dataset import summary_table
 from iddm.sources import folder_source
 from iddm.cache import (
-    _decode_into, _keep_green, _known_fingerprint, _one_at_a_time, _open_decoded, check_mapped, load_cached, load_data)
+    _SPRITES, _decode_into, _keep_green, _known_fingerprint, _load_sprites, _one_at_a_time, _open_decoded, _sprites,
+    check_mapped, load_cached, load_data)
 
 # %% ../nbs/24_cache.ipynb #8ef1ed3f
 def test_of_three_planes_the_middle_one_is_kept(tmp_path):
@@ -377,11 +381,77 @@ def test_data_sets_are_found_by_name_or_by_path():
 def test_sprites_are_found_by_their_name_in_colour_or_grey():
     sprites = load_data("sprites", 16)
     assert sprites.images.shape == (8192, 3, 16, 16)
-    assert sprites.fingerprint == "sprites 8192 seed 0"
+    assert sprites.fingerprint == _SPRITES == "sprites 8192 seed 0"
+    assert sprites.labels.tolist() == _sprites().labels.tolist()
     grey = load_data("sprites", 16, 1).images[:100].float()
     assert grey.shape == (100, 1, 16, 16)
     light = (sprites.images[:100] * torch.tensor([.2989, .587, .114])[:, None, None]).sum(1, keepdim=True)
     assert (grey - light).abs().max() <= 1
+
+# %% ../nbs/24_cache.ipynb #0c266290
+def count_drawings(monkeypatch):
+    "Let sprites be few and plain; return the list of the sizes that were drawn."
+    drawn = []
+    def draw(size, n=8192):
+        if n:
+            drawn.append(size)
+        data = load_sprites(size, 0)
+        images = torch.arange(n)[:, None, None, None].expand(n, 3, size, size).byte()
+        return replace(data, images=images.contiguous(), labels=sample_factors(n)[:, 0], fingerprint=_SPRITES)
+    monkeypatch.setattr(f"{_load_sprites.__module__}.load_sprites", draw)
+    return drawn
+
+def test_sprites_are_drawn_once_and_kept(tmp_path, monkeypatch):
+    drawn = count_drawings(monkeypatch)
+    one, two = (load_data("sprites", 16, cache=tmp_path) for _ in range(2))
+    assert drawn == [16]
+    load_data("sprites", 20, cache=tmp_path)
+    plain = load_data("sprites", 16)
+    assert drawn == [16, 20, 16]
+    for data in (one, two):
+        assert torch.equal(data.images, plain.images), data
+        assert torch.equal(data.labels, plain.labels), data
+        assert (data.classes, data.fingerprint, data.sizes) == (plain.classes, plain.fingerprint, plain.sizes), data
+    assert load_data("sprites", 16, 1, cache=tmp_path).images.shape == (8192, 1, 16, 16)
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
+@pytest.mark.parametrize("how", DAMAGE)
+def test_damaged_sprites_are_drawn_anew(how, tmp_path, monkeypatch):
+    drawn = count_drawings(monkeypatch)
+    images = load_data("sprites", 16, cache=tmp_path).images
+    (file,) = tmp_path.glob("sprites-16-*/images.bin")
+    spoil(file, how)
+    for _ in range(2):
+        assert torch.equal(load_data("sprites", 16, cache=tmp_path).images, images), how
+    assert drawn == [16, 16]
+
+# %% ../nbs/24_cache.ipynb #0ce516cb
+def test_many_at_the_same_time_draw_sprites_once(tmp_path, monkeypatch):
+    drawn = count_drawings(monkeypatch)
+    with ThreadPoolExecutor(4) as pool:
+        first, *rest = pool.map(lambda _: load_data("sprites", 16, cache=tmp_path).images, range(4))
+    assert all(torch.equal(first, o) for o in rest)
+    assert drawn == [16]
+
+def test_other_code_that_draws_has_another_place(tmp_path, monkeypatch):
+    drawn = count_drawings(monkeypatch)
+    load_data("sprites", 16, cache=tmp_path)
+    monkeypatch.setattr(inspect, "getsource", lambda module: "def draw_sprites(): ...")
+    load_data("sprites", 16, cache=tmp_path)
+    assert drawn == [16, 16]
+    assert len(list(tmp_path.glob("sprites-16-*"))) == 2
+
+def test_sprites_are_drawn_where_nothing_can_be_kept(tmp_path, monkeypatch):
+    drawn = count_drawings(monkeypatch)
+    (tmp_path / "cache").write_text("")
+    for _ in range(2):
+        assert len(load_data("sprites", 16, cache=tmp_path / "cache")) == 8192
+    assert drawn == [16, 16]
+
+def test_a_size_that_cannot_be_drawn_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="image_size=8: choose from 16 to 64"):
+        load_data("sprites", 8, cache=tmp_path / "cache")
+    assert not list(tmp_path.iterdir())
 
 # %% ../nbs/24_cache.ipynb #ec85c6fc
 def write_set(folder, images, labels):

@@ -7,7 +7,7 @@ import torch
 from filelock import Timeout
 from PIL import Image
 from iddm.dataset import ImageDataset
-from iddm.features import classifier_features, make_features
+from iddm.features import make_features
 from iddm.metrics import proportional_labels, reference_sets
 from iddm.model import TrainedModel
 from iddm.run import Run, RunFiles, acquire_lock
@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 from iddm.config import TrainConfig
 from iddm.dataset import load_digits, split_holdout
+from iddm.features import classifier_features
 from iddm.images import to_float
 from iddm.model import build_model
 from iddm.trainer import Trainer
@@ -191,6 +192,11 @@ def test_a_classifier_says_what_is_named_as_asked(tmp_path):
     assert judged.measures["named_as_asked"].floor == judged.accuracy
     kept, = (tmp_path / "cache").glob("classifier-*.safetensors")
     assert kept.stat().st_size < 2**20
+    of_real, = (tmp_path / "cache").glob("features-*.safetensors")
+    written = of_real.stat().st_mtime_ns
+    again = evaluate(run, EvalConfig(num_images=60, steps=2), features)
+    assert again.measures["fd"] == judged.measures["fd"]
+    assert of_real.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("argv, message", [

@@ -2,12 +2,15 @@
 
 # %% ../nbs/26_features.ipynb #auto
 import hashlib
+import math
 import torch
+from safetensors.torch import save_file
 from iddm.dataset import ImageDataset
 import pytest
 from iddm.dataset import load_digits
 import iddm.features
-from iddm.features import classifier_features, inception_features, make_features, random_features
+from iddm.features import (
+    check_classifier, classifier_features, inception_features, kept_features, make_features, random_features)
 
 # %% ../nbs/26_features.ipynb #780592b1
 def test_random_features_are_the_same_for_everybody_and_notice_a_shift_of_brightness():
@@ -42,10 +45,16 @@ def test_a_classifier_names_held_out_digits():
     assert features.accuracy > .93
     assert features(data.images[:10]).shape == (10, 64)
     assert (features.classify(data.images) == data.labels).double().mean() > .95
+
+# %% ../nbs/26_features.ipynb #b4b20852
+@pytest.mark.parametrize("refuse", [check_classifier, classifier_features])
+def test_data_without_two_classes_or_with_too_few_images_is_refused(refuse):
+    data = load_digits(8)
     with pytest.raises(ValueError, match="a classifier needs two; use random features"):
-        classifier_features(ImageDataset(data.images, data.labels * 0))
+        refuse(ImageDataset(data.images, data.labels * 0))
     with pytest.raises(ValueError, match="too few to train a classifier"):
-        classifier_features(ImageDataset(data.images[:1], data.labels[:1], data.classes))
+        refuse(ImageDataset(data.images[:1], data.labels[:1], data.classes))
+    assert check_classifier(data) is None
 
 # %% ../nbs/26_features.ipynb #3a39b5c6
 def test_inception_needs_its_file(tmp_path):
@@ -78,3 +87,64 @@ def test_features_are_chosen_by_the_data():
     assert make_features("random", data).hash == random_features(1).hash
     with pytest.raises(ValueError, match="features 'vgg': choose auto"):
         make_features("vgg", data)
+
+# %% ../nbs/26_features.ipynb #b2baa3c7
+def counted(seed=0):
+    "Random features, and the list of the numbers of images that they have looked at."
+    features = random_features(1, seed)
+    seen = []
+    features.net.register_forward_hook(lambda net, given, out: seen.append(len(out)))
+    return features, seen
+
+def test_features_of_real_images_are_kept_by_network_and_images(tmp_path):
+    images = load_digits(8).images[:300]
+    features, seen = counted()
+    first, again = (kept_features(features, images, tmp_path) for _ in range(2))
+    assert sum(seen) == 300
+    assert torch.equal(first, again)
+    assert torch.equal(first, features(images))
+    others = images.clone()
+    others[7, 0, 3, 3] += 1
+    assert torch.equal(kept_features(features, others, tmp_path), features(others))
+    other_net, _ = counted(seed=1)
+    assert torch.equal(kept_features(other_net, images, tmp_path), other_net(images))
+    assert len(list(tmp_path.glob("features-*"))) == 3
+    assert torch.equal(kept_features(features, images), first)
+
+def test_features_are_those_of_the_images_in_their_order(tmp_path):
+    images = load_digits(8).images[:40]
+    features, _ = counted()
+    kept_features(features, images, tmp_path)
+    assert torch.equal(kept_features(features, images.flip(0), tmp_path), features(images.flip(0)))
+
+# %% ../nbs/26_features.ipynb #56161f71
+SPOILT = {
+    "no file of tensors": lambda file: file.write_bytes(b"no tensors"),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-9]),
+    "another name": lambda file: save_file({"other": torch.zeros(40, 96)}, file),
+    "fewer": lambda file: save_file({"features": torch.zeros(39, 96)}, file),
+    "not finite": lambda file: save_file({"features": torch.full((40, 96), math.nan)}, file),
+    "another type": lambda file: save_file({"features": torch.zeros(40, 96).double()}, file),
+    "no matrix": lambda file: save_file({"features": torch.zeros(40)}, file),
+}
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_damaged_file_of_features_is_made_anew(how, tmp_path):
+    images = load_digits(8).images[:40]
+    features, seen = counted()
+    first = kept_features(features, images, tmp_path)
+    file, = tmp_path.iterdir()
+    SPOILT[how](file)
+    for _ in range(2):
+        assert torch.equal(kept_features(features, images, tmp_path), first), how
+    assert sum(seen) == 80
+
+def test_where_features_cannot_be_kept_they_are_computed(tmp_path):
+    images = load_digits(8).images[:40]
+    features, seen = counted()
+    (tmp_path / "file").write_text("")
+    for _ in range(2):
+        kept_features(features, images, tmp_path / "file")
+    assert sum(seen) == 80
+    with pytest.raises(ValueError, match="give at least one image"):
+        kept_features(features, images.float(), tmp_path)
