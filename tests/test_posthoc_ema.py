@@ -209,7 +209,7 @@ def test_the_half_life_of_an_average_has_a_closed_form():
     assert std_to_halflife(ordinary, 43_000) == pytest.approx(43_000 / RAMP)
     images = 10_000  # one in a step: the rule itself, near the end
     assert power_weight(images, std_to_gamma(.1))**std_to_halflife(.1, images) == pytest.approx(.5, rel=1e-3)
-    with pytest.raises(ValueError, match="std=.3"):
+    with pytest.raises(ValueError, match=r"std=0\.3"):
         std_to_halflife(.3, 100)
 
 # %% ../nbs/28_posthoc_ema.ipynb #f5396612

@@ -25,7 +25,7 @@ from iddm.widgets.ema_length import (
 # %% ../nbs/63_ema_length.ipynb #972151a6
 def tiny(folder, **kw):
     "Train for a moment, with snapshots."
-    settings = dict(image_size=8, widths=(32,), attention=(), batch_size=64, epochs=1, sample_interval=0)
+    settings = dict(image_size=8, patch=2, widths=(32,), attention=(), batch_size=64, epochs=1, sample_interval=0)
     place = dict(device="cpu", precision="fp32", result_path=str(folder), ema_snapshots=8)
     trainer = Trainer(TrainConfig(**settings | place | kw))
     for _ in record(trainer.fit(), trainer):
@@ -45,7 +45,7 @@ def of_settings(folder, **settings):
     run.config_file.write_text(config_yaml(TrainConfig(**settings)))
     return folder
 
-# %% ../nbs/63_ema_length.ipynb #6d1dbcb6
+# %% ../nbs/63_ema_length.ipynb #85861f3c
 def test_a_run_is_looked_at(trained):
     subject = _look_at(trained)
     assert len(subject.snapshots) == 16
@@ -56,7 +56,7 @@ def test_a_run_is_looked_at(trained):
 
 @pytest.mark.parametrize("settings, say", [
     ({}, "it has no snapshots of averages; train one with --ema_snapshots 16"),
-    (dict(ema_snapshots=4), "no snapshot is written yet; it's the first of 4")])
+    (dict(ema_snapshots=4), "no snapshot is written yet; wait for the first of 4")])
 def test_a_run_without_snapshots_is_said_in_one_line(tmp_path, settings, say):
     folder = of_settings(tmp_path / "a", **settings)
     with pytest.raises(ValueError, match=f"run '.*a': {say}") as e:
@@ -76,7 +76,7 @@ def test_the_profile_is_drawn_as_it_is_wanted_and_as_it_is_made():
 def test_the_length_is_said_as_a_half_life():
     subject = _Subject(Path("a"), TrainConfig(batch_size=10), [(4300, std_to_gamma(.05))])
     said = _words(subject, .0629)
-    assert said.startswith("std 0.0629 of 43,000 images: at the end half of it is younger than 2,1")
+    assert said.startswith("std 0.0629 of 43,000 images: at the end a half-life of 2,1")
     assert said.endswith("has about std 0.063")
     assert "ordinary" not in _words(subject._replace(config=TrainConfig(ema_halflife=0)), .1)
 
@@ -116,23 +116,25 @@ def count_loads(monkeypatch):
     monkeypatch.setattr("iddm.widgets.ema_length.load", counted)
     return counted
 
-# %% ../nbs/63_ema_length.ipynb #b85d7cec
-def test_each_length_draws_the_same_noise_and_is_kept(trained, monkeypatch):
+# %% ../nbs/63_ema_length.ipynb #3b30321e
+@pytest.mark.parametrize("std", [.03, .05, .2])
+def test_each_length_draws_the_same_noise(trained, std):
+    ui = opened(trained)
+    ui.seed.value = 4
+    assert done(ui.job) == "done · 3 lengths"
+    ui.std.value = std
+    how = dict(sample="dpmpp_2m", steps=2, seed=4, cfg_scale=1.)
+    assert ui.image.value == to_png(sample(load(trained, ema_std=std), num_images=3, **how), 3)
+
+def test_what_was_drawn_is_kept(trained, monkeypatch):
     loads = count_loads(monkeypatch)
     ui = opened(trained)
-    assert ui.std.value == .05
-    ui.seed.value = 4
     empty = ui.image.value
-    assert done(ui.job) == "done · 3 lengths"
-    assert loads.call_count == 3
-    for std in (.03, .2, .05):
-        ui.std.value = std
-        model = load(trained, ema_std=std)
-        want = sample(model, num_images=3, sample="dpmpp_2m", steps=2, seed=4, cfg_scale=1.)
-        assert ui.image.value == to_png(want, 3)
-    assert loads.call_count == 3
     done(ui.job)
-    assert loads.call_count == 3  # nothing is drawn twice
+    assert ui.image.value != empty
+    ui.std.value = .2
+    done(ui.job)
+    assert loads.call_count == 3  # once for each length
     ui.seed.value = 5
     assert ui.image.value == empty
 
@@ -172,7 +174,7 @@ def test_the_figure_is_the_frechet_distance_of_the_samples(trained):
     want = frechet_measure(found.features, judge.real)._replace(floor=judge.floor)
     assert ui.figure.value == _fd_words({.05: want}, .05, 40)
 
-# %% ../nbs/63_ema_length.ipynb #157d2f44
+# %% ../nbs/63_ema_length.ipynb #f8730124
 def test_the_slider_changes_words_and_profile(trained):
     ui = opened(trained)
     before = ui.profile.value
@@ -196,48 +198,53 @@ def test_what_is_kept_of_an_older_snapshot_is_dropped(trained, tmp_path):
     assert ui.image.value != before
     assert "1,792 images" in ui.words.value
 
-def test_stop_ends_drawing_and_measuring(trained):
-    ui = opened(trained, steps=500)
-    for job in (ui.job, ui.measure):
-        job.go.click()
-        while job.running and "step" not in job.status.value:
-            time.sleep(.01)
-        job.halt.click()
-        assert job.wait(5)
-        assert job.status.value.startswith("stopped at std 0.05, step")
+@pytest.mark.parametrize("name", ["job", "measure"])
+def test_stop_ends_drawing_and_measuring(trained, name):
+    job = getattr(opened(trained, steps=500), name)
+    job.go.click()
+    while job.running and "step" not in job.status.value:
+        time.sleep(.01)
+    job.halt.click()
+    assert job.wait(5)
+    assert job.status.value.startswith("stopped at std 0.05, step")
 
-# %% ../nbs/63_ema_length.ipynb #05754837
-def problem_of(folder):
-    "What a panel says of a run when it's opened, and when Draw and Measure are pressed."
-    ui = opened(folder)
-    said = [ui.job.problem.value]
-    for job in (ui.job, ui.measure):
-        job.go.click()
-        assert job.wait(20)
-        said.append(job.problem.value)
-    return said
+# %% ../nbs/63_ema_length.ipynb #c1617259
+def pressed(job):
+    "What is said after the button of a job is pressed."
+    job.go.click()
+    assert job.wait(20)
+    assert "<details>" not in job.problem.value  # it's no fault of the program
+    return job.problem.value
 
-def test_a_run_that_cannot_be_used_is_said_in_one_line(tmp_path):
-    plain = problem_of(of_settings(tmp_path / "<b>"))
-    untrained = problem_of(of_settings(tmp_path / "b", ema_snapshots=4))
-    missing = problem_of(tmp_path / "c")
-    for said, want in ((plain, "has no snapshots of averages; train one with ema_snapshots 16"),
-                       (untrained, "no snapshot is written yet"), (missing, "c")):
-        assert said[0] == said[1] == said[2]
-        assert want in said[0]
-        assert "\n" not in said[0]
-        assert "<details>" not in said[0]
-    assert "&lt;b&gt;" in plain[0]
+@pytest.mark.parametrize("name, settings, say", [
+    ("<b>", {}, "&lt;b&gt;&#x27;: it has no snapshots of averages; train one with ema_snapshots 16"),
+    ("b", dict(ema_snapshots=4), "b&#x27;: no snapshot is written yet; wait for the first of 4"),
+    ("c", None, "c")], ids=["plain", "untrained", "missing"])
+def test_a_run_that_cannot_be_used_is_said_in_one_line(tmp_path, name, settings, say):
+    if settings is not None:
+        of_settings(tmp_path / name, **settings)
+    ui = opened(tmp_path / name)
+    said = ui.job.problem.value
+    assert say in said
+    assert "\n" not in said
+    assert [pressed(ui.job), pressed(ui.measure)] == [said, said]
+    ui.std.value = .2
+    assert ui.words.value == ""
 
 def test_a_damaged_snapshot_is_named(trained, tmp_path):
     run = Run(shutil.copytree(trained, tmp_path / "run"))
     file = run_snapshots(run)[3].path
     file.write_bytes(file.read_bytes()[:200])
-    said = problem_of(run.folder)
-    assert said[0] == ""
-    for text in said[1:]:
-        assert file.name in text
-        assert "<details>" not in text
+    ui = opened(run.folder)
+    assert ui.job.problem.value == ""
+    assert file.name in pressed(ui.job)
+    assert file.name in pressed(ui.measure)
+
+# %% ../nbs/63_ema_length.ipynb #b790cb33
+def test_more_samples_than_real_images_are_refused(trained):
+    ui = opened(trained, num_images=950)
+    assert "real images to measure the floor with, at the same number" in pressed(ui.measure)
+    assert done(ui.job) == "done · 3 lengths"
 
 def test_a_panel_opened_too_early_works_later(trained, tmp_path):
     run = Run(shutil.copytree(trained, tmp_path / "run"))

@@ -48,7 +48,7 @@ class _Subject(NamedTuple):
         "The length nearest to that of the ordinary average."
         return nearest_std(self.config.ema_halflife, self.images) if self.config.ema_halflife else 0.
 
-# %% ../../nbs/63_ema_length.ipynb #297b3e55
+# %% ../../nbs/63_ema_length.ipynb #254b2d68
 def _look_at(folder: Path) -> _Subject:
     "Find a run's snapshots. Raises `ValueError` of one line if there is no run, or none of them."
     config = load_run_config(folder)
@@ -56,8 +56,8 @@ def _look_at(folder: Path) -> _Subject:
     if there:
         return _Subject(folder, config, [(o.step, std_to_gamma(o.std)) for o in there])
     if config.ema_snapshots:
-        raise ValueError(f"run {str(folder)!r}: no snapshot is written yet; it's the first of {config.ema_snapshots} "
-                         "over the training that is missing, so wait, then press Draw")
+        raise ValueError(f"run {str(folder)!r}: no snapshot is written yet; wait for the first of "
+                         f"{config.ema_snapshots}, then press Draw")
     raise ValueError(f"run {str(folder)!r}: it has no snapshots of averages; train one with --ema_snapshots 16")
 
 # %% ../../nbs/63_ema_length.ipynb #1836139b
@@ -76,19 +76,19 @@ def _profile_chart(subject: _Subject, std: float) -> Markup:
 def _words(subject: _Subject, std: float) -> Markup:
     "Say in words how long an average is."
     halflife = std_to_halflife(std, subject.images)
-    said = markup("std {:g} of {:,} images: at the end half of it is younger than {:,.0f} images",
+    said = markup("std {:g} of {:,} images: at the end a half-life of {:,.0f} images",
                   std, subject.images, halflife)
     if not subject.usual:
         return said
     return markup("{}<br>the ordinary average of this run has about std {:.3f}", said, subject.usual)
 
-# %% ../../nbs/63_ema_length.ipynb #5c7782d9
+# %% ../../nbs/63_ema_length.ipynb #22facceb
 _SAMPLER: Literal["dpmpp_2m"] = "dpmpp_2m"
 
 def _how(model: TrainedModel, n: int, steps: int, seed: int) -> GenerateConfig:
     "Return how to sample: without guidance, unless another scale is the only one that was trained."
-    only = only_cfg_scale(model.config)
-    scale = (1. if only is None else only) if model.classes else None
+    only = only_cfg_scale(model.config) if model.classes else None
+    scale = 1. if model.classes and only is None else only
     return GenerateConfig(sample=_SAMPLER, steps=steps, cfg_scale=scale, seed=seed, batch_size=n)
 
 # %% ../../nbs/63_ema_length.ipynb #970d4875
@@ -263,13 +263,14 @@ def _measure_one(
         else:
             yield total, total, frechet_measure(found.features, judge.real)._replace(floor=judge.floor)
 
-# %% ../../nbs/63_ema_length.ipynb #c90defb8
+# %% ../../nbs/63_ema_length.ipynb #e9644300
 _LENGTHS = .02, .025, .03, .04, .05, .063, .08, .1, .125, .16, .2, .25
 
 def _check(lengths: Sequence[float], n: int, steps: int, num_images: int) -> list[float]:  # from the shortest on
     "Raise `ValueError` for what can't be drawn or measured."
     if n < 1 or steps < 1 or num_images < 20:
-        raise ValueError(f"n={n}, steps={steps}, num_images={num_images}: give 1 or more, of num_images 20 or more")
+        raise ValueError(f"n={n}, steps={steps}, num_images={num_images}: give n and steps of 1 or more, "
+                         "and num_images of 20 or more")
     if len(set(lengths)) < 2 or not all(.005 <= std <= .288 for std in lengths):
         raise ValueError(f"lengths={tuple(lengths)}: give two or more, from 0.005 to 0.288 of the training")
     return sorted(set(lengths))
