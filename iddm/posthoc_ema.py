@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST', 'RAMP', 'KEPT_STDS', 'power_profile', 'power_weight', 'gamma_to_std', 'std_to_gamma',
            'profile_dot', 'posthoc_weights', 'Snapshot', 'reconstruct', 'halflife_profile', 'nearest_std',
-           'PowerAverages', 'snapshot_steps']
+           'std_to_halflife', 'PowerAverages', 'snapshot_steps']
 
 # %% ../nbs/28_posthoc_ema.ipynb #46dbf2d3
 import math
@@ -153,6 +153,14 @@ def nearest_std(
         a, b = high - step, low + step
         low, high = (low, b) if distance(a) < distance(b) else (a, high)
     return gamma_to_std((low + high) / 2)
+
+# %% ../nbs/28_posthoc_ema.ipynb #74ad711a
+def std_to_halflife(
+    std: float,  # length of a power-function average, as for `std_to_gamma`
+    images: float,  # that the training has seen
+) -> float:  # in images
+    "Compute the half-life that a power-function average has at the end. Raise `ValueError` as `std_to_gamma`."
+    return images * math.log(2) / (std_to_gamma(std) + 1)
 
 # %% ../nbs/28_posthoc_ema.ipynb #73bff32f
 KEPT_STDS = .05, .10  # of the averages that a training keeps, as in the paper

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 import pytest
 from iddm.posthoc_ema import (
-    LONGEST, PowerAverages, Snapshot, gamma_to_std, halflife_profile, nearest_std, posthoc_weights, power_profile,
-    power_weight, profile_dot, reconstruct, snapshot_steps, std_to_gamma)
+    LONGEST, PowerAverages, RAMP, Snapshot, gamma_to_std, halflife_profile, nearest_std, posthoc_weights,
+    power_profile, power_weight, profile_dot, reconstruct, snapshot_steps, std_to_gamma, std_to_halflife)
 
 # %% ../nbs/28_posthoc_ema.ipynb #6c582508
 def kept_average(path, gamma):  # (t, ...) -> (t, ...): the average after each step
@@ -201,6 +201,16 @@ def test_the_profile_of_an_ordinary_average_is_a_density(half_life):
 def test_an_average_over_nothing_is_named(half_life, images):
     with pytest.raises(ValueError, match="half_life=.*, images=.*: give numbers above 0"):
         nearest_std(half_life, images)
+
+# %% ../nbs/28_posthoc_ema.ipynb #4017b818
+def test_the_half_life_of_an_average_has_a_closed_form():
+    ordinary = gamma_to_std(RAMP * math.log(2) - 1)
+    assert ordinary == pytest.approx(nearest_std(50_000, 43_000), rel=1e-3)
+    assert std_to_halflife(ordinary, 43_000) == pytest.approx(43_000 / RAMP)
+    images = 10_000  # one in a step: the rule itself, near the end
+    assert power_weight(images, std_to_gamma(.1))**std_to_halflife(.1, images) == pytest.approx(.5, rel=1e-3)
+    with pytest.raises(ValueError, match=r"std=0\.3"):
+        std_to_halflife(.3, 100)
 
 # %% ../nbs/28_posthoc_ema.ipynb #f5396612
 def test_the_averages_follow_the_network_and_the_random_start_counts_nothing():

@@ -486,6 +486,53 @@ def test_runs_are_compared_and_one_appears(opened, kind):
         nb.check_clean()
 
 
+EMA = (f"""
+import tempfile
+from iddm import TrainConfig, Trainer, record
+from iddm.widgets import ema_panel
+folder = tempfile.mkdtemp()
+small = dict(image_size=8, widths=(32,), attention=(), batch_size=100, epochs=1, sample_interval=0, device="cpu")
+
+def train(run_name, **settings):
+    trainer = Trainer(TrainConfig(result_path=folder, run_name=run_name, **small | settings))
+    for event in record(trainer.fit(), trainer):
+        pass
+
+train({NAME!r}, ema_snapshots=4)
+train("plain")
+""",
+       f"ema_panel(folder + '/' + {NAME!r}, (.03, .05, .2), n=4, steps=4, num_images=60, features='random')",
+       "print('all cells ran')",
+       "ema_panel(folder + '/plain')")
+
+
+@pytest.mark.parametrize("kind", ["lab", "voila"])
+def test_the_slider_changes_the_length_of_an_average(opened, kind):
+    with opened(kind, "ema", *EMA) as nb:
+        words, figure = nb.hook("words"), nb.hook("figure")
+        expect(nb.page.locator(".iddm-error", has_text="no snapshots")).to_contain_text("plain", timeout=60_000)
+        expect(nb.page.get_by_text(NAME).first).to_be_visible()
+        expect(words).to_contain_text("std 0.05 of")
+        nb.changes("image", nb.hook("draw-go").click)
+        expect(nb.hook("draw-status")).to_contain_text("done · 3 lengths", timeout=60_000)
+        expect(figure).to_contain_text("not measured")
+        nb.hook("measure-go").click()
+        expect(nb.hook("measure-status")).to_contain_text("done · std 0.05", timeout=60_000)
+        expect(figure).to_contain_text("n 60, floor")
+        handle = nb.hook("std").locator(".noUi-handle")
+        handle.focus()
+        nb.changes("image", lambda: handle.press("End"))
+        expect(words).to_contain_text("std 0.2 of")
+        expect(figure).to_contain_text("not measured")
+        nb.hook("measure-all").click()
+        expect(nb.hook("measure-status")).to_contain_text("done · 3 measured", timeout=60_000)
+        expect(figure).to_contain_text("n 60, floor")
+        expect(nb.hook("curve").locator("polyline")).to_have_count(3)
+        nb.shoot("ema")
+        assert nb.page.evaluate("window.pwned") is None
+        nb.check_clean()
+
+
 def test_a_recorded_trajectory_is_scrubbed_and_played(opened):
     with opened("lab", "54_trajectory") as nb:
         at = nb.hook("at-ddim").locator("span")
