@@ -249,7 +249,7 @@ def _features(record: RunRecord) -> str:
     return shown(str(record.measured.get("features_hash", "unknown")))
 
 # %% ../nbs/45_compare.ipynb #d25e78a0
-_LOSS = ("prediction", "noise_schedule", "loss", "loss_weight")  # which change what the loss means
+_LOSS = ("prediction", "noise_schedule", "snr_shift", "loss", "loss_weight")  # which change what the loss means
 _MEASURING = ("n", "ema")  # which change what a measure means
 
 def _warnings(records: Sequence[RunRecord], differing: Sequence[str]) -> Iterator[str]:

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .batches import epoch_permutation, sample_noise
+from .config import schedule_of
 from .dataset import ImageDataset
 from .images import to_float
 from .model import TrainedModel
 from .oracles import empirical_denoiser
 from .predictions import denoiser
-from .schedules import SCHEDULES, Schedule, add_noise
+from .schedules import Schedule, add_noise
 
 # %% ../nbs/43_memorisation.ipynb #109a0058
 def _floats(images: Tensor) -> Tensor:  # float64
@@ -169,10 +170,6 @@ def _denoised(
         predicted_x0 = denoise(x.to(device), t, None if y is None else y.to(device)).cpu()
         yield x0, x, predicted_x0, y
 
-# %% ../nbs/43_memorisation.ipynb #0505a8ae
-def _schedule_of(model: TrainedModel) -> Schedule:
-    return SCHEDULES[model.config.noise_schedule]()
-
 # %% ../nbs/43_memorisation.ipynb #af3a5e52
 def _mean_square(pairs: list[tuple[Tensor, Tensor]]) -> float:
     "Return the mean squared difference of batches of images."
@@ -190,7 +187,7 @@ def loss_gap(
     """Measure the error of the predicted clean image at each time, with the same noise for both kinds of images.
 
     Raises `ValueError` for images of other classes or another size, and for a time that isn't in the schedule."""
-    schedule = _schedule_of(model)
+    schedule = schedule_of(model.config)
     def loss(data: ImageDataset, t: int) -> float:
         return _mean_square([(x0, found) for x0, _, found, _ in _denoised(model, schedule, data, t, seed, n)])
     return torch.tensor([loss(train, t) for t in times]), torch.tensor([loss(held_out, t) for t in times])
@@ -219,7 +216,7 @@ def exact_gap(
     """Measure how far predictions are from those of the exact denoiser of the training images, and from the truth.
 
     Raises `ValueError` as `loss_gap`."""
-    schedule = _schedule_of(model)
+    schedule = schedule_of(model.config)
     labels = _labels(model, train)
     groups = torch.zeros(len(train), dtype=torch.int64) if labels is None else labels  # (N,)
     exact = {int(k): empirical_denoiser(schedule, to_float(train.images[groups == k])) for k in groups.unique()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import CheckpointMeta, check_shapes, load_strict, read_header, read_weights
-from .config import TrainConfig, resolve_defaults, stored_config, usable_cfg_scale
+from .config import TrainConfig, resolve_defaults, schedule_of, stored_config, usable_cfg_scale
 from .device import memory, resolve_device, size_text
 from .flags import convert, from_mapping
 from .guidance import cfg_denoiser
@@ -25,7 +25,6 @@ from .posthoc_ema import Snapshot, reconstruct, std_to_gamma
 from .predictions import clip_denoised, denoiser
 from .run import RunFiles, SavedSnapshot, run_snapshots, weights_file
 from .samplers import SAMPLERS, Step, initial_x, per_sample_generators, randn
-from .schedules import SCHEDULES
 from .unet import UNet
 
 # %% ../nbs/34_model.ipynb #febf5278
@@ -197,7 +196,7 @@ def sample_steps(
     **options: Any,  # of the sampler, for example eta
 ) -> Iterator[Step]:
     "Sample an image for each entry of `y`, step by step. Raise `ValueError` for a scale that was never trained."
-    schedule = SCHEDULES[config.noise_schedule]()
+    schedule = schedule_of(config)
     device = next(net.parameters()).device
     denoise = denoiser(net, schedule, config.prediction)
     if n_classes:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['scaled_linear', 'ALIASES', 'SCHEDULES', 'SPACINGS', 'whole', 'number', 'check_floats', 'check_alike',
            'check_finite', 'Schedule', 'check_schedule', 'from_beta', 'linear', 'sqrt_linear', 'sqrt', 'from_alpha_bar',
-           'cosine', 'sigmoid', 'flow', 'edm', 'zero_terminal_snr', 'Choices', 'extract', 'add_noise', 'timesteps',
-           'sigma_to_t']
+           'cosine', 'sigmoid', 'flow', 'edm', 'zero_terminal_snr', 'Choices', 'shift_snr', 'extract', 'add_noise',
+           'timesteps', 'sigma_to_t']
 
 # %% ../nbs/00_schedules.ipynb #fe8f1e86
 import math
@@ -273,6 +273,38 @@ class Choices(dict[str, Callable]):
 ALIASES = {"scaled_linear": "sqrt_linear"}
 SCHEDULES = Choices("schedule", ALIASES, linear=linear, cosine=cosine, sqrt_linear=sqrt_linear, sqrt=sqrt,
                     sigmoid=sigmoid, flow=flow, edm=edm)
+
+# %% ../nbs/00_schedules.ipynb #102d630d
+def _kept_at_1(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
+    "Find the function of alpha and sigma that this family of schedules keeps at 1."
+    one = torch.ones_like(schedule.alpha)
+    if torch.equal(schedule.alpha, one):
+        return lambda alpha, sigma: alpha
+    if torch.allclose(schedule.alpha + schedule.sigma, one):
+        return torch.add
+    if torch.allclose(schedule.marginal_std, one):
+        return torch.hypot
+    raise ValueError("shift_snr: takes variance preserving schedules (linear, cosine, ...), flow and edm; "
+                     "this one is of another family, so make it anew with its sigma multiplied")
+
+# %% ../nbs/00_schedules.ipynb #82152468
+def shift_snr(
+    schedule: Schedule,
+    shift: float,  # side of the images divided by the side that the schedule was made for; above 1: more noise
+) -> Schedule:  # of the same family; for a shift of 1 the same schedule
+    """Subtract `2 log(shift)` from `logsnr` at each time (Hoogeboom et al. 2023, arXiv 2301.11093, section 2.1).
+
+    Raise `TypeError` for a shift that isn't a number, `ValueError` for one that isn't finite and above 0, and for
+    schedules of another family.
+    """
+    check_schedule(schedule)
+    if not 0 < number("shift", shift) < math.inf:
+        raise ValueError(f"shift={shift}: give a finite number above 0; 1 changes nothing")
+    if shift == 1:
+        return schedule
+    sigma = shift * schedule.sigma
+    kept = _kept_at_1(schedule)(schedule.alpha, sigma)
+    return Schedule(schedule.alpha / kept, sigma / kept)
 
 # %% ../nbs/00_schedules.ipynb #cb8f8ba2
 def extract(

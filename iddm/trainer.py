@@ -50,6 +50,7 @@ from iddm.config import (
     only_cfg_scale,
     plain_config,
     resolve_defaults,
+    schedule_of,
     stored_config,
     usable_cfg_scale,
 )
@@ -78,7 +79,7 @@ from iddm.run import (
     resolve_checkpoint,
     run_snapshots,
 )
-from .schedules import SCHEDULES, Schedule
+from .schedules import Schedule
 from .unet import UNet, default_groups
 
 # %% ../nbs/36_trainer.ipynb #6fee5c62
@@ -248,7 +249,8 @@ def check_groups(config: TrainConfig) -> None:
 
 # %% ../nbs/36_trainer.ipynb #1fbbfe9c
 FIXED = ("image_size", "channels", "conditional", "crop", "hflip", "holdout", "batch_size", "grad_accum", "seed",
-         "optim", "noise_schedule", "prediction", "widths", "attention", "layers", "groups", "patch", "act")
+         "optim", "noise_schedule", "snr_shift", "prediction", "widths", "attention", "layers", "groups", "patch",
+         "act")
 
 def check_same_run(
     plan: Plan,
@@ -335,7 +337,7 @@ def make_plan(
     check_data(data, settled)
     if is_main and source is None:
         check_groups(settled)
-    schedule = SCHEDULES[config.noise_schedule]()
+    schedule = schedule_of(config)
     _check_measures(settled, data, held_out)
     plan = Plan(settled, data, held_out, run, source, device, autocast_dtype, schedule)
     if config.save_interval is None:

@@ -15,7 +15,7 @@ from iddm.predictions import LOSSES, TO_X0, WEIGHTS
 from iddm.samplers import SAMPLERS
 from iddm.config import (
     TrainConfig, _RANGES, _RULES, _upgrade_config, config_yaml, plain_config, read_config, resolve_defaults,
-    stored_config, usable_cfg_scale)
+    schedule_of, stored_config, usable_cfg_scale)
 
 # %% ../nbs/29_config.ipynb #8c09db1d
 TABLES = dict(noise_schedule=SCHEDULES, prediction=TO_X0, act=ACTIVATIONS, sample=SAMPLERS, loss=LOSSES,
@@ -80,6 +80,15 @@ def test_other_settings_that_contradict_each_other_are_refused(kw, say):
 def test_settings_at_the_edge_of_what_is_allowed_are_taken(kw):
     assert vars(TrainConfig(**kw)).items() >= kw.items()
 
+# %% ../nbs/29_config.ipynb #4637c8df
+def test_the_schedule_of_a_run_is_moved_by_its_shift_and_by_default_not_at_all():
+    for name, make in SCHEDULES.items():
+        config = TrainConfig(noise_schedule=name)
+        assert torch.equal(schedule_of(config).alpha, make().alpha)
+        assert torch.equal(schedule_of(config).sigma, make().sigma)
+        moved = schedule_of(replace(config, snr_shift=4))
+        torch.testing.assert_close(moved.logsnr, make().logsnr - 4 * math.log(2))
+
 # %% ../nbs/29_config.ipynb #78dd0690
 def test_the_half_life_of_the_EMA_may_be_given_by_its_former_name():
     config = TrainConfig(ema_decay=1000)
@@ -93,6 +102,8 @@ def test_the_half_life_of_the_EMA_may_be_given_by_its_former_name():
     (dict(epochs=0), "--epochs 0: give a number of at least 1"),
     (dict(label_drop=1.5), "--label_drop 1.5: .* from 0 to 1"),
     (dict(holdout=.6), "--holdout 0.6: .* from 0 to 0.5"),
+    (dict(snr_shift=0), "--snr_shift 0.0: give a number from 0.01 to 100"),
+    (dict(snr_shift=math.nan), "--snr_shift nan: give a number"),
     (dict(run_name="a/b"), "--run_name 'a/b': give a plain name"), (dict(run_name="cache"), "cache is taken"),
     (dict(run_name=".."), "--run_name '..': give a plain name"),
     (dict(run_name="."), "--run_name '.': give a plain name"),

@@ -8,13 +8,13 @@ from iddm.config import TrainConfig
 from iddm.posthoc_ema import std_to_gamma
 from iddm.run import RunFiles
 from iddm.samplers import SAMPLERS
-from iddm.schedules import SCHEDULES
 import math
 import pytest
 from iddm.checkpoints import atomic_write_weights, write_weights
 from iddm.config import plain_config
 from iddm.posthoc_ema import posthoc_weights
 from iddm.samplers import final_sample
+from iddm.schedules import edm
 from iddm.model import TrainedModel, build_model, check_memory, load, net_size, posthoc_ema, sample_steps, shapes_of
 
 # %% ../nbs/34_model.ipynb #13222086
@@ -195,17 +195,21 @@ def test_a_checkpoint_that_contradicts_itself_is_refused_by_name(tmp_path, chang
     assert "\n" not in str(e.value)
 
 # %% ../nbs/34_model.ipynb #97db7504
-def start_of(steps):
+def start_of(steps, snr_shift=1.):
     "Return where a trajectory that visits these steps begins."
-    config = TrainConfig(noise_schedule="edm", image_size=4)
+    config = TrainConfig(noise_schedule="edm", snr_shift=snr_shift, image_size=4)
     def begin(denoise, x, schedule, steps, generator):
         return x
     return sample_steps(nn.Linear(1, 1), config, 1, 0, torch.zeros(2), sample=begin, steps=steps)
 
 def test_a_trajectory_begins_with_the_standard_deviation_of_the_first_time_that_it_visits():
-    edm = SCHEDULES["edm"]()
-    ratio = math.hypot(*edm.at(500)) / math.hypot(*edm.at(edm.T - 1))
+    s = edm()
+    ratio = math.hypot(*s.at(500)) / math.hypot(*s.at(s.T - 1))
     torch.testing.assert_close(start_of([500, 100]), start_of(None) * ratio)
+
+def test_a_trajectory_begins_with_more_noise_on_a_shifted_schedule():
+    ratio = math.hypot(1, 2 * 80) / math.hypot(1, 80)
+    torch.testing.assert_close(start_of(None, snr_shift=2.), start_of(None) * ratio)
 
 # %% ../nbs/34_model.ipynb #624ed34a
 def random_net(config):

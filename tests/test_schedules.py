@@ -3,6 +3,7 @@
 # %% ../nbs/00_schedules.ipynb #auto
 import math
 import torch
+import torch.nn.functional as F
 import re
 import diffusers
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from iddm.schedules import (
     SCHEDULES, SPACINGS, Schedule, add_noise, cosine, edm, extract, flow, from_alpha_bar, from_beta, linear,
-    scaled_linear, sigma_to_t, sigmoid, sqrt, sqrt_linear, timesteps, zero_terminal_snr)
+    scaled_linear, shift_snr, sigma_to_t, sigmoid, sqrt, sqrt_linear, timesteps, zero_terminal_snr)
 
 # %% ../nbs/00_schedules.ipynb #caadbdc3
 def test_two_steps_of_noise_add_up_as_the_equation_says():
@@ -137,6 +138,59 @@ def test_impossible_lengths_are_refused(make, T):
 def test_the_shortest_possible_length_is_made(make, T):
     assert make(T).T == T
 
+# %% ../nbs/00_schedules.ipynb #c49a799a
+@pytest.mark.parametrize("shift", [.25, 2, 4])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_shift_moves_the_log_snr_and_keeps_the_family(name, shift):
+    s = SCHEDULES[name]()
+    moved = shift_snr(s, shift)
+    torch.testing.assert_close(moved.logsnr, s.logsnr - 2 * math.log(shift))
+    kept = dict(edm=moved.alpha, flow=moved.alpha + moved.sigma).get(name, moved.marginal_std)
+    torch.testing.assert_close(kept, torch.ones(1000, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(shift_snr(moved, 1 / shift).sigma, s.sigma)
+
+def test_a_shift_has_the_closed_form_of_its_family():
+    torch.testing.assert_close(shift_snr(flow(), 3).sigma, 3 * flow().sigma / (1 + 2 * flow().sigma))
+    torch.testing.assert_close(shift_snr(edm(), 3).sigma, 3 * edm().sigma)
+    snr = cosine().snr
+    torch.testing.assert_close(shift_snr(cosine(), 3).abar, snr / (snr + 9))
+
+# %% ../nbs/00_schedules.ipynb #5a2fe1eb
+def test_a_schedule_that_ends_without_signal_still_does_and_a_shift_of_1_changes_no_bit():
+    assert shift_snr(flow(), 4).at(999) == shift_snr(zero_terminal_snr(linear()), 4).at(999) == (0, 1)
+    for make in SCHEDULES.values():
+        s = make()
+        assert shift_snr(s, 1) is s
+
+# %% ../nbs/00_schedules.ipynb #0824867e
+@pytest.mark.parametrize("d", [2, 4])
+def test_averaging_blocks_of_pixels_divides_the_noise_by_their_side(d):
+    eps = torch.randn(16, 1, 64 * d, 64 * d, generator=torch.Generator().manual_seed(0))  # (16, 1, 64d, 64d)
+    assert F.avg_pool2d(eps, d).std().item() == pytest.approx(1 / d, rel=.01)
+
+@pytest.mark.parametrize("b", [.5, .1])
+@pytest.mark.parametrize("make", [linear, cosine, sigmoid])
+def test_a_scaled_image_is_noised_as_by_a_shifted_schedule(make, b):
+    s = make()
+    t = torch.tensor([0, 300, 999])
+    x0, eps = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    std = torch.hypot(b * s.alpha, s.sigma)  # (T,)
+    scaled = add_noise(s, b * x0, t, eps) / extract(std, t, x0)
+    torch.testing.assert_close(add_noise(shift_snr(s, 1 / b), x0, t, eps), scaled)
+
+# %% ../nbs/00_schedules.ipynb #6819e353
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(SCHEDULES)), st.integers(142, 3000), st.floats(.01, 100))
+def test_every_schedule_can_be_shifted_for_any_number_of_steps(name, T, shift):
+    s = shift_snr(SCHEDULES[name](T), shift)
+    assert s.T == T
+    assert (s.snr.diff() < 0).all()
+    assert s.beta.min() > 0
+
+@pytest.mark.parametrize("make", [flow, edm, cosine])
+def test_the_shortest_schedule_can_be_shifted(make):
+    assert shift_snr(make(1), 2).T == 1
+
 # %% ../nbs/00_schedules.ipynb #c33bb08b
 def test_noise_and_image_come_in_the_promised_shares():
     s = cosine()
@@ -257,6 +311,14 @@ WRONG_TABLES = {
     "a curve as a list": (lambda: from_alpha_bar([1., .5]), TypeError, "f is list"),
     "a curve with NaN": (lambda: from_alpha_bar(NAN), ValueError, "variances per step from nan to nan"),
     "a schedule by its name": (lambda: zero_terminal_snr("linear"), TypeError, "schedule='linear': give a Schedule"),
+    "a shift of 0": (lambda: shift_snr(S, 0), ValueError, "shift=0: give a finite number above 0"),
+    "a shift below 0": (lambda: shift_snr(S, -2.), ValueError, "shift=-2.0: give a finite number above 0"),
+    "a shift of NaN": (lambda: shift_snr(S, math.nan), ValueError, "shift=nan: give a finite number above 0"),
+    "an infinite shift": (lambda: shift_snr(S, math.inf), ValueError, "shift=inf: give a finite number above 0"),
+    "a shift as text": (lambda: shift_snr(S, "2"), TypeError, "shift='2': give a number"),
+    "a shift of a schedule by its name": (lambda: shift_snr("flow", 2), TypeError, "schedule='flow': give a Schedule"),
+    "a shift of no known family": (
+        lambda: shift_snr(Schedule(2 * S.alpha, S.sigma), 2), ValueError, "shift_snr: takes variance preserving"),
     "a name that no schedule has": (lambda: SCHEDULES["cosin"], ValueError, "schedule='cosin': choose linear, cosine"),
     "a time before the first": (lambda: S.at(-1), ValueError, "t=-1: choose from 0 to 999"),
     "a time after the last": (lambda: S.at(1000), ValueError, "t=1000: choose from 0 to 999"),

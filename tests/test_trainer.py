@@ -15,7 +15,6 @@ from iddm.dataset import ImageDataset, split_holdout
 from iddm.loop import training_loop
 from iddm.model import build_model, check_memory, sample_steps, shapes_of
 from iddm.run import load_run_config, resolve_checkpoint, run_snapshots
-from iddm.schedules import SCHEDULES
 from concurrent.futures import ThreadPoolExecutor
 import pytest
 from iddm.dataset import load_digits
@@ -23,6 +22,7 @@ from iddm.posthoc_ema import power_weight, std_to_gamma
 from iddm.predictions import TO_X0
 from iddm.run import acquire_lock
 from iddm.samplers import final_sample
+from iddm.schedules import SCHEDULES
 from iddm.trainer import (
     TrainEvent, Trainer, batch_loss, batch_share, check_data, check_groups, default_save_interval, describe, facts,
     grid_size, has_grid, load_networks, make_plan, measure_events, optimizer_steps, read_checkpoint, run_batches,
@@ -286,7 +286,8 @@ PAIRS = [(schedule, prediction) for schedule in SCHEDULES for prediction in TO_X
 
 @pytest.mark.parametrize("schedule, prediction", PAIRS)
 def test_every_schedule_trains_with_every_prediction_that_can(tmp_path, schedule, prediction):
-    config = tiny(tmp_path, noise_schedule=schedule, prediction=prediction, epochs=1, sample="heun", sample_interval=1)
+    config = tiny(tmp_path, noise_schedule=schedule, prediction=prediction, epochs=1, sample="heun", sample_interval=1,
+                  snr_shift=2)
     images = run_to_the_end(Trainer(config))[-1].images
     for name, x in images.items():
         assert x.isfinite().all(), name
@@ -419,6 +420,7 @@ def test_a_weight_decay_may_change_on_resume(tmp_path):
     (dict(resume=True, start_epoch=7), "--start_epoch 7: .* epochs 1;"),
     (dict(resume=True, run_name="no"), "--resume True: .*no such"),
     (dict(resume=True, holdout=.1), "--holdout 0.1: the run in .* was started with 0.0; resume with that"),
+    (dict(resume=True, snr_shift=2), "--snr_shift 2.0: the run in .* was started with 1.0; resume with that"),
     (dict(resume=True, groups=4), "--groups 4: the run in .* was started with 8"),
     (dict(resume=True, widths=(64,)), "--widths .64.: .* started with .32.")])
 def test_a_run_in_the_way_is_not_touched_and_another_run_is_not_resumed(finished, settings, say):

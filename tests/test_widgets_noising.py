@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 import pytest
 from torch import nn
 from iddm.config import TrainConfig
+from iddm.schedules import shift_snr
 from iddm.widgets.noising import (
     _Scene, _column, _controls, _fill_column, _histogram, _log_snr, _predict_x0, _still, noising_demo, read_upload)
 
@@ -181,8 +182,8 @@ class Half(nn.Module):
     def forward(self, x, t, y=None):
         return x / 2 + self.p
 
-def toy(classes=("a", "b")):
-    config = TrainConfig(image_size=8, prediction="x0", conditional=bool(classes))
+def toy(classes=("a", "b"), **settings):
+    config = TrainConfig(image_size=8, prediction="x0", conditional=bool(classes), **settings)
     return TrainedModel(Half(), config, 1, classes, 3)
 
 # %% ../nbs/53_noising.ipynb #f08063a0
@@ -191,6 +192,8 @@ def test_a_model_is_asked_at_the_time_of_equal_noise():
     s = SCHEDULES["cosine"]()
     x = torch.full((1, 1, 8, 8), .8)
     assert torch.allclose(_predict_x0(model, x, s, 500), x / 2, atol=1e-6)
+    moved = toy(snr_shift=2)
+    assert torch.allclose(_predict_x0(moved, x, shift_snr(s, 2), 500), x / 2, atol=1e-6)
     edm = SCHEDULES["edm"]()
     same_noise = sigma_to_t(s, edm.at(999)[1])
     scale = math.hypot(*s.at(same_noise)) / math.hypot(*edm.at(999))

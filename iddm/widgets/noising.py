@@ -17,6 +17,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ..config import schedule_of
 from ..dataset import load_digits
 from ..decoding import center_crop_resize
 from ..images import image_grid, to_float
@@ -81,7 +82,7 @@ def _predict_x0(
     t: int,
 ) -> Tensor:  # (B, C, H, W)
     "Predict the clean image, without a label."
-    trained_with = SCHEDULES[model.config.noise_schedule]()
+    trained_with = schedule_of(model.config)
     alpha, sigma = schedule.at(t)
     s = sigma_to_t(trained_with, sigma / alpha if alpha else math.inf)
     scaled = x * (math.hypot(*trained_with.at(s)) / math.hypot(alpha, sigma))

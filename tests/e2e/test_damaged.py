@@ -164,8 +164,9 @@ def test_the_commands_say_so_too(run, file, what, door):
 
 CONFIG = dict(widths=[[10**9], [8192] * 4, [32.5], "32", 32, None, [], [0], [-32], [[32]], [64]],
     layers=[16, 10**9, -1, "1", None, 1.5, True], image_size=[4096, 10**9, 0, -8, "8", None], act=["x", 3, None, []],
-    noise_schedule=["x", None, 1], prediction=["x", None], patch=[2, 3, 10**9], attention=[[7], 3, "a"],
-    dropout=[2., "x", float("nan")], epochs=["x", 1.5, 0], more=[1], dataset_path=[None, 3, "a\0b"])
+    noise_schedule=["x", None, 1], snr_shift=[0, None, "2"], prediction=["x", None], patch=[2, 3, 10**9],
+    attention=[[7], 3, "a"], dropout=[2., "x", float("nan")], epochs=["x", 1.5, 0], more=[1],
+    dataset_path=[None, 3, "a\0b"])
 META = dict(format=[1, 3, "2", None], config=[None, [], 3, {"more": 1}], data=[None, 3],
     classes=[None, "ab", [1], ["a\0b"], [["a"]], 10, [], ["a"], ["a"] * 10**5], pictures=[None, 0, -1, 2**70],
     step=[None, "3", -1, 2.5, 2**70],
