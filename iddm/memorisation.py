@@ -93,7 +93,8 @@ class CopyTest:
     to_held_out: Tensor  # (N,)
 
     def __str__(self) -> str:
-        return f"copy test {self.share:.2f} ({self.low:.2f} to {self.high:.2f}; 0.50 without copies, 1 for copies alone)"
+        limits = f"{self.low:.2f} to {self.high:.2f}"
+        return f"copy test {self.share:.2f} ({limits}; 0.50 without copies, 1 for copies alone)"
 
 # %% ../nbs/43_memorisation.ipynb #f4652894
 def _counts(index: Tensor, credit: Tensor, n: int) -> Tensor:  # (n,)

@@ -132,7 +132,7 @@ def test_a_model_that_copies_is_found_out(monkeypatch):
     assert judged.n_copies == len(samples.kept) == 200
     assert torch.equal(samples.shown, train.images[:200:20])
     lines = evaluation_table(dict(copier=judged)).splitlines()
-    assert lines[-1].split() == ["nearer", "to", "training", "1", "(1", "to", "1)", "0.5", "200"]
+    assert lines[-1].split() == ["copy", "test", "1", "(1", "to", "1)", "0.5", "200"]
     *_, judged = evaluate_steps(model, *split_holdout(train, 0), features, EvalConfig(num_images=200))
     assert "copies" not in judged.measures
     assert judged.n_copies == 0

@@ -293,6 +293,7 @@ def test_every_schedule_trains_with_every_prediction_that_can(tmp_path, schedule
         assert x.isfinite().all(), name
         assert x.abs().max() <= 1, name
 
+# %% ../nbs/36_trainer.ipynb #c7aa1099
 MORE = dict(optim="adam", act="gelu", loss="huber", loss_weight="min_snr", dropout=.1, hflip=True)
 
 @pytest.mark.parametrize("n, channels, size, settings", [

@@ -400,7 +400,8 @@ CONFIGS = [
     dict(resume="yes"), dict(resume=1), dict(hflip="no"), dict(seed=-1), dict(seed=2**80), dict(seed=1.5),
     dict(num_workers=-1), dict(dropout=1), dict(dropout="none"), dict(label_drop=2), dict(label_drop=math.nan),
     dict(noise_schedule="pink"), dict(noise_schedule=len), dict(prediction="x1"), dict(loss="l3"), dict(loss_weight=2.),
-    dict(loss_weight="snr"), dict(snr_shift=0), dict(snr_shift=-1), dict(snr_shift=math.nan), dict(snr_shift=1e9), dict(snr_shift="2"),
+    dict(loss_weight="snr"),
+    dict(snr_shift=0), dict(snr_shift=-1), dict(snr_shift=math.nan), dict(snr_shift=1e9), dict(snr_shift="2"),
     dict(snr_shift=None), dict(act="tanhh"), dict(grad_clip=-1.), dict(ema_decay=.999), dict(ema_decay=-1),
     dict(ema_halflife=.5), dict(save_minutes="ten"), dict(conditional="maybe"),
 ]
