@@ -205,10 +205,14 @@ def _read_kept(file: Path, net: _Classifier) -> float:  # accuracy; NaN: there i
     return accuracy
 
 # %% ../nbs/26_features.ipynb #88e7c578
-def check_classifier(data: ImageDataset) -> None:
-    "Raise `ValueError` for data that no classifier can be trained on: without two classes, or with too few images."
+def _check_classes(data: ImageDataset) -> None:
     if len(data.classes) < 2:
         raise ValueError(f"data with {len(data.classes)} classes: a classifier needs two; use random features")
+
+# %% ../nbs/26_features.ipynb #210f28e0
+def check_classifier(data: ImageDataset) -> None:
+    "Raise `ValueError` for data that no classifier can be trained on: without two classes, or with too few images."
+    _check_classes(data)
     _held_from_classifier(data)
 
 # %% ../nbs/26_features.ipynb #21700e73
@@ -222,8 +226,7 @@ def classifier_features(
     """Train a small classifier on the data, or read the one that was kept, and return its features, (N, 64).
 
     Raises `ValueError` for data without two classes or with too few images."""
-    if len(data.classes) < 2:
-        raise ValueError(f"data with {len(data.classes)} classes: a classifier needs two; use random features")
+    _check_classes(data)
     device = torch.device(device)
     file = _kept_file(folder, data, steps, seed) if folder and data.fingerprint else None
     net = _Classifier(data.images.shape[1], len(data.classes)).to(device).eval()

@@ -434,10 +434,9 @@ def test_a_run_is_watched_while_it_is_written(opened, kind):
 
 
 NAME = "<img src=x onerror=window.pwned=1>"  # of a class, a run and a file
-RUNS = (f"""
-import tempfile, threading
+TRAIN = """
+import tempfile
 from iddm import TrainConfig, Trainer, record
-from iddm.widgets import runs_panel
 folder = tempfile.mkdtemp()
 small = dict(image_size=8, widths=(32,), attention=(), batch_size=100, epochs=1, sample_interval=0, device="cpu")
 
@@ -445,7 +444,10 @@ def train(run_name, **settings):
     trainer = Trainer(TrainConfig(result_path=folder, run_name=run_name, **small | settings))
     for event in record(trainer.fit(), trainer):
         pass
-
+"""  # train(name, ...) for a moment, in a folder of its own
+RUNS = (TRAIN + f"""
+import threading
+from iddm.widgets import runs_panel
 train({NAME!r})
 train("slow", lr=1e-4)
 train("large", lr=1e-4, image_size=12)
@@ -486,18 +488,8 @@ def test_runs_are_compared_and_one_appears(opened, kind):
         nb.check_clean()
 
 
-EMA = (f"""
-import tempfile
-from iddm import TrainConfig, Trainer, record
+EMA = (TRAIN + f"""
 from iddm.widgets import ema_panel
-folder = tempfile.mkdtemp()
-small = dict(image_size=8, widths=(32,), attention=(), batch_size=100, epochs=1, sample_interval=0, device="cpu")
-
-def train(run_name, **settings):
-    trainer = Trainer(TrainConfig(result_path=folder, run_name=run_name, **small | settings))
-    for event in record(trainer.fit(), trainer):
-        pass
-
 train({NAME!r}, ema_snapshots=4)
 train("plain")
 """,
