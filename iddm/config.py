@@ -94,6 +94,8 @@ class _Outputs:
 @dataclass(frozen=True)
 class _Optimization:
     epochs: int = option(24, "how many times to go through the data, in all")
+    epoch_images: int | None = option(
+        None, "images in an epoch, drawn anew for each; default: all. Fewer bring grids and checkpoints sooner")
     batch_size: int = option(64, "images that the network sees at once")
     grad_accum: int = option(1, "batches whose gradients are averaged for one step of the optimizer")
     seed: int = option(0, "the same seed gives the same run again")
@@ -151,7 +153,7 @@ _RANGES: dict[str, tuple[float, float]] = dict(  # lowest and highest value allo
     sample_steps=(1, 1000), sample_interval=(0, math.inf), metrics_interval=(0, math.inf), num_vis=(-1, 1000),
     cfg_scale=(-100, 100),
     save_interval=(1, math.inf), save_minutes=(0, math.inf), start_model_interval=(-1, math.inf), keep=(1, math.inf),
-    epochs=(1, math.inf), batch_size=(1, math.inf), grad_accum=(1, math.inf), seed=(0, 2**63 - 1),
+    epochs=(1, math.inf), epoch_images=(1, math.inf), batch_size=(1, math.inf), grad_accum=(1, math.inf), seed=(0, 2**63 - 1),
     lr=(1e-12, 10), weight_decay=(0, 10), grad_clip=(0, math.inf), ema_halflife=(0, math.inf), label_drop=(0, 1),
     ema_snapshots=(0, 1000),
     world_size=(1, 4096), main_gpu=(0, 4095), exact_shards=(0, 4096))
@@ -165,6 +167,8 @@ class _Rule(NamedTuple):
 _RULES = (
     _Rule(lambda c: 0 < c.ema_halflife < 1,
           lambda c: f"--ema_halflife {c.ema_halflife}: give the half-life in images; {_as_halflife(c)}"),
+    _Rule(lambda c: c.epoch_images is not None and c.epoch_images < c.batch_size * c.grad_accum,
+          lambda c: f"--epoch_images {c.epoch_images}: choose at least the {c.batch_size * c.grad_accum} of a step"),
     _Rule(lambda c: c.resume and c.overwrite,
           lambda c: "--resume and --overwrite: choose one"),
     _Rule(lambda c: c.num_vis == 0,

@@ -132,7 +132,7 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         "Optimizer steps in an epoch; what is left over is seen in other epochs."
-        return len(self.data) // self.images_per_step
+        return (self.config.epoch_images or len(self.data)) // self.images_per_step
 
     @property
     def total_steps(self) -> int:
@@ -219,6 +219,9 @@ def check_data(data: ImageDataset, config: TrainConfig) -> None:
         left = f" without those of --holdout {config.holdout:g}" if config.holdout else ""
         raise ValueError(f"--batch_size {config.batch_size}{accum}: {config.dataset_path} has {len(data)} images"
                          f"{left}; choose {len(data)} or fewer for a step")
+    if config.epoch_images is not None and config.epoch_images > len(data):
+        raise ValueError(f"--epoch_images {config.epoch_images}: {config.dataset_path} has {len(data)} images to train "
+                         "on; choose as many or fewer, or leave it out")
     n = len(data.classes)
     if config.conditional and not n:
         raise ValueError(f"--conditional True: {config.dataset_path} has no class folders; "
@@ -248,8 +251,8 @@ def check_groups(config: TrainConfig) -> None:
                          f"choose {default_groups(widths)}, or leave it out")
 
 # %% ../nbs/36_trainer.ipynb #1fbbfe9c
-FIXED = ("image_size", "channels", "conditional", "crop", "hflip", "holdout", "batch_size", "grad_accum", "seed",
-         "optim", "noise_schedule", "snr_shift", "prediction", "widths", "attention", "layers", "groups", "patch",
+FIXED = ("image_size", "channels", "conditional", "crop", "hflip", "holdout", "epoch_images", "batch_size",
+         "grad_accum", "seed", "optim", "noise_schedule", "snr_shift", "prediction", "widths", "attention", "layers", "groups", "patch",
          "act")
 
 def check_same_run(

@@ -30,6 +30,7 @@ def test_the_choices_of_a_setting_are_those_of_its_table(name):
 BROKEN = [  # a row for each rule, in their order
     (dict(ema_halflife=.999), "--ema_halflife 0.999: give the half-life in images; "
                               "0.999 a step is a half-life of 44,339"),
+    (dict(epoch_images=63), "--epoch_images 63: choose at least the 64 of a step"),
     (dict(resume=True, overwrite=True), "--resume and --overwrite: choose one"),
     (dict(num_vis=0), "--num_vis 0: give how many; no grids at all is --sample_interval 0"),
     (dict(start_epoch=3), "--start_epoch 3: needs --resume True"),

@@ -75,6 +75,7 @@ FLAT = ImageDataset(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.zeros(5, d
     (dict(batch_size=6, conditional=False), "--batch_size 6: digits has 5 images"),
     (dict(batch_size=5, conditional=True), "--conditional True: .*no class folders"),
     (dict(batch_size=3, grad_accum=2), "--batch_size 3 --grad_accum 2: digits has 5 images"),
+    (dict(batch_size=5, epoch_images=6), "--epoch_images 6: digits has 5 images to train on"),
     (dict(batch_size=5, num_classes=3), "--num_classes 3: digits has 0 class folders"),
     (dict(batch_size=5, conditional=False, image_size=16), "the data has images of 8x8"),
     (dict(batch_size=5, conditional=False, holdout=.01), "--holdout 0.01: no image is held out of 5 in digits"),
@@ -784,6 +785,21 @@ def test_a_share_that_leaves_too_few_images_is_named(tmp_path):
     with pytest.raises(ValueError, match="--batch_size 1700: digits has .* images without those of --holdout 0.1; "):
         Trainer(tiny(tmp_path, batch_size=1700, holdout=.1))
     assert not list(tmp_path.iterdir())
+
+def test_short_epochs_draw_other_images_each_time_until_all_were_seen(tmp_path):
+    trainer = Trainer(tiny(tmp_path, batch_size=50, epoch_images=120, epochs=90))
+    assert trainer.steps_per_epoch == 2
+    assert trainer.total_steps == 180
+    epochs = [[batch_share(trainer, 0, 1, k).x0 for k in (2 * e, 2 * e + 1)] for e in range(90)]
+    seen = [{image.numpy().tobytes() for part in parts for image in part} for parts in epochs]
+    whole = {image.numpy().tobytes() for image in ((trainer.data.images.float() / 127.5) - 1)}
+    assert all(len(images) == 100 for images in seen)  # none twice in an epoch
+    assert seen[0] != seen[1]
+    assert len(set.union(*seen)) > .99 * len(whole)  # each is missed with a chance of (1 - 100 / 1797)**90 = .6 %
+
+def test_a_run_with_short_epochs_is_resumed_to_the_same_bits(tmp_path):
+    whole, resumed = whole_and_cut(tmp_path, dict(epoch_images=1250, batch_size=300), {}, 3)
+    assert same(whole.run, resumed.run)
 
 def test_a_run_with_images_held_out_is_resumed_to_the_same_bits(tmp_path):
     whole, resumed = whole_and_cut(tmp_path, dict(holdout=.3, batch_size=300), {}, 3)
