@@ -153,7 +153,8 @@ _RANGES: dict[str, tuple[float, float]] = dict(  # lowest and highest value allo
     sample_steps=(1, 1000), sample_interval=(0, math.inf), metrics_interval=(0, math.inf), num_vis=(-1, 1000),
     cfg_scale=(-100, 100),
     save_interval=(1, math.inf), save_minutes=(0, math.inf), start_model_interval=(-1, math.inf), keep=(1, math.inf),
-    epochs=(1, math.inf), epoch_images=(1, math.inf), batch_size=(1, math.inf), grad_accum=(1, math.inf), seed=(0, 2**63 - 1),
+    epochs=(1, math.inf), epoch_images=(1, math.inf), batch_size=(1, math.inf), grad_accum=(1, math.inf),
+    seed=(0, 2**63 - 1),
     lr=(1e-12, 10), weight_decay=(0, 10), grad_clip=(0, math.inf), ema_halflife=(0, math.inf), label_drop=(0, 1),
     ema_snapshots=(0, 1000),
     world_size=(1, 4096), main_gpu=(0, 4095), exact_shards=(0, 4096))

@@ -252,8 +252,8 @@ def check_groups(config: TrainConfig) -> None:
 
 # %% ../nbs/36_trainer.ipynb #1fbbfe9c
 FIXED = ("image_size", "channels", "conditional", "crop", "hflip", "holdout", "epoch_images", "batch_size",
-         "grad_accum", "seed", "optim", "noise_schedule", "snr_shift", "prediction", "widths", "attention", "layers", "groups", "patch",
-         "act")
+         "grad_accum", "seed", "optim", "noise_schedule", "snr_shift", "prediction", "widths", "attention", "layers",
+         "groups", "patch", "act")
 
 def check_same_run(
     plan: Plan,
