@@ -93,7 +93,7 @@ class _Outputs:
 # %% ../nbs/29_config.ipynb #1d7b6dc9
 @dataclass(frozen=True)
 class _Optimization:
-    epochs: int = option(24, "how many times to go through the data, in all")
+    epochs: int = option(24, "how many epochs in all; each goes through the data once, or sees epoch_images of it")
     epoch_images: int | None = option(
         None, "images in an epoch, drawn anew for each; default: all. Fewer bring grids and checkpoints sooner")
     batch_size: int = option(64, "images that the network sees at once")
